@@ -1,0 +1,65 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# Installs what is missing, builds and runs the tests: see --help.
+set -euo pipefail
+
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
+cd "$root"
+
+usage() {
+    cat <<'TEXT'
+Usage: tests/run.sh [--quick | --long]
+
+Installs what is missing, builds the preset `release` and runs its tests (unit, mpi, e2e, tools), then
+the same with the address and undefined-behaviour sanitizers (preset `asan`).
+  --quick   only the preset release
+  --long    also the tests labelled `long`
+A test that cannot run here (no GPU, no Python environment) is shown as skipped.
+TEXT
+}
+
+quick=false long=false
+case "${1:-}" in
+'') ;;
+--quick) quick=true ;;
+--long) long=true ;;
+-h | --help) usage && exit 0 ;;
+*) usage >&2 && exit 2 ;;
+esac
+
+# Tests start up to 4 ranks on whatever this machine has, so waiting ranks must always give way.
+# shellcheck source=tools/mpi-environment.sh
+source tools/mpi-environment.sh
+export OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_mpi_yield_when_idle=1
+
+failed=()
+
+# Configures, builds and tests one preset. A failed test is noted and the next preset goes on.
+test_preset() {
+    local preset="$1"
+    printf '\n== %s: configure and build\n' "$preset"
+    cmake --preset "$preset" >"build/configure-$preset.log" 2>&1 || {
+        cat "build/configure-$preset.log" >&2
+        printf 'tests/run.sh: configuring the preset %s failed; see above\n' "$preset" >&2
+        exit 2
+    }
+    cmake --build --preset "$preset"
+    printf '\n== %s: tests\n' "$preset"
+    ctest --preset "$preset" --parallel "$cores" || failed+=("$preset")
+}
+
+printf '== dependencies\n'
+mkdir -p build
+tools/install-dependencies.sh --python
+test_preset release
+if $long; then
+    printf '\n== release: long tests\n'
+    ctest --test-dir build/release --label-regex long --output-on-failure || failed+=("release (long)")
+fi
+$quick || test_preset asan
+
+if ((${#failed[@]})); then
+    printf '\ntests/run.sh: failed: %s\n' "${failed[*]}" >&2
+    exit 1
+fi
