@@ -1,0 +1,46 @@
+# SPDX-License-Identifier: Apache-2.0
+# Helpers that give every target the same warnings, sanitizers and include path.
+function(fedspallm_options target)
+  target_include_directories(${target} PUBLIC ${PROJECT_SOURCE_DIR}/include)
+  target_compile_options(${target} PRIVATE -Wall -Wextra -Wpedantic -Wshadow -Wconversion
+    -Wsign-conversion -Wnon-virtual-dtor -Woverloaded-virtual -ffp-contract=off)
+  if(FEDSPALLM_WERROR)
+    target_compile_options(${target} PRIVATE -Werror)
+  endif()
+  if(FEDSPALLM_SANITIZE)
+    target_compile_options(${target} PRIVATE -fsanitize=${FEDSPALLM_SANITIZE} -fno-omit-frame-pointer -fno-sanitize-recover=all)
+    target_link_options(${target} PUBLIC -fsanitize=${FEDSPALLM_SANITIZE})
+  endif()
+endfunction()
+
+# One module = one folder of src/ = one static library fedspallm_NAME.
+# fedspallm_module(NAME [PUBLIC libs...] [PRIVATE libs...])
+function(fedspallm_module name)
+  cmake_parse_arguments(ARG "" "" "PUBLIC;PRIVATE" ${ARGN})
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.cpp)
+  list(FILTER sources EXCLUDE REGEX "\\.isa\\.cpp$")
+  add_library(fedspallm_${name} STATIC ${sources})
+  fedspallm_options(fedspallm_${name})
+  target_link_libraries(fedspallm_${name} PUBLIC ${ARG_PUBLIC} PRIVATE ${ARG_PRIVATE})
+endfunction()
+
+# Compiles each FILE.isa.cpp of the current folder once per kernel set (base/cpu_features.hpp) into fedspallm_NAME.
+# Contraction of a*b+c into one rounding is wanted in kernels and off everywhere else.
+function(fedspallm_isa_kernels name)
+  file(GLOB_RECURSE kernels CONFIGURE_DEPENDS ${CMAKE_CURRENT_SOURCE_DIR}/*.isa.cpp)
+  set(flags_baseline "")
+  set(flags_avx2 -mavx2 -mfma -mbmi2 -mf16c)
+  set(flags_avx512 -mavx2 -mfma -mbmi2 -mf16c -mavx512f -mavx512dq -mavx512bw -mavx512vl -mprefer-vector-width=512)
+  set(sets baseline)
+  if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
+    list(APPEND sets avx2 avx512)
+  endif()
+  foreach(set ${sets})
+    add_library(fedspallm_${name}_${set} OBJECT ${kernels})
+    fedspallm_options(fedspallm_${name}_${set})
+    target_compile_definitions(fedspallm_${name}_${set} PRIVATE FEDSPALLM_ISA=${set})
+    target_compile_options(fedspallm_${name}_${set} PRIVATE -O3 -ffp-contract=fast -fno-math-errno -fno-trapping-math ${flags_${set}})
+    target_link_libraries(fedspallm_${name}_${set} PRIVATE fmt::fmt)
+    target_sources(fedspallm_${name} PRIVATE $<TARGET_OBJECTS:fedspallm_${name}_${set}>)
+  endforeach()
+endfunction()

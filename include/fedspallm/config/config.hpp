@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+// Purpose: the configuration as one validated struct (design.md section 5). Parsing checks every key, type and
+// range, names file, line and nearest key on error, and resolves relative paths against the config's folder.
+// Non-goal: whether the files exist and fit together; that is checked where they are opened.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace fedspallm::config {
+
+enum class BackendKind { automatic, cpu, cuda, reference };
+enum class Method { sparsegpt, wanda, magnitude, random };
+enum class Order { staged, block };
+enum class Count { exact, published };
+enum class Sampling { random, sequential };
+enum class Aggregation { l0, mean, none };
+enum class Tie { score, magnitude, index };
+enum class TransportKind { automatic, reduce, gather, nccl };
+enum class LayerSampling { none, resources };
+enum class Coverage { required, warn };
+enum class ModelDType { stored, float32 };
+
+/// "unstructured" or N:M (keep N of every M consecutive weights of a row).
+struct Pattern {
+  int keep = 0;   // N; 0 = unstructured
+  int group = 0;  // M; 0 = unstructured
+  [[nodiscard]] bool structured() const { return group > 0; }
+};
+
+struct Model {
+  std::filesystem::path path;
+  ModelDType dtype = ModelDType::stored;
+};
+struct Run {
+  std::filesystem::path dir;
+  std::uint64_t seed = 1;
+  BackendKind backend = BackendKind::automatic;
+  int threads = 0;            // 0 = cores given to this rank
+  bool keep_clients = false;  // clients/NAME.h5
+};
+struct Prune {
+  Method method = Method::sparsegpt;
+  double sparsity = 0.5;  // 1 - N/M when the pattern is N:M
+  Pattern pattern;
+  std::int64_t block_size = 128;
+  double damping = 0.01;
+  Order order = Order::staged;
+  Count count = Count::exact;
+};
+struct Calibration {
+  std::int64_t samples = 16;
+  std::int64_t sequence_length = 512;
+  Sampling sampling = Sampling::random;
+};
+struct Federation {
+  int rounds = 1;
+  Aggregation aggregation = Aggregation::l0;
+  bool mask_expansion = true;
+  Tie tie = Tie::score;
+  TransportKind transport = TransportKind::automatic;
+  LayerSampling layer_sampling = LayerSampling::none;
+  Coverage coverage = Coverage::required;
+  std::int64_t chunk_bytes = 1 << 20;  // of the reduce transport: 64 KiB .. 1 GiB
+};
+struct Report {
+  bool standalone = false;
+};
+struct Client {
+  std::string name;
+  std::vector<std::filesystem::path> tokens;  // one or more files, used one after the other
+  double resources = 1.0;
+  std::optional<std::int64_t> samples;  // else calibration.samples
+  std::optional<int> rank;              // else index mod ranks
+};
+struct Evaluation {
+  std::string name;
+  std::filesystem::path tokens;
+  std::optional<std::int64_t> samples;  // else all whole windows
+  std::int64_t sequence_length = 512;
+};
+
+struct Config {
+  std::filesystem::path file;  // absolute path of the file read
+  Model model;
+  Run run;
+  Prune prune;
+  Calibration calibration;
+  Federation federation;
+  Report report;
+  std::vector<Client> clients;
+  std::vector<Evaluation> evaluations;
+};
+
+/// Reads and validates a file, then applies `key=value` settings (TOML values; dotted keys; a bare word is taken
+/// as a string; client.NAME.key and evaluation.NAME.key address list entries).
+/// @throws ConfigError: "FILE:LINE: KEY: found X, expected Y" with the nearest known key where a key is unknown.
+[[nodiscard]] Config load(const std::filesystem::path& file, const std::vector<std::string>& settings = {});
+/// The same from text; `file` is used for messages and relative paths.
+[[nodiscard]] Config parse(const std::string& text, const std::filesystem::path& file,
+                           const std::vector<std::string>& settings = {});
+/// Every key with its value, as TOML that parse() reads back to an equal Config (paths absolute).
+[[nodiscard]] std::string to_toml(const Config& config);
+
+/// Sparsity asked of round r = 1..R: s (1 - (1 - r/R)^3) (rulings.md 9).
+[[nodiscard]] double sparsity_of_round(const Config& config, int round);
+
+}  // namespace fedspallm::config

@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+// Purpose: a Hugging Face model directory opened for reading: config.json, model.safetensors or the index with its
+// shards. Opening checks that every tensor the architecture needs is there with its shape, that the index and the
+// shards agree, and that nothing is stale or missing. Unknown tensors are allowed (they pass through).
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "fedspallm/model/architecture.hpp"
+#include "fedspallm/model/safetensors.hpp"
+
+namespace fedspallm::model {
+
+/// Where a tensor's bytes are.
+struct TensorView {
+  const TensorEntry* entry = nullptr;
+  std::size_t shard = 0;
+  std::span<const std::byte> bytes;
+  [[nodiscard]] DType dtype() const { return *entry->dtype; }
+};
+
+class ModelDirectory {
+ public:
+  /// @throws ModelError naming file, tensor, what was found and expected.
+  explicit ModelDirectory(const std::filesystem::path& path);
+
+  [[nodiscard]] const std::filesystem::path& path() const { return path_; }
+  [[nodiscard]] const Architecture& architecture() const { return architecture_; }
+  [[nodiscard]] const std::vector<SafetensorsFile>& shards() const { return shards_; }
+  [[nodiscard]] bool sharded() const { return sharded_; }  // has model.safetensors.index.json
+  /// @throws ModelError when absent.
+  [[nodiscard]] TensorView tensor(std::string_view name) const;
+  [[nodiscard]] bool contains(std::string_view name) const;
+  /// Full tensor name of a prunable matrix: "model.layers.3.mlp.up_proj.weight".
+  [[nodiscard]] std::string matrix_name(std::int64_t block, std::size_t matrix) const;
+  /// Tensor of block `block`, suffix relative to the block ("input_layernorm.weight").
+  [[nodiscard]] TensorView block_tensor(std::int64_t block, std::string_view suffix) const;
+  /// Dtype in which the prunable matrix is stored.
+  [[nodiscard]] DType matrix_dtype(std::int64_t block, std::size_t matrix) const;
+  /// Number of weights in the pruned set (all blocks).
+  [[nodiscard]] std::int64_t prunable_weights() const;
+  /// SHA-256 of the directory's identity: config.json, index and all shards. Reads everything.
+  [[nodiscard]] std::string digest() const;
+  /// SHA-256 of tokenizer.json, or "" when there is none.
+  [[nodiscard]] std::string tokenizer_digest() const;
+
+ private:
+  std::filesystem::path path_;
+  Architecture architecture_;
+  std::vector<SafetensorsFile> shards_;
+  bool sharded_ = false;
+  struct Location {
+    std::string name;
+    std::size_t shard;
+    std::size_t entry;
+  };
+  std::vector<Location> locations_;  // sorted by name
+};
+
+/// Looks up token embeddings on the host: out (tokens.size() x embedding_size), widened; position embeddings are
+/// added for families with learned positions by DecoderModel. @pre 0 <= token < vocab_size
+void embed_tokens(const ModelDirectory& model, std::span<const std::int32_t> tokens, std::span<float> out);
+
+}  // namespace fedspallm::model

@@ -1,0 +1,48 @@
+// SPDX-License-Identifier: Apache-2.0
+// Purpose: what `inspect` and `export` do: recount zeros and N:M groups from files, compare with the record, write model
+// directories from a run. Output formats: rulings.md 12. Non-goal: perplexity (report/).
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace fedspallm::store {
+
+struct InspectedMatrix {
+  std::string name;
+  std::int64_t block = 0, rows = 0, columns = 0;
+  std::int64_t dropped = 0;            // counted from the mask (run) or equal to zeros (model)
+  std::int64_t zeros = 0;              // zeros in the values as they would be in the model file
+  std::int64_t target = -1;
+  std::vector<std::int64_t> votes;     // histogram, recounted; empty for a model
+};
+
+struct Inspection {
+  std::string kind;  // "run" | "model"
+  bool complete = true;
+  std::vector<std::string> problems;   // empty = ok
+  double sparsity = 0;                 // dropped / prunable weights
+  std::vector<InspectedMatrix> matrices;
+  std::vector<std::pair<std::string, std::string>> provenance;
+  std::vector<std::string> clients;
+};
+
+/// A run file, a run directory (its model/, when there, is recounted too) or a model directory.
+[[nodiscard]] Inspection inspect(const std::filesystem::path& path);
+[[nodiscard]] std::string to_json(const Inspection& inspection);
+[[nodiscard]] std::string to_text(const Inspection& inspection);
+
+enum class ExportFormat { huggingface, bitmask };
+/// Writes a Hugging Face directory (or our small lossless bitmask file model.fspm) from a run directory and its input model.
+/// @param client  a stand-alone client's result instead of the merged one.
+void export_run(const std::filesystem::path& run_dir, const std::filesystem::path& out, ExportFormat format,
+                const std::optional<std::string>& client, const std::optional<std::filesystem::path>& model_path);
+/// Back from model.fspm (which holds everything of the pruned matrices) and the dense model to a Hugging Face directory.
+void unpack_bitmask(const std::filesystem::path& bitmask_file, const std::filesystem::path& dense_model,
+                    const std::filesystem::path& out);
+
+}  // namespace fedspallm::store

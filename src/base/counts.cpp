@@ -1,0 +1,19 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "fedspallm/base/counts.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+#include "fedspallm/base/error.hpp"
+
+namespace fedspallm {
+
+std::int64_t exact_count(double sparsity, std::int64_t size) {
+  require(sparsity >= 0.0 && sparsity <= 1.0 && size >= 0, "exact_count: 0 <= sparsity <= 1 and size >= 0");
+  const double product = sparsity * static_cast<double>(size);
+  const double nearest = std::round(product);
+  const double count = std::abs(product - nearest) <= 1e-6 ? nearest : std::ceil(product);
+  return std::min(static_cast<std::int64_t>(count), size);
+}
+
+}  // namespace fedspallm

@@ -1,0 +1,50 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "fedspallm/base/error.hpp"
+
+#include <algorithm>
+#include <vector>
+
+namespace fedspallm {
+
+namespace {
+
+std::string short_origin(const std::source_location& location) {
+  std::string_view file = location.file_name();
+  if (const auto slash = file.rfind('/'); slash != std::string_view::npos) file.remove_prefix(slash + 1);
+  return fmt::format("{}:{}", file, location.line());
+}
+
+std::size_t edit_distance(std::string_view a, std::string_view b) {
+  std::vector<std::size_t> row(b.size() + 1);
+  for (std::size_t j = 0; j <= b.size(); ++j) row[j] = j;
+  for (std::size_t i = 1; i <= a.size(); ++i) {
+    std::size_t diagonal = row[0];
+    row[0] = i;
+    for (std::size_t j = 1; j <= b.size(); ++j) {
+      const std::size_t above = row[j];
+      row[j] = std::min({row[j] + 1, row[j - 1] + 1, diagonal + (a[i - 1] == b[j - 1] ? 0U : 1U)});
+      diagonal = above;
+    }
+  }
+  return row[b.size()];
+}
+
+}  // namespace
+
+Error::Error(ExitStatus status, const std::string& message, std::source_location location)
+    : std::runtime_error(message), status_(status), origin_(short_origin(location)) {}
+
+std::string nearest_name(std::string_view word, const std::string* known, std::size_t count) {
+  std::string best;
+  std::size_t best_distance = std::max<std::size_t>(2, word.size() / 2) + 1;
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::size_t distance = edit_distance(word, known[i]);
+    if (distance < best_distance) {
+      best_distance = distance;
+      best = known[i];
+    }
+  }
+  return best;
+}
+
+}  // namespace fedspallm
