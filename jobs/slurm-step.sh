@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# SPDX-License-Identifier: Apache-2.0
+#
+# The part that all Slurm jobs share: runs one step, asks it for a checkpoint when time runs out, and puts
+# the job back into the queue. Called by the .sbatch files with `exec`, so it gets the batch script's signals.
+# Usage: slurm-step.sh [SRUN OPTIONS] COMMAND [ARGUMENTS...]
+set -euo pipefail
+
+: "${SLURM_JOB_ID:?slurm-step.sh runs inside a Slurm job: submit one of the .sbatch files}"
+max_failures=3
+failures_file="fedspallm-$SLURM_JOB_ID.failures"
+
+# One step with PMIx; a dead rank ends it at once instead of leaving the others waiting.
+# srun does not take --cpus-per-task from the job by itself.
+srun --mpi=pmix --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" "$@" &
+step=$!
+
+# Slurm sends TERM (see --signal in the .sbatch files) some time before the limit, and on preemption.
+# USR2 tells every rank to write a checkpoint and leave with status 75.
+# shellcheck disable=SC2317 # called by the trap
+checkpoint() {
+    signalled=true
+    printf 'slurm-step: time is running out, asking for a checkpoint\n'
+    scancel --signal=USR2 "$SLURM_JOB_ID.0" || kill -USR2 "$step" 2>/dev/null || :
+}
+trap checkpoint TERM
+
+# A trapped signal ends `wait` early, so wait until the step has really ended.
+signalled=true
+while $signalled; do
+    signalled=false
+    wait "$step" && status=0 || status=$?
+done
+
+requeue() {
+    printf 'slurm-step: status %d, %s: back into the queue\n' "$status" "$1"
+    scontrol requeue "$SLURM_JOB_ID"
+}
+
+case "$status" in
+0) rm -f "$failures_file" ;;
+75) requeue "checkpoint written" ;;
+6 | 134 | 137 | 143) # a rank lost, stuck or killed
+    failures="$(cat "$failures_file" 2>/dev/null || echo 0)"
+    if ((failures < max_failures)); then
+        printf '%d\n' "$((failures + 1))" >"$failures_file"
+        requeue "failure $((failures + 1)) of at most $max_failures"
+    else
+        printf 'slurm-step: status %d after %d requeues: giving up\n' "$status" "$failures" >&2
+        rm -f "$failures_file"
+    fi
+    ;;
+*) printf 'slurm-step: status %d: not requeued (fedspallm --help explains it)\n' "$status" >&2 ;;
+esac
+exit "$status"
