@@ -45,7 +45,7 @@ step "3/4 Model and token files"
 "$root/tools/make_quickstart_data.sh"
 
 step "4/4 Prune: $ranks MPI ranks, 4 clients"
-# shellcheck source=tools/mpi-environment.sh
+# shellcheck source-path=SCRIPTDIR source=../tools/mpi-environment.sh
 source "$root/tools/mpi-environment.sh" "$ranks"
 binding=()
 threads=()

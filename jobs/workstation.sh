@@ -35,7 +35,7 @@ if [[ ! -x "$program" ]]; then
     exit 2
 fi
 
-# shellcheck source=tools/mpi-environment.sh
+# shellcheck source-path=SCRIPTDIR source=../tools/mpi-environment.sh
 source "$root/tools/mpi-environment.sh" "$ranks"
 threads=()
 if ((cores >= 2 * ranks)); then

@@ -29,8 +29,8 @@ case "${1:-}" in
 esac
 
 # Tests start up to 4 ranks on whatever this machine has, so waiting ranks must always give way.
-# shellcheck source=tools/mpi-environment.sh
-source tools/mpi-environment.sh
+# shellcheck source-path=SCRIPTDIR source=../tools/mpi-environment.sh
+source tools/mpi-environment.sh 4
 export OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_mpi_yield_when_idle=1
 
 failed=()

@@ -147,8 +147,8 @@ def compare(ours: dict[str, Any], theirs: dict[str, Any]) -> int:
         difference = other["perplexity"] / entry["perplexity"] - 1
         same = abs(difference) <= TOLERANCE and other["predictions"] == entry["predictions"]
         print(
-            f"{entry['name']:24s} transformers {entry['perplexity']:.6f}  fedspallm {other['perplexity']:.6f}  "
-            f"{100 * difference:+.5f} %  {'ok' if same else 'DIFFERENT'}",
+            f"{entry['name']:24s} transformers {entry['perplexity']:.6f}  "
+            f"fedspallm {other['perplexity']:.6f}  {100 * difference:+.5f} %  {'ok' if same else 'DIFFERENT'}",
             file=sys.stderr,
         )
         status = status if same else 1

@@ -122,7 +122,7 @@ def shard_files(model: Path) -> list[Path]:
     return [model / "model.safetensors"]
 
 
-def to_bfloat16(values: "numpy.ndarray") -> "numpy.ndarray":
+def to_bfloat16(values: numpy.ndarray) -> numpy.ndarray:
     """float32 to the bits of bfloat16 (uint16), rounding to the nearest even value."""
     import numpy as np
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -189,7 +188,10 @@ def tensor_source(tensor: ReaderTensor, config: dict[str, Any], dtype: str) -> T
     for size in shape:
         count *= size
     name = huggingface_name(tensor.name)
-    data: Callable[[], bytes] = lambda: encode(expand(tensor, config), dtype, name)
+
+    def data() -> bytes:
+        return encode(expand(tensor, config), dtype, name)
+
     return TensorSource(name, DTYPES[dtype][0], shape, count * DTYPES[dtype][2], data)
 
 

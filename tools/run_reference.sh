@@ -47,7 +47,7 @@ $prepare_only && exit 0
 
 program="$root/build/release/fedspallm"
 [[ -x "$program" ]] || fail "$program is missing; build first: cmake --preset release && cmake --build --preset release"
-# shellcheck source=tools/mpi-environment.sh
+# shellcheck source-path=SCRIPTDIR source=mpi-environment.sh
 source "$root/tools/mpi-environment.sh" 2
 mpirun -np 2 "$program" prune "$root/configs/reference.toml" "$@"
 exec "$root/tools/compare_reference.py" "$root/runs/reference/summary.json" "$reference/results.json"

@@ -157,7 +157,9 @@ def batches(texts: Iterable[str]) -> Iterator[list[str]]:
         yield batch
 
 
-def encode_to(stream: BinaryIO, texts: Iterable[str], tokenizer: Tokenizer, dtype: np.dtype, limit: int | None) -> int:
+def encode_to(
+    stream: BinaryIO, texts: Iterable[str], tokenizer: Tokenizer, dtype: np.dtype, limit: int | None
+) -> int:
     """Writes the texts' token ids to STREAM; returns how many there are."""
     import numpy as np
 
@@ -204,7 +206,7 @@ def test_count(total: int, fraction: float | None, tokens: int | None) -> int:
     if tokens is None:
         return 0
     if not 0 < tokens < total:
-        fail(f"the test part would have {tokens} of {total} tokens: nothing would be left for one of the files")
+        fail(f"the test part would have {tokens} of {total} tokens: one of the files would be empty")
     return tokens
 
 
