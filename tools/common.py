@@ -32,8 +32,8 @@ def enter_venv(venv: Path = VENV, hint: str = "tools/install-dependencies.sh --p
     python = venv / "bin" / "python"
     if Path(sys.prefix).resolve() == venv.resolve():
         return
-    if not python.exists():
-        fail(f"the Python environment {venv} is missing; make it with: {hint}")
+    if not (venv / ".complete").exists():
+        fail(f"the Python environment {venv} is missing or incomplete; make it with: {hint}")
     os.execv(python, [str(python), *sys.argv])
 
 
