@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Purpose: who talks. RAII for MPI itself and for one communicator whose errors come back as PeerError (MPI_ERRORS_RETURN),
-// with the few collectives that set-up and tear-down need. Every MPI call of the product is in src/comm.
-// Non-goal: what is said about matrices (exchange.hpp).
+// Purpose: who talks. RAII for MPI itself and for one communicator whose errors come back as PeerError
+// (MPI_ERRORS_RETURN), with the few collectives that set-up and tear-down need. Every MPI call of the product
+// is in src/comm. Non-goal: what is said about matrices (exchange.hpp).
 #pragma once
+
+#include "fedspallm/base/error.hpp"
 
 #include <cstddef>
 #include <cstdint>
@@ -12,12 +14,11 @@
 #include <string>
 #include <vector>
 
-#include "fedspallm/base/error.hpp"
-
 namespace fedspallm::comm {
 
 /// MPI_Init_thread(MPI_THREAD_SERIALIZED) ... MPI_Finalize. One per process.
-/// @throws LaunchError when started wrongly (rulings.md 26), with the command to use; MPI is then already finalized.
+/// @throws LaunchError when started wrongly (rulings.md 26), with the command to use; MPI is then already
+/// finalized.
 class MpiSession {
  public:
   MpiSession(int& argc, char**& argv);
@@ -28,14 +29,17 @@ class MpiSession {
   [[nodiscard]] static std::string library_version();
 };
 
-/// Compares the launcher's environment with the size of the world (rulings.md 26); nothing when it agrees, else the
-/// message. A plain function, so that it is tested without a launcher.
-[[nodiscard]] std::optional<std::string> wrong_start(int world_size, const std::function<const char*(const char*)>& getenv);
+/// Compares the launcher's environment with the size of the world (rulings.md 26); nothing when it agrees,
+/// else the message. A plain function, so that it is tested without a launcher.
+[[nodiscard]] std::optional<std::string> wrong_start(int world_size,
+                                                     const std::function<const char*(const char*)>& getenv);
 
 /// A duplicate of MPI_COMM_WORLD. Calls on it from one thread at a time.
 class Communicator {
  public:
-  Communicator();
+  /// @param message_limit  largest single MPI message in bytes, 1 to 2^30; longer data are split (tests set
+  /// it small).
+  explicit Communicator(std::int64_t message_limit = std::int64_t{1} << 30);
   ~Communicator();
   Communicator(const Communicator&) = delete;
   Communicator& operator=(const Communicator&) = delete;
@@ -58,18 +62,19 @@ class Communicator {
   [[nodiscard]] std::int64_t maximum(std::int64_t value);
   [[nodiscard]] std::int64_t sum(std::int64_t value);
 
-  /// Collective: every rank tells whether its part of a step failed. When nobody did, returns. Otherwise every rank throws
-  /// an error of the status of the lowest failing rank; messages of all failing ranks are joined, each prefixed by
-  /// "rank R on HOST:" (equal ones once, with "(on N ranks)").
+  /// Collective: every rank tells whether its part of a step failed. When nobody did, returns. Otherwise
+  /// every rank throws an error of the status of the lowest failing rank; messages of all failing ranks are
+  /// joined, each prefixed by "rank R on HOST:" (equal ones once, with "(on N ranks)").
   void agree(const std::optional<Error>& failure);
   /// Runs `step` and agrees on its outcome.
   void together(const std::function<void()>& step);
 
-  /// The handle, for files of src/comm only (an MPI_Comm behind a void pointer keeps mpi.h out of this header).
+  /// Points to the MPI_Comm, for files of src/comm only (a void pointer keeps mpi.h out of this header).
   [[nodiscard]] void* handle() const { return handle_; }
 
  private:
   void* handle_ = nullptr;
+  std::int64_t message_limit_;
   int rank_ = 0, size_ = 1, node_rank_ = 0, node_size_ = 1;
   std::string host_;
 };

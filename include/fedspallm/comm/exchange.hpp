@@ -1,9 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Purpose: what is said about matrices during one round: clients' updates travel to the root, which hands each complete
-// merge to a callback; in later rounds merged blocks travel back down. One communication thread per rank makes all MPI
-// calls while an exchange lives (rulings.md 21), sleeping when idle, so a client's thread never waits for the network
-// except when its window (bounded) is full. Both transports give the same bits. Non-goals: finishing a merge, files.
+// Purpose: what is said about matrices during one round: clients' updates travel to the root, which hands
+// each complete merge to a callback; in later rounds merged blocks travel back down. One communication thread
+// per rank makes all MPI calls while an exchange lives (rulings.md 21), sleeping when idle, so a client's
+// thread never waits for the network except when its window (bounded) is full. Both transports give the same
+// bits. Non-goals: finishing a merge, files.
 #pragma once
+
+#include "fedspallm/aggregate/merge.hpp"
+#include "fedspallm/comm/communicator.hpp"
+#include "fedspallm/wire/update.hpp"
 
 #include <cstdint>
 #include <functional>
@@ -11,10 +16,6 @@
 #include <span>
 #include <string>
 #include <vector>
-
-#include "fedspallm/aggregate/merge.hpp"
-#include "fedspallm/comm/communicator.hpp"
-#include "fedspallm/wire/update.hpp"
 
 namespace fedspallm::comm {
 
@@ -27,10 +28,11 @@ struct PlannedUnit {
   std::int64_t rows = 0;
   std::int64_t cols = 0;
   DType dtype = DType::f32;
-  bool with_diagonal = false;         // its updates carry diag(H)
-  std::size_t diagonal_unit = 0;      // index in the plan of the unit whose updates carry diag(H) for this one's input group
-  std::vector<std::uint32_t> clients; // that deliver it, ascending; not empty
-  std::int64_t expected_kept = -1;    // per client, when the count is exact; -1 = unknown. For forecasts
+  bool with_diagonal = false;  // its updates carry diag(H)
+  std::size_t diagonal_unit =
+      0;  // index in the plan of the unit whose updates carry diag(H) for this one's input group
+  std::vector<std::uint32_t> clients;  // that deliver it, ascending; not empty
+  std::int64_t expected_kept = -1;     // per client, when the count is exact; -1 = unknown. For forecasts
 };
 
 struct ExchangePlan {
@@ -51,27 +53,28 @@ struct CompletedUnit {
   const aggregate::PartialMerge* merge = nullptr;
   std::span<const std::int64_t> diagonal_sums;  // of its input group; empty when no diagonal travels
   aggregate::FixedPoint diagonal_scale;
-  std::vector<ClientReport> reports;            // by client
+  std::vector<ClientReport> reports;  // by client
 };
 
 struct ExchangeOptions {
   Transport transport = Transport::gather;
   std::int64_t chunk_bytes = 1 << 20;  // of the reduce pipeline and of large sends
-  int window_blocks = 2;               // blocks of a client in flight before submit() waits; also the root's merge window
+  int window_blocks = 2;  // blocks of a client in flight before submit() waits; also the root's merge window
 };
 
 struct ExchangeStatistics {
-  std::int64_t bytes_sent = 0;      // by this rank over MPI, everything counted
+  std::int64_t bytes_sent = 0;  // by this rank over MPI, everything counted
   std::int64_t bytes_received = 0;
   std::int64_t messages_sent = 0;
-  double seconds_waited = 0;        // submit() and fetch() blocked
-  double seconds_merging = 0;       // root: PartialMerge::add and callbacks
+  double seconds_waited = 0;          // submit() and fetch() blocked
+  double seconds_merging = 0;         // root: PartialMerge::add and callbacks
   std::int64_t peak_merge_bytes = 0;  // root: merge states + receive buffers
 };
 
 class Exchange {
  public:
-  /// Called at the root, on the merge thread, in the order of the plan, one at a time. An exception ends the run on all ranks.
+  /// Called at the root, on the merge thread, in the order of the plan, one at a time. An exception ends the
+  /// run on all ranks.
   using OnCompleted = std::function<void(const CompletedUnit&)>;
   /// Called at the root: the bytes of a merged block for clients of the next round.
   using Provider = std::function<std::vector<std::byte>(std::uint32_t block)>;
@@ -84,16 +87,18 @@ class Exchange {
   Exchange(const Exchange&) = delete;
   Exchange& operator=(const Exchange&) = delete;
 
-  /// Hands over one client's update of the unit `index` of the plan; the clients of a rank deliver in plan order (all clients
-  /// of the rank for unit u in any order, then u + 1...; blocks in order). Waits only when the window is full.
+  /// Hands over one client's update of the unit `index` of the plan; the clients of a rank deliver in plan
+  /// order (all clients of the rank for unit u in any order, then u + 1...; blocks in order). Waits only when
+  /// the window is full.
   /// @throws the exchange's failure, if there is one
   void submit(std::size_t index, wire::MatrixUpdate update);
   /// A merged block of the previous round, from the root. Waits.
   [[nodiscard]] std::vector<std::byte> fetch(std::uint32_t block);
   /// Collective: all delivered, merged and called back. @throws the failure on every rank alike
   void finish();
-  /// Ends the exchange everywhere: every rank's submit, fetch and finish throw an Error of this status with this message
-  /// (prefixed by rank and host). Returns when all ranks know. Safe to call from the client thread at any time.
+  /// Ends the exchange everywhere: every rank's submit, fetch and finish throw an Error of this status with
+  /// this message (prefixed by rank and host). Returns when all ranks know. Safe to call from the client
+  /// thread at any time.
   void fail(const Error& error);
 
   [[nodiscard]] ExchangeStatistics statistics() const;
@@ -103,17 +108,19 @@ class Exchange {
   std::unique_ptr<Impl> impl_;
 };
 
-/// The cost model behind `transport = "auto"`: seconds of each transport from message sizes and the number of ranks.
+/// The cost model behind `transport = "auto"`: seconds of each transport from message sizes and the number of
+/// ranks.
 struct TransportChoice {
   Transport transport = Transport::gather;
   std::int64_t gather_bytes = 0;  // over all ranks
   std::int64_t reduce_bytes = 0;
   double gather_seconds = 0;
   double reduce_seconds = 0;
-  std::string reason;             // one line for the log
+  std::string reason;  // one line for the log
 };
 [[nodiscard]] TransportChoice choose_transport(const ExchangePlan& plan, int ranks);
-/// Payload bytes that `rank` sends, from encoded_bytes (gather) or tile counts (reduce); announcements included.
+/// Payload bytes that `rank` sends, from encoded_bytes (gather) or tile counts (reduce); announcements
+/// included.
 [[nodiscard]] std::int64_t forecast_bytes(const ExchangePlan& plan, Transport transport, int rank, int ranks);
 
 }  // namespace fedspallm::comm
