@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// Purpose: what a client sends of one pruned matrix, in memory and as bytes. The mask is explicit, never derived from
-// zeros (rulings.md 4). At 50 % and 16-bit values that is 9 bits per weight. Non-goals: compression (a random mask at
-// 50 % is at its entropy), transport.
+// Purpose: what a client sends of one pruned matrix, in memory and as bytes. The mask is explicit, never
+// derived from zeros (rulings.md 4). At 50 % and 16-bit values that is 9 bits per weight. Non-goals:
+// compression (a random mask at 50 % is at its entropy), transport.
 #pragma once
+
+#include "fedspallm/base/dtype.hpp"
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
-
-#include "fedspallm/base/dtype.hpp"
 
 namespace fedspallm::wire {
 
@@ -36,9 +37,10 @@ struct UnitId {
 
 /// What a client says of its own work on one matrix; travels with the update and ends in the run file.
 struct MatrixReport {
-  double error = 0;             // sum of squared scaled errors of the sweep (SparseGPT), else sum of dropped scores squared
-  double seconds = 0;           // this client's time for this matrix (shares of shared work included)
-  std::int64_t kept_zeros = 0;  // kept weights whose value is 0
+  double error =
+      0;  // sum of squared scaled errors of the sweep (SparseGPT), else sum of dropped scores squared
+  double seconds = 0;              // this client's time for this matrix (shares of shared work included)
+  std::int64_t kept_zeros = 0;     // kept weights whose value is 0
   std::int32_t damping_steps = 0;  // how often damping was raised by 10
   float damping = 0;               // the one that worked
   std::int64_t dead_columns = 0;
@@ -48,7 +50,8 @@ struct MatrixUpdate {
   UnitId unit;
   std::uint32_t client = 0;  // index in the config
   PackedMatrix matrix;
-  /// diag(H) (undamped, cols values) where the matrix is the first of its input group and the tie rule needs it, else empty.
+  /// diag(H) (undamped, cols values) where the matrix is the first of its input group and the tie rule needs
+  /// it, else empty.
   std::vector<float> hessian_diagonal;
   MatrixReport report;
 };
@@ -60,23 +63,42 @@ constexpr std::size_t kHeaderBytes = 128;
 [[nodiscard]] std::int64_t encoded_bytes(std::int64_t rows, std::int64_t cols, std::int64_t kept, DType dtype,
                                          bool with_diagonal);
 
-/// Layout: 128-byte header (magic "FSPU", version, ids, shape, counts, dtype, report, xxh3 of header and of payload),
-/// mask bits as ceil(size/8) bytes, values, diagonal as f32. Little-endian.
-/// @pre the counts of `update` agree with its contents
+/// Layout: 128-byte header (magic "FSPU", version, ids, shape, counts, dtype, report, xxh3 of header and of
+/// payload; field by field in src/wire/header.hpp), mask bits as ceil(size/8) bytes, values, diagonal as f32.
+/// Little-endian.
+/// @pre the counts of `update` agree with its contents: ceil(size/64) words, `kept` set bits, none in the
+/// padding,
+///      kept * size_of(dtype) value bytes, a diagonal of 0 or cols values
 [[nodiscard]] std::vector<std::byte> encode(const MatrixUpdate& update);
 
 /// What the receiver knows beforehand of an update it accepts.
 struct Expected {
-  UnitId unit;
+  UnitId unit = {};
   std::int64_t rows = 0;
   std::int64_t cols = 0;
   DType dtype = DType::f32;
   bool with_diagonal = false;
+  std::optional<std::uint32_t> client = std::nullopt;  // where the receiver knows who must have sent it
 };
 
-/// Checks everything before use: magic, version, checksums, sizes before allocation, ids and shape against `expected`,
-/// mask against count, padding bits, finite values. @throws DataError naming client, unit, what was found and expected.
+/// Checks everything before use: magic, version, checksums, sizes before allocation, ids and shape against
+/// `expected`, mask against count, padding bits, finite values, a diagonal >= 0, a report without negative
+/// counts. @throws DataError naming client, unit, what was found and expected.
 [[nodiscard]] MatrixUpdate decode(std::span<const std::byte> bytes, const Expected& expected);
+
+/// Number of 64-bit words that the mask of a matrix of `size` weights takes.
+[[nodiscard]] constexpr std::int64_t mask_words(std::int64_t size) {
+  return size / 64 + (size % 64 != 0 ? 1 : 0);
+}
+
+/// Number of set bits.
+[[nodiscard]] std::int64_t count_mask_bits(std::span<const std::uint64_t> words);
+
+/// The packed form of a dense row-major matrix; values are narrowed to `dtype` (nearest, ties to even).
+/// @param kept  1 = kept, 0 = dropped, as a backend's u8 mask holds it
+/// @pre dense.size() == kept.size() == rows * cols
+[[nodiscard]] PackedMatrix pack(std::int64_t rows, std::int64_t cols, DType dtype,
+                                std::span<const float> dense, std::span<const std::uint8_t> kept);
 
 /// Largest |value| of the kept weights, 0 if none; widened to float.
 [[nodiscard]] float largest_magnitude(const PackedMatrix& matrix);
@@ -84,7 +106,8 @@ struct Expected {
 [[nodiscard]] std::int64_t count_kept_zeros(const PackedMatrix& matrix);
 /// Dense row-major floats, zeros where dropped. @pre destination.size() == matrix.size()
 void unpack(const PackedMatrix& matrix, std::span<float> destination);
-/// Dense row-major elements of matrix.dtype, +0 where dropped. @pre destination.size() == size * size_of(dtype)
+/// Dense row-major elements of matrix.dtype, +0 where dropped. @pre destination.size() == size *
+/// size_of(dtype)
 void unpack_stored(const PackedMatrix& matrix, std::span<std::byte> destination);
 
 }  // namespace fedspallm::wire

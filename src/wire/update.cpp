@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "fedspallm/wire/update.hpp"
+
+#include "fedspallm/base/error.hpp"
+#include "fedspallm/base/hash.hpp"
+
+#include "header.hpp"
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+namespace fedspallm::wire {
+
+// Payloads are moved as blocks of memory; a big-endian machine would need a swap here.
+static_assert(std::endian::native == std::endian::little,
+              "the update codec is written for little-endian machines");
+
+namespace {
+
+std::int64_t mask_bytes(std::int64_t size) {
+  return size / 8 + (size % 8 != 0 ? 1 : 0);
+}
+
+std::string name_of(const UnitId& unit) {
+  return fmt::format("round {}, block {}, matrix {}", unit.round, unit.block, unit.matrix);
+}
+
+/// The bytes of `vector` seen as memory.
+template <class Element>
+std::span<std::byte> memory_of(std::vector<Element>& vector) {
+  return std::as_writable_bytes(std::span(vector));
+}
+
+void copy_bytes(std::span<const std::byte> from, std::span<std::byte> to) {
+  if (!from.empty()) std::memcpy(to.data(), from.data(), from.size());
+}
+
+bool padding_is_zero(const PackedMatrix& matrix) {
+  const auto used = static_cast<unsigned>(matrix.size() % 64);
+  return used == 0 || (matrix.bits.back() >> used) == 0;
+}
+
+void require_consistent(const MatrixUpdate& update) {
+  const PackedMatrix& matrix = update.matrix;
+  require(matrix.rows >= 0 && matrix.cols >= 0, "encode: rows, cols >= 0");
+  require(std::ssize(matrix.bits) == mask_words(matrix.size()),
+          "encode: one mask bit per weight, in 64-bit words");
+  require(std::ssize(matrix.values) == matrix.kept * static_cast<std::int64_t>(size_of(matrix.dtype)),
+          "encode: one value per kept weight");
+  require(count_mask_bits(matrix.bits) == matrix.kept, "encode: as many set mask bits as kept weights");
+  require(padding_is_zero(matrix), "encode: padding bits of the mask are zero");
+  require(update.hessian_diagonal.empty() || std::ssize(update.hessian_diagonal) == matrix.cols,
+          "encode: a diagonal of 0 or cols values");
+}
+
+/// The checks of decode(), each with the name of the update in front of its message.
+class Decoder {
+ public:
+  Decoder(std::span<const std::byte> bytes, const Expected& expected) : bytes_(bytes), expected_(expected) {
+    require(expected.rows >= 0 && expected.cols >= 0, "decode: expected rows, cols >= 0");
+    who_ = expected.client
+               ? fmt::format("update of client {} for {}", *expected.client, name_of(expected.unit))
+               : fmt::format("update for {}", name_of(expected.unit));
+  }
+
+  MatrixUpdate run() {
+    check_that(bytes_.size() >= kHeaderBytes, "{} bytes, expected at least the {} of the header",
+               bytes_.size(), kHeaderBytes);
+    header_ = read_header(bytes_.first<kHeaderBytes>(), who_.c_str());
+    check_header();
+    check_sizes();
+    const auto payload = bytes_.subspan(kHeaderBytes);
+    const std::uint64_t found = checksum(payload);
+    check_that(found == header_.payload_checksum, "damaged payload: checksum {:016x}, expected {:016x}",
+               found, header_.payload_checksum);
+    MatrixUpdate update = copy(payload);
+    check_content(update);
+    return update;
+  }
+
+ private:
+  template <class... Args>
+  void check_that(bool condition, fmt::format_string<Args...> format, Args&&... args) const {
+    if (!condition)
+      throw DataError(fmt::format("{}: {}", who_, fmt::format(format, std::forward<Args>(args)...)));
+  }
+
+  void check_header() {
+    check_that(!expected_.client || header_.client == *expected_.client,
+               "it is from client {}, expected client {}", header_.client, expected_.client.value_or(0));
+    check_that(header_.unit == expected_.unit, "client {} sent {}, expected {}", header_.client,
+               name_of(header_.unit), name_of(expected_.unit));
+    who_ = fmt::format("update of client {} for {}", header_.client, name_of(header_.unit));
+    check_that(header_.rows == expected_.rows && header_.cols == expected_.cols,
+               "shape {} x {}, expected {} x {}", header_.rows, header_.cols, expected_.rows, expected_.cols);
+    check_that(header_.dtype == static_cast<std::uint8_t>(expected_.dtype),
+               "element type {}, expected {} ({})", header_.dtype, static_cast<int>(expected_.dtype),
+               fedspallm::name_of(expected_.dtype));
+    check_that(header_.has_diagonal == (expected_.with_diagonal ? 1 : 0), "diagonal flag {}, expected {}",
+               header_.has_diagonal, expected_.with_diagonal ? 1 : 0);
+    const std::int64_t size = expected_.rows * expected_.cols;
+    check_that(header_.kept >= 0 && header_.kept <= size, "{} kept weights, expected 0 to {}", header_.kept,
+               size);
+    const MatrixReport& report = header_.report;
+    check_that(report.kept_zeros >= 0 && report.kept_zeros <= header_.kept, "{} kept zeros, expected 0 to {}",
+               report.kept_zeros, header_.kept);
+    check_that(report.damping_steps >= 0 && report.dead_columns >= 0 && report.dead_columns <= header_.cols,
+               "{} damping steps and {} dead columns, expected none below 0 and at most {} columns",
+               report.damping_steps, report.dead_columns, header_.cols);
+    check_that(std::isfinite(report.error) && std::isfinite(report.seconds) && std::isfinite(report.damping),
+               "report with error {}, seconds {}, damping {}, expected finite numbers", report.error,
+               report.seconds, report.damping);
+  }
+
+  void check_sizes() const {
+    const std::int64_t total =
+        encoded_bytes(header_.rows, header_.cols, header_.kept, expected_.dtype, expected_.with_diagonal);
+    check_that(std::ssize(bytes_) == total, "{} bytes, expected {}", bytes_.size(), total);
+    check_that(header_.payload_bytes == bytes_.size() - kHeaderBytes, "payload of {} bytes, expected {}",
+               header_.payload_bytes, bytes_.size() - kHeaderBytes);
+  }
+
+  MatrixUpdate copy(std::span<const std::byte> payload) const {
+    MatrixUpdate update;
+    update.unit = header_.unit;
+    update.client = header_.client;
+    update.report = header_.report;
+    PackedMatrix& matrix = update.matrix;
+    matrix.rows = header_.rows;
+    matrix.cols = header_.cols;
+    matrix.dtype = expected_.dtype;
+    matrix.kept = header_.kept;
+    const auto mask_size = static_cast<std::size_t>(mask_bytes(matrix.size()));
+    const std::size_t value_size = static_cast<std::size_t>(matrix.kept) * size_of(matrix.dtype);
+    matrix.bits.assign(static_cast<std::size_t>(mask_words(matrix.size())), 0);
+    copy_bytes(payload.first(mask_size), memory_of(matrix.bits));
+    const auto values = payload.subspan(mask_size, value_size);
+    matrix.values.assign(values.begin(), values.end());
+    if (expected_.with_diagonal) {
+      update.hessian_diagonal.resize(static_cast<std::size_t>(matrix.cols));
+      copy_bytes(payload.subspan(mask_size + value_size), memory_of(update.hessian_diagonal));
+    }
+    return update;
+  }
+
+  void check_content(const MatrixUpdate& update) const {
+    check_that(padding_is_zero(update.matrix), "mask bits beyond the {} weights are set",
+               update.matrix.size());
+    const std::int64_t set = count_mask_bits(update.matrix.bits);
+    check_that(set == update.matrix.kept, "{} set mask bits, expected {}", set, update.matrix.kept);
+    const float largest = largest_magnitude(update.matrix);
+    check_that(std::isfinite(largest), "a kept value is {}, expected finite values", largest);
+    for (std::size_t column = 0; column < update.hessian_diagonal.size(); ++column) {
+      const float value = update.hessian_diagonal[column];
+      check_that(std::isfinite(value) && value >= 0,
+                 "diag(H) of column {} is {}, expected a finite value >= 0", column, value);
+    }
+  }
+
+  std::span<const std::byte> bytes_;
+  const Expected& expected_;
+  std::string who_;
+  Header header_;
+};
+
+}  // namespace
+
+std::int64_t encoded_bytes(std::int64_t rows, std::int64_t cols, std::int64_t kept, DType dtype,
+                           bool with_diagonal) {
+  return static_cast<std::int64_t>(kHeaderBytes) + mask_bytes(rows * cols) +
+         kept * static_cast<std::int64_t>(size_of(dtype)) +
+         (with_diagonal ? cols * static_cast<std::int64_t>(sizeof(float)) : 0);
+}
+
+std::vector<std::byte> encode(const MatrixUpdate& update) {
+  require_consistent(update);
+  const PackedMatrix& matrix = update.matrix;
+  const bool with_diagonal = !update.hessian_diagonal.empty();
+  std::vector<std::byte> bytes(static_cast<std::size_t>(
+      encoded_bytes(matrix.rows, matrix.cols, matrix.kept, matrix.dtype, with_diagonal)));
+  const auto payload = std::span(bytes).subspan(kHeaderBytes);
+  const auto mask_size = static_cast<std::size_t>(mask_bytes(matrix.size()));
+  copy_bytes(std::as_bytes(std::span(matrix.bits)).first(mask_size), payload);
+  copy_bytes(matrix.values, payload.subspan(mask_size));
+  copy_bytes(std::as_bytes(std::span(update.hessian_diagonal)),
+             payload.subspan(mask_size + matrix.values.size()));
+
+  Header header;
+  header.unit = update.unit;
+  header.client = update.client;
+  header.rows = matrix.rows;
+  header.cols = matrix.cols;
+  header.kept = matrix.kept;
+  header.dtype = static_cast<std::uint8_t>(matrix.dtype);
+  header.has_diagonal = with_diagonal ? 1 : 0;
+  header.report = update.report;
+  header.payload_bytes = payload.size();
+  header.payload_checksum = checksum(payload);
+  write_header(header, std::span(bytes).first<kHeaderBytes>());
+  return bytes;
+}
+
+MatrixUpdate decode(std::span<const std::byte> bytes, const Expected& expected) {
+  return Decoder(bytes, expected).run();
+}
+
+}  // namespace fedspallm::wire
