@@ -1,1 +1,139 @@
-int main() { return 0; }
+// SPDX-License-Identifier: Apache-2.0
+// Purpose: the command line and the one place where errors become messages and exit statuses.
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <functional>
+#include <new>
+
+#include "commands.hpp"
+#include "fedspallm/base/error.hpp"
+
+namespace {
+
+using namespace fedspallm;       // NOLINT
+using namespace fedspallm::app;  // NOLINT
+
+constexpr const char* kFooter = R"(Exit status (of every rank):
+  0 done        1 a check failed (inspect)       2 bad input: config, model or data
+  3 started wrongly (see the message)            4 not enough memory or disk
+  5 run directory in use by another job          6 a rank was lost or stuck
+  7 numerical error                             75 stopped on a signal, resumable)";
+
+/// Set by the chosen subcommand; run after parsing, so that --help never starts MPI.
+struct Chosen {
+  std::function<ExitStatus(comm::Communicator&)> with_mpi;
+  std::function<ExitStatus()> alone;
+};
+
+void add_prune(CLI::App& app, PruneOptions& options, Chosen& chosen) {
+  CLI::App* command = app.add_subcommand("prune", "Prune a model federatedly (alone or under mpirun / srun)");
+  command->add_option("CONFIG", options.config, "configuration file (TOML)")->required();
+  command->add_option("--set", options.settings, "KEY=VALUE: overrides a key, e.g. --set prune.sparsity=0.6")->allow_extra_args(false);
+  command->add_flag("--dry-run", options.dry_run, "print memory, disk and bytes on the wire per rank; refuse what cannot fit");
+  command->add_option("--assume-ranks", options.assume_ranks, "with --dry-run: forecast for this many ranks");
+  command->add_flag("--restart", options.restart, "start over, even when the run is finished");
+  command->add_flag("--quiet", options.quiet, "warnings and the final table only");
+  command->callback([&] { chosen.with_mpi = [&](comm::Communicator& communicator) { return run_prune(communicator, options); }; });
+}
+
+void add_eval(CLI::App& app, EvalOptions& options, Chosen& chosen) {
+  CLI::App* command = app.add_subcommand("eval", "Perplexity of a model directory, as transformers computes it");
+  command->add_option("MODEL_DIR", options.model, "model directory; with --client a run directory")->required();
+  command->add_option("--tokens", options.tokens, "token files (HDF5)")->required();
+  command->add_option("--sequence-length", options.sequence_length, "tokens per window")->capture_default_str();
+  command->add_option("--samples", options.samples, "windows per file (default: all)");
+  command->add_option("--client", options.client, "a stand-alone client of a run with run.keep_clients");
+  command->add_option("--backend", options.backend, "auto, cpu, cuda or reference")->capture_default_str();
+  command->add_flag("--json", options.json, "one JSON object on standard output");
+  command->callback([&] { chosen.with_mpi = [&](comm::Communicator& communicator) { return run_eval(communicator, options); }; });
+}
+
+void add_files(CLI::App& app, InspectOptions& inspect, ExportOptions& exporting, UnpackOptions& unpacking, Chosen& chosen) {
+  CLI::App* command = app.add_subcommand("inspect", "Recount a run or a model: sparsity, votes, clients, provenance");
+  command->add_option("PATH", inspect.path, "run.h5, run directory or model directory")->required();
+  command->add_flag("--json", inspect.json, "one JSON object on standard output");
+  command->callback([&] { chosen.alone = [&] { return run_inspect(inspect); }; });
+
+  command = app.add_subcommand("export", "Write a Hugging Face directory (or a bitmask file) from a run");
+  command->add_option("RUN_DIR", exporting.run_dir, "run directory")->required();
+  command->add_option("--out", exporting.out, "output directory")->required();
+  command->add_option("--format", exporting.format, "huggingface or bitmask")->capture_default_str();
+  command->add_option("--client", exporting.client, "a stand-alone client of a run with run.keep_clients");
+  command->add_option("--model", exporting.model, "the dense model, where it is not at the path that the run recorded");
+  command->callback([&] { chosen.alone = [&] { return run_export(exporting); }; });
+
+  command = app.add_subcommand("unpack", "Turn a bitmask file back into a Hugging Face directory");
+  command->add_option("FILE", unpacking.file, "model.fspm")->required();
+  command->add_option("--model", unpacking.model, "the dense model directory");
+  command->add_option("--out", unpacking.out, "output directory")->required();
+  command->callback([&] { chosen.alone = [&] { return run_unpack(unpacking); }; });
+}
+
+void add_machine(CLI::App& app, BenchOptions& bench, Chosen& chosen) {
+  CLI::App* command = app.add_subcommand("bench", "Measure kernels beside their limits on this machine");
+  command->add_option("NAME", bench.name, "forward, sparsegpt, aggregate")->required();
+  command->add_option("--threads", bench.threads, "threads (default: the cores given)");
+  command->add_flag("--json", bench.json, "one JSON object on standard output");
+  command->callback([&] { chosen.alone = [&] { return run_bench(bench); }; });
+
+  command = app.add_subcommand("doctor", "What this machine can do: MPI, launcher, devices, locks, space");
+  command->callback([&] { chosen.with_mpi = [](comm::Communicator& communicator) { return run_doctor(communicator); }; });
+}
+
+int print_error(const std::string& message, bool speaks, ExitStatus status) {
+  if (speaks) std::fprintf(stderr, "fedspallm: error: %s\n", message.c_str());
+  return static_cast<int>(status);
+}
+
+/// Runs what needs MPI. An error that reaches this point is the same on all ranks (Communicator::agree, Exchange::fail),
+/// so rank 0 alone prints it, and all ranks meet once more before they leave with its status.
+int run_with_mpi(int argc, char** argv, const Chosen& chosen) {
+  comm::MpiSession session(argc, argv);
+  comm::Communicator communicator;
+  try {
+    return static_cast<int>(chosen.with_mpi(communicator));
+  } catch (const Error& error) {
+    const int status = print_error(error.what(), communicator.rank() == 0, error.status());
+    communicator.barrier();
+    return status;
+  }
+}
+
+int run(int argc, char** argv) {
+  CLI::App app("fedspallm prunes large language models federatedly (FedSpaLLM, arXiv 2410.14852)", "fedspallm");
+  app.require_subcommand(1);
+  app.footer(kFooter);
+  app.set_version_flag("--version", version_text());
+  PruneOptions prune;
+  EvalOptions eval;
+  InspectOptions inspect;
+  ExportOptions exporting;
+  UnpackOptions unpacking;
+  BenchOptions bench;
+  Chosen chosen;
+  add_prune(app, prune, chosen);
+  add_eval(app, eval, chosen);
+  add_files(app, inspect, exporting, unpacking, chosen);
+  add_machine(app, bench, chosen);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : static_cast<int>(ExitStatus::bad_input);
+  }
+  return chosen.alone ? static_cast<int>(chosen.alone()) : run_with_mpi(argc, argv, chosen);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return run(argc, argv);
+  } catch (const Error& error) {
+    return print_error(error.what(), true, error.status());
+  } catch (const std::bad_alloc&) {
+    return print_error("out of memory; try fewer clients per rank, shorter sequences, or see --dry-run", true,
+                       ExitStatus::no_resources);
+  } catch (const std::exception& error) {
+    return print_error(std::string("unexpected: ") + error.what(), true, ExitStatus::check_failed);
+  }
+}

@@ -1,0 +1,66 @@
+// SPDX-License-Identifier: Apache-2.0
+// Purpose: one function per subcommand and the options that the command line gives it. Each returns the exit status or
+// throws an Error; main() alone prints errors.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "fedspallm/base/error.hpp"
+#include "fedspallm/comm/communicator.hpp"
+
+namespace fedspallm::app {
+
+struct PruneOptions {
+  std::string config;
+  std::vector<std::string> settings;
+  bool dry_run = false;
+  int assume_ranks = 0;  // dry run for another number of ranks; 0 = this one's
+  bool restart = false;
+  bool quiet = false;
+};
+struct EvalOptions {
+  std::string model;
+  std::vector<std::string> tokens;
+  std::int64_t sequence_length = 512;
+  std::optional<std::int64_t> samples;
+  std::optional<std::string> client;  // MODEL_DIR is then a run directory
+  std::string backend = "auto";
+  bool json = false;
+};
+struct InspectOptions {
+  std::string path;
+  bool json = false;
+};
+struct ExportOptions {
+  std::string run_dir;
+  std::string out;
+  std::string format = "huggingface";
+  std::optional<std::string> client;
+  std::optional<std::string> model;
+};
+struct UnpackOptions {
+  std::string file;
+  std::string model;
+  std::string out;
+};
+struct BenchOptions {
+  std::string name;
+  int threads = 0;
+  bool json = false;
+};
+
+ExitStatus run_prune(comm::Communicator& communicator, const PruneOptions& options);
+ExitStatus run_eval(comm::Communicator& communicator, const EvalOptions& options);
+ExitStatus run_inspect(const InspectOptions& options);
+ExitStatus run_export(const ExportOptions& options);
+ExitStatus run_unpack(const UnpackOptions& options);
+ExitStatus run_bench(const BenchOptions& options);
+ExitStatus run_doctor(comm::Communicator& communicator);
+
+/// "fedspallm 0.1.0 (git abc1234), Open MPI v4.1.4, HDF5 1.10.8, CUDA off"
+[[nodiscard]] std::string version_text();
+
+}  // namespace fedspallm::app

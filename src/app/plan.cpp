@@ -1,0 +1,111 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "plan.hpp"
+
+#include "fedspallm/base/counts.hpp"
+#include "fedspallm/base/error.hpp"
+
+namespace fedspallm::app {
+
+std::vector<int> ranks_of_clients(const config::Config& config, int ranks) {
+  std::vector<int> result;
+  for (std::size_t client = 0; client < config.clients.size(); ++client) {
+    const int rank = config.clients[client].rank.value_or(static_cast<int>(client % static_cast<std::size_t>(ranks)));
+    check<ConfigError>(rank >= 0 && rank < ranks,
+                       fmt::format("client.{}.rank: found {}, expected 0 .. {} (this run has {} ranks)",
+                                   config.clients[client].name, rank, ranks - 1, ranks));
+    result.push_back(rank);
+  }
+  return result;
+}
+
+DType wire_dtype(const config::Config& config, const model::ModelDirectory& model, std::int64_t block, std::size_t matrix) {
+  return config.model.dtype == config::ModelDType::float32 ? DType::f32 : model.matrix_dtype(block, matrix);
+}
+
+bool sends_diagonal(const config::Config& config) {
+  const bool has_hessian = config.prune.method == config::Method::sparsegpt || config.prune.method == config::Method::wanda;
+  return has_hessian && config.federation.mask_expansion && config.federation.tie == config::Tie::score &&
+         config.federation.aggregation != config::Aggregation::none;
+}
+
+namespace {
+
+aggregate::MergeRules rules_of(const config::Config& config, const prune::Settings& settings) {
+  aggregate::MergeRules rules;
+  rules.averaging = config.federation.aggregation == config::Aggregation::mean ? aggregate::Averaging::mean
+                                                                              : aggregate::Averaging::l0;
+  rules.expand = config.federation.mask_expansion;
+  switch (config.federation.tie) {
+    case config::Tie::score:
+      rules.tie = sends_diagonal(config) ? aggregate::TieRule::score : aggregate::TieRule::magnitude;
+      break;
+    case config::Tie::magnitude: rules.tie = aggregate::TieRule::magnitude; break;
+    case config::Tie::index: rules.tie = aggregate::TieRule::index; break;
+  }
+  rules.sparsity = settings.sparsity;
+  rules.keep = settings.pattern.keep;
+  rules.group = settings.pattern.group;
+  return rules;
+}
+
+std::vector<std::vector<bool>> draw(const config::Config& config, std::int64_t blocks, std::uint32_t round) {
+  if (config.federation.layer_sampling == config::LayerSampling::none)
+    return {config.clients.size(), std::vector<bool>(static_cast<std::size_t>(blocks), true)};
+  std::vector<double> resources;
+  for (const auto& client : config.clients) resources.push_back(client.resources);
+  return aggregate::draw_blocks(resources, blocks, config.run.seed, round);
+}
+
+/// Kept weights of a client's matrix where the rules fix them, else -1.
+std::int64_t expected_kept(const prune::Settings& settings, std::int64_t size) {
+  if (settings.count == config::Count::published && !settings.pattern.structured()) return -1;
+  return size - exact_count(settings.sparsity, size);
+}
+
+}  // namespace
+
+RoundPlan plan_round(const config::Config& config, const model::ModelDirectory& model,
+                     const std::vector<int>& rank_of_client, std::uint32_t round) {
+  const model::Architecture& architecture = model.architecture();
+  RoundPlan plan;
+  plan.round = round;
+  plan.settings = prune::settings_of_round(config, static_cast<int>(round));
+  plan.rules = rules_of(config, plan.settings);
+  plan.drawn = draw(config, architecture.blocks, round);
+  plan.exchange.rank_of_client = rank_of_client;
+  const bool merges = config.federation.aggregation != config::Aggregation::none;
+  for (std::int64_t block = 0; block < architecture.blocks; ++block) {
+    auto& units = plan.unit.emplace_back(architecture.matrices.size(), kNoUnit);
+    std::vector<std::uint32_t> clients;
+    for (std::size_t client = 0; client < plan.drawn.size(); ++client)
+      if (plan.drawn[client][static_cast<std::size_t>(block)]) clients.push_back(static_cast<std::uint32_t>(client));
+    if (clients.empty()) plan.uncovered.push_back(block);
+    std::size_t group_leader = 0;
+    for (std::size_t matrix = 0; matrix < architecture.matrices.size(); ++matrix) {
+      const model::MatrixShape& shape = architecture.matrices[matrix];
+      prune::MatrixPruner::check_shape(plan.settings, model.matrix_name(block, matrix), shape.cols);
+      if (clients.empty() || !merges) continue;
+      const bool first = matrix == 0 || architecture.matrices[matrix - 1].group != shape.group;
+      units[matrix] = plan.exchange.units.size();
+      if (first) group_leader = units[matrix];
+      plan.exchange.units.push_back({.id = {round, static_cast<std::uint32_t>(block), static_cast<std::uint32_t>(matrix)},
+                                     .name = model.matrix_name(block, matrix),
+                                     .rows = shape.rows,
+                                     .cols = shape.cols,
+                                     .dtype = wire_dtype(config, model, block, matrix),
+                                     .with_diagonal = first && sends_diagonal(config),
+                                     .diagonal_unit = group_leader,
+                                     .clients = clients,
+                                     .expected_kept = expected_kept(plan.settings, shape.rows * shape.cols)});
+    }
+  }
+  const bool required = config.federation.coverage == config::Coverage::required;
+  check<ConfigError>(!required || plan.uncovered.empty(),
+                     fmt::format("{} of {} blocks are drawn by no client (the first is block {}): give the clients more "
+                                 "resources, or set federation.coverage = \"warn\" to leave them dense",
+                                 plan.uncovered.size(), architecture.blocks,
+                                 plan.uncovered.empty() ? 0 : plan.uncovered.front()));
+  return plan;
+}
+
+}  // namespace fedspallm::app

@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+// Purpose: what one round will do, computed alike on every rank: who prunes which block, which matrices are merged from
+// whom, by which rules. Pure functions of config and architecture.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "fedspallm/aggregate/rules.hpp"
+#include "fedspallm/comm/exchange.hpp"
+#include "fedspallm/config/config.hpp"
+#include "fedspallm/model/model_directory.hpp"
+#include "fedspallm/prune/methods.hpp"
+
+namespace fedspallm::app {
+
+struct RoundPlan {
+  std::uint32_t round = 1;
+  prune::Settings settings;
+  aggregate::MergeRules rules;
+  std::vector<std::vector<bool>> drawn;        // [client][block]
+  comm::ExchangePlan exchange;                 // empty units when aggregation = "none"
+  std::vector<std::vector<std::size_t>> unit;  // [block][matrix] -> index in exchange.units, or kNoUnit
+  std::vector<std::int64_t> uncovered;         // blocks that nobody drew
+};
+constexpr std::size_t kNoUnit = static_cast<std::size_t>(-1);
+
+/// Rank of each client: its `rank` key, else index mod ranks. @throws ConfigError when a rank does not exist
+[[nodiscard]] std::vector<int> ranks_of_clients(const config::Config& config, int ranks);
+
+/// Dtype of the pruned matrix on the wire, in the run file and in the output.
+[[nodiscard]] DType wire_dtype(const config::Config& config, const model::ModelDirectory& model, std::int64_t block,
+                               std::size_t matrix);
+
+/// Whether updates carry diag(H): only where the score rule will need it.
+[[nodiscard]] bool sends_diagonal(const config::Config& config);
+
+/// @throws ConfigError when blocks stay uncovered and coverage is required, or an N:M group does not divide a matrix
+[[nodiscard]] RoundPlan plan_round(const config::Config& config, const model::ModelDirectory& model,
+                                   const std::vector<int>& rank_of_client, std::uint32_t round);
+
+}  // namespace fedspallm::app

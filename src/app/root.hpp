@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: Apache-2.0
+// Purpose: what rank 0 does with complete merges: finish them, write each block to the run file and the output model, and
+// report. Holds the block in work and nothing of other blocks. Runs on the exchange's merge thread.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <mutex>
+#include <nlohmann/json.hpp>
+#include <vector>
+
+#include "fedspallm/comm/exchange.hpp"
+#include "fedspallm/model/model_directory.hpp"
+#include "fedspallm/store/model_writer.hpp"
+#include "fedspallm/store/run_store.hpp"
+#include "plan.hpp"
+
+namespace fedspallm::app {
+
+/// What is known of a block when it is finished.
+struct BlockSummary {
+  std::uint32_t round = 1;
+  std::int64_t block = 0;
+  std::int64_t weights = 0;
+  std::int64_t dropped = 0;
+  std::int64_t expanded = 0;
+  double error = 0;        // mean over clients of the sum of squared scaled errors
+  int damping_steps = 0;   // largest of any client
+  bool above_target = false;
+  double merge_seconds = 0;
+  double write_seconds = 0;
+};
+
+class RootMerger {
+ public:
+  /// @param on_block  called after each finished block
+  RootMerger(const model::ModelDirectory& model, store::BlockStore& store, store::ModelWriter& writer,
+             std::function<void(const BlockSummary&)> on_block);
+
+  /// Starts a round; `plan` must live until its last unit is complete.
+  void begin_round(const RoundPlan& plan);
+  /// Exchange::OnCompleted.
+  void complete(const comm::CompletedUnit& unit);
+  /// Records as dense the blocks that nobody ever pruned, so that the run file names every block.
+  void record_dense_blocks();
+  /// Exchange::Provider: the newest merged block of earlier rounds, empty when nobody has pruned it. Any thread.
+  [[nodiscard]] std::vector<std::byte> provide(std::uint32_t block) const;
+
+ private:
+  void finish_block();
+
+  const model::ModelDirectory& model_;
+  store::BlockStore& store_;
+  mutable std::mutex store_mutex_;  // complete() and provide() run on different threads
+  store::ModelWriter& writer_;
+  std::function<void(const BlockSummary&)> on_block_;
+  const RoundPlan* plan_ = nullptr;
+  store::BlockRecord record_;
+  BlockSummary summary_;
+};
+
+}  // namespace fedspallm::app
