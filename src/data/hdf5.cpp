@@ -33,10 +33,6 @@ Handle access_properties() {
   return properties;
 }
 
-std::string attribute_path(const std::string& group, const std::string& name) {
-  return fmt::format("attribute '{}' of {}", name, group);
-}
-
 }  // namespace
 
 Handle::Handle(Handle&& other) noexcept : id_(std::exchange(other.id_, -1)), close_(other.close_) {}
@@ -205,17 +201,23 @@ void Group::link_external(const std::string& name, const std::string& target,
 
 // ---------------------------------------------------------------- attributes
 
-bool Group::has_attribute(const std::string& name) const {
-  quiet();
-  return checked(H5Aexists(handle_.get(), name.c_str()), attribute_path(path_, name),
-                 "look up the attribute") > 0;
+std::string Group::attribute_path(const std::string& name, const std::string& of) const {
+  return fmt::format("attribute '{}' of {}", name, of == "." ? path_ : where(of));
 }
 
-Handle Group::open_attribute(const std::string& name, Handle& type) const {
+bool Group::has_attribute(const std::string& name, const std::string& of) const {
   quiet();
-  const std::string object = attribute_path(path_, name);
-  if (!has_attribute(name)) fail(path_, fmt::format("no attribute '{}'", name));
-  Handle attribute(checked(H5Aopen(handle_.get(), name.c_str(), H5P_DEFAULT), object, "open it"), H5Aclose);
+  return checked(H5Aexists_by_name(handle_.get(), of.c_str(), name.c_str(), H5P_DEFAULT),
+                 attribute_path(name, of), "look up the attribute") > 0;
+}
+
+Handle Group::open_attribute(const std::string& name, const std::string& of, Handle& type) const {
+  quiet();
+  const std::string object = attribute_path(name, of);
+  if (!has_attribute(name, of)) fail(object, "is missing");
+  Handle attribute(checked(H5Aopen_by_name(handle_.get(), of.c_str(), name.c_str(), H5P_DEFAULT, H5P_DEFAULT),
+                           object, "open it"),
+                   H5Aclose);
   type = Handle(checked(H5Aget_type(attribute.get()), object, "read its type"), H5Tclose);
   const Handle space(checked(H5Aget_space(attribute.get()), object, "read its shape"), H5Sclose);
   const auto count = checked(H5Sget_simple_extent_npoints(space.get()), object, "read its shape");
@@ -223,10 +225,10 @@ Handle Group::open_attribute(const std::string& name, Handle& type) const {
   return attribute;
 }
 
-std::string Group::read_string(const std::string& name) const {
+std::string Group::read_string(const std::string& name, const std::string& of) const {
   Handle type;
-  const Handle attribute = open_attribute(name, type);
-  const std::string object = attribute_path(path_, name);
+  const Handle attribute = open_attribute(name, of, type);
+  const std::string object = attribute_path(name, of);
   if (H5Tget_class(type.get()) != H5T_STRING)
     fail(object, fmt::format("has type {}, expected string", describe_type(type.get())));
   if (checked(H5Tis_variable_str(type.get()), object, "read its type") > 0) {
@@ -248,10 +250,10 @@ std::string Group::read_string(const std::string& name) const {
   return value;
 }
 
-std::int64_t Group::read_integer(const std::string& name) const {
+std::int64_t Group::read_integer(const std::string& name, const std::string& of) const {
   Handle type;
-  const Handle attribute = open_attribute(name, type);
-  const std::string object = attribute_path(path_, name);
+  const Handle attribute = open_attribute(name, of, type);
+  const std::string object = attribute_path(name, of);
   const std::size_t size = H5Tget_size(type.get());
   if (H5Tget_class(type.get()) != H5T_INTEGER || size > 8)
     fail(object,
@@ -268,10 +270,10 @@ std::int64_t Group::read_integer(const std::string& name) const {
   return value;
 }
 
-double Group::read_double(const std::string& name) const {
+double Group::read_double(const std::string& name, const std::string& of) const {
   Handle type;
-  const Handle attribute = open_attribute(name, type);
-  const std::string object = attribute_path(path_, name);
+  const Handle attribute = open_attribute(name, of, type);
+  const std::string object = attribute_path(name, of);
   if (H5Tget_class(type.get()) != H5T_FLOAT || H5Tget_size(type.get()) > 8)
     fail(object, fmt::format("has type {}, expected float64", describe_type(type.get())));
   double value = 0;
@@ -281,7 +283,7 @@ double Group::read_double(const std::string& name) const {
 
 void Group::write_attribute(const std::string& name, std::int64_t type_in_file, std::int64_t type_in_memory,
                             const void* value) const {
-  const std::string object = attribute_path(path_, name);
+  const std::string object = attribute_path(name, ".");
   const Handle space(checked(H5Screate(H5S_SCALAR), object, "make its shape"), H5Sclose);
   const Handle attribute(
       checked(H5Acreate2(handle_.get(), name.c_str(), type_in_file, space.get(), H5P_DEFAULT, H5P_DEFAULT),
@@ -294,7 +296,7 @@ void Group::write_string(const std::string& name, const std::string& value) cons
   quiet();
   require(value.size() <= kLongestAttribute, "an attribute holds at most 60,000 bytes");
   require(value.find('\0') == std::string::npos, "an attribute's text has no zero byte");
-  const std::string object = attribute_path(path_, name);
+  const std::string object = attribute_path(name, ".");
   const Handle type(checked(H5Tcopy(H5T_C_S1), object, "make a string type"), H5Tclose);
   checked(H5Tset_cset(type.get(), H5T_CSET_UTF8), object, "make a string type");
   checked(H5Tset_size(type.get(), value.size() + 1), object, "make a string type");

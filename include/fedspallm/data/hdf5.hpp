@@ -106,11 +106,12 @@ class Group {
   void link_external(const std::string& name, const std::string& target,
                      const std::string& object = "/") const;
 
-  [[nodiscard]] bool has_attribute(const std::string& name) const;
-  [[nodiscard]] std::string read_string(const std::string& name) const;
+  // Attributes of this group ("."), or of an object in it.
+  [[nodiscard]] bool has_attribute(const std::string& name, const std::string& of = ".") const;
+  [[nodiscard]] std::string read_string(const std::string& name, const std::string& of = ".") const;
   /// Any integer type that fits int64. The value is checked, never clipped.
-  [[nodiscard]] std::int64_t read_integer(const std::string& name) const;
-  [[nodiscard]] double read_double(const std::string& name) const;
+  [[nodiscard]] std::int64_t read_integer(const std::string& name, const std::string& of = ".") const;
+  [[nodiscard]] double read_double(const std::string& name, const std::string& of = ".") const;
   /// @pre no attribute of this name; at most 60,000 bytes (HDF5's limit is 64 KiB: use write_text for more)
   void write_string(const std::string& name, const std::string& value) const;
   void write_integer(const std::string& name, std::int64_t value) const;
@@ -163,7 +164,8 @@ class Group {
   [[noreturn]] void fail(const std::string& object, const std::string& what) const;
   std::int64_t checked(std::int64_t result, const std::string& object, const char* doing) const;
   [[nodiscard]] Handle open_dataset(const std::string& name) const;
-  [[nodiscard]] Handle open_attribute(const std::string& name, Handle& type) const;
+  [[nodiscard]] std::string attribute_path(const std::string& name, const std::string& of) const;
+  [[nodiscard]] Handle open_attribute(const std::string& name, const std::string& of, Handle& type) const;
   void write_attribute(const std::string& name, std::int64_t file_type, std::int64_t memory_type,
                        const void* value) const;
   [[nodiscard]] std::vector<std::int64_t> shape_of(std::int64_t dataset, const std::string& object) const;

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Purpose: token files (HDF5, dataset `tokens`) and the windows that calibration and evaluation take from them.
-// Non-goals: tokenizing (tools/tokenize_text.py), padding, adding special tokens.
+// Purpose: token files (HDF5, dataset `tokens`) and the windows that calibration and evaluation take from
+// them. Non-goals: tokenizing (tools/tokenize_text.py), padding, adding special tokens.
 #pragma once
 
 #include <cstdint>
@@ -15,9 +15,9 @@ namespace fedspallm::data {
 struct TokenFile {
   std::filesystem::path path;
   std::vector<std::int32_t> tokens;
-  std::int64_t vocab_size = 0;    // attribute, 0 = absent
-  std::string tokenizer_sha256;   // attribute, "" = absent
-  std::string source;             // attribute, "" = absent
+  std::int64_t vocab_size = 0;   // attribute, 0 = absent
+  std::string tokenizer_sha256;  // attribute, "" = absent
+  std::string source;            // attribute, "" = absent
 };
 
 /// @param vocab_size  of the model; every id is checked against it.
@@ -35,9 +35,11 @@ struct Windows {
 /// @throws DataError with the counts when there are too few tokens.
 [[nodiscard]] Windows sequential_windows(const TokenFile& file, std::int64_t samples, std::int64_t length);
 /// Starts uniform in [0, T - L], keyed by (seed, client, window).
-[[nodiscard]] Windows random_windows(const TokenFile& file, std::int64_t samples, std::int64_t length, std::uint64_t seed,
-                                     std::uint32_t client);
-/// Several files as one stream, one after the other (for `tokens` given as a list). @pre not empty
+[[nodiscard]] Windows random_windows(const TokenFile& file, std::int64_t samples, std::int64_t length,
+                                     std::uint64_t seed, std::uint32_t client);
+/// Several files as one stream, one after the other (for `tokens` given as a list): path "a.h5+b.h5";
+/// vocab_size and hash are kept where all files agree (so compare the hashes file by file before). @pre not
+/// empty
 [[nodiscard]] TokenFile concatenate(std::vector<TokenFile> files);
 
 }  // namespace fedspallm::data

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Purpose: families of models as data. One description, read from config.json, drives loading, the forward pass and
-// pruning; there is no code per family outside the table in architecture.cpp. What is not implemented is refused, never
-// ignored (rulings.md 20).
+// Purpose: families of models as data. One description, read from config.json, drives loading, the forward
+// pass and pruning; there is no code per family outside the table in architecture.cpp. What is not
+// implemented is refused, never ignored (rulings.md 20).
 #pragma once
 
 #include <array>
@@ -19,6 +19,8 @@ enum class RopeKind { none, standard, linear, llama3 };
 /// Matrices that share an input share a Hessian: they are one input group of a decoder block, in this order.
 enum class InputGroup : std::uint8_t { qkv = 0, attention_output = 1, mlp_in = 2, mlp_out = 3 };
 constexpr int kInputGroups = 4;
+/// Learned positions (OPT): position p has row p + 2 of the table.
+constexpr std::int64_t kPositionOffset = 2;
 
 enum class MatrixRole : std::uint8_t { query, key, value, attention_output, gate, up, down };
 
@@ -26,7 +28,7 @@ enum class MatrixRole : std::uint8_t { query, key, value, attention_output, gate
 struct MatrixShape {
   MatrixRole role;
   InputGroup group;
-  std::string suffix;  // "self_attn.q_proj"; the tensor is block_prefix + index + "." + suffix + ".weight"
+  std::string suffix;     // "self_attn.q_proj"; the tensor is block_prefix + index + "." + suffix + ".weight"
   std::int64_t rows = 0;  // out features
   std::int64_t cols = 0;  // in features
   bool bias = false;
@@ -54,28 +56,33 @@ struct Architecture {
   std::int64_t max_positions = 0;
   NormKind norm = NormKind::rms;
   double norm_epsilon = 1e-6;
-  bool norm_affine_bias = false;  // LayerNorm with bias
+  bool norm_affine = true;        // norms have a weight (OPT's layer_norm_elementwise_affine)
+  bool norm_affine_bias = false;  // ... and a bias (LayerNorm)
   bool norm_before = true;        // false: post-LN (OPT-350m)
   bool final_norm = true;
-  bool head_norms = false;        // Qwen3 q_norm, k_norm
-  bool learned_positions = false; // OPT, rows offset by 2
+  bool head_norms = false;         // Qwen3 q_norm, k_norm
+  bool learned_positions = false;  // OPT, rows offset by 2
   MlpKind mlp = MlpKind::gated_silu;
   Rope rope;
   std::vector<std::int64_t> window;  // per block; 0 = full attention
-  bool tied_head = false;
+  bool tied_head =
+      false;  // config.json's tie_word_embeddings; in a ModelDirectory: the head is the embedding matrix
   std::vector<MatrixShape> matrices;  // of one block, in the order q, k, v, o, (gate, up | fc1), (down | fc2)
 
-  // Tensor names; `prefix` is found from the tensors present (OPT occurs with and without "model.").
-  std::string block_prefix;           // "model.layers."
+  // Tensor names with their usual "model."; a ModelDirectory takes it off where the files lack it (OPT occurs
+  // both ways). Norms are stems: ".weight" and ".bias" follow. Names of what a model does not have are empty.
+  std::string block_prefix;  // "model.layers."
   std::string embedding_name, position_name, head_name, final_norm_name, project_in_name, project_out_name;
   std::string attention_norm_suffix, mlp_norm_suffix, query_norm_suffix, key_norm_suffix;
 };
 
-/// Reads config.json (transformers 4 and 5 spellings). @throws ModelError: file, key, found, expected, known families.
+/// Reads config.json (transformers 4 and 5 spellings). @throws ModelError: file, key, found, expected, known
+/// families.
 [[nodiscard]] Architecture read_architecture(const std::filesystem::path& config_json);
 /// The same from text (the fuzz target's entry).
 [[nodiscard]] Architecture parse_architecture(const std::string& text, const std::string& file_name);
-/// Cosine and sine, positions x head_dim/2 each, row-major, as transformers computes them in fp32.
+/// Cosine and sine, positions x head_dim/2 each, row-major, as transformers computes them in fp32. Empty
+/// without RoPE.
 struct RopeTables {
   std::vector<float> cosine, sine;
 };

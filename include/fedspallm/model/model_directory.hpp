@@ -1,8 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
-// Purpose: a Hugging Face model directory opened for reading: config.json, model.safetensors or the index with its
-// shards. Opening checks that every tensor the architecture needs is there with its shape, that the index and the
-// shards agree, and that nothing is stale or missing. Unknown tensors are allowed (they pass through).
+// Purpose: a Hugging Face model directory opened for reading: config.json, model.safetensors or the index
+// with its shards. Opening checks that every tensor the architecture needs is there with its shape, that the
+// index and the shards agree, and that nothing is stale or missing. Unknown tensors are allowed (they pass
+// through).
 #pragma once
+
+#include "fedspallm/model/architecture.hpp"
+#include "fedspallm/model/safetensors.hpp"
 
 #include <cstdint>
 #include <filesystem>
@@ -11,9 +15,6 @@
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include "fedspallm/model/architecture.hpp"
-#include "fedspallm/model/safetensors.hpp"
 
 namespace fedspallm::model {
 
@@ -51,20 +52,28 @@ class ModelDirectory {
   [[nodiscard]] std::string tokenizer_digest() const;
 
  private:
-  std::filesystem::path path_;
-  Architecture architecture_;
-  std::vector<SafetensorsFile> shards_;
-  bool sharded_ = false;
   struct Location {
     std::string name;
     std::size_t shard;
     std::size_t entry;
   };
+  void open_single_file();
+  void open_shards();
+  /// With or without "model.", own or tied head.
+  void settle_names();
+  void check_tensors() const;
+  [[nodiscard]] const Location* find(std::string_view name) const;
+  [[noreturn]] void fail_missing(std::string_view name) const;
+
+  std::filesystem::path path_;
+  Architecture architecture_;
+  std::vector<SafetensorsFile> shards_;
+  bool sharded_ = false;
   std::vector<Location> locations_;  // sorted by name
 };
 
-/// Looks up token embeddings on the host: out (tokens.size() x embedding_size), widened; position embeddings are
-/// added for families with learned positions by DecoderModel. @pre 0 <= token < vocab_size
+/// Looks up token embeddings on the host: out (tokens.size() x embedding_size), widened; position embeddings
+/// are added for families with learned positions by DecoderModel. @pre 0 <= token < vocab_size
 void embed_tokens(const ModelDirectory& model, std::span<const std::int32_t> tokens, std::span<float> out);
 
 }  // namespace fedspallm::model

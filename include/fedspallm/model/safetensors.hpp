@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Purpose: read-only, memory-mapped safetensors files; every header field, offset and length is checked before use.
-// Alignment of data is never assumed. Non-goals: writing (store/model_writer), dtypes of pruned tensors beyond f32, f16,
-// bf16 (others are listed by name and size and passed through as bytes).
+// Purpose: read-only, memory-mapped safetensors files; every header field, offset and length is checked
+// before use. Alignment of data is never assumed. Non-goals: writing (store/model_writer), dtypes of pruned
+// tensors beyond f32, f16, bf16 (others are listed by name and size and passed through as bytes).
 #pragma once
+
+#include "fedspallm/base/dtype.hpp"
 
 #include <cstddef>
 #include <cstdint>
@@ -13,11 +15,10 @@
 #include <string_view>
 #include <vector>
 
-#include "fedspallm/base/dtype.hpp"
-
 namespace fedspallm::model {
 
-/// A private read-only mapping of a whole file. Move-only. @throws ModelError naming the file.
+/// A private read-only mapping of a whole file, which must not shrink meanwhile (reading past its end is
+/// SIGBUS). Move-only. @throws ModelError naming the file.
 class MappedFile {
  public:
   explicit MappedFile(const std::filesystem::path& path);
@@ -36,10 +37,10 @@ class MappedFile {
 
 struct TensorEntry {
   std::string name;
-  std::string dtype_name;       // as in the header, "F32", "BF16", ...
-  std::optional<DType> dtype;   // set for F32, F16, BF16
+  std::string dtype_name;      // as in the header, "F32", "BF16", ...
+  std::optional<DType> dtype;  // set for F32, F16, BF16
   std::vector<std::int64_t> shape;
-  std::int64_t begin = 0;       // offset of the data in the file
+  std::int64_t begin = 0;  // offset of the data in the file
   std::int64_t end = 0;
 };
 
@@ -59,13 +60,15 @@ class SafetensorsFile {
  private:
   std::filesystem::path path_;
   MappedFile file_;
-  std::int64_t header_bytes_ = 0;
+  std::int64_t header_bytes_ = 0;  // before tensors_, whose parser sets it
   std::vector<TensorEntry> tensors_;
+  std::vector<std::size_t> by_name_;  // indices into tensors_
 };
 
 /// Parses and checks a header alone (the fuzz target's entry). `bytes` = the whole file.
 /// @param[out] header_bytes  8 + header length
-[[nodiscard]] std::vector<TensorEntry> parse_safetensors(std::span<const std::byte> bytes, const std::string& file_name,
+[[nodiscard]] std::vector<TensorEntry> parse_safetensors(std::span<const std::byte> bytes,
+                                                         const std::string& file_name,
                                                          std::int64_t& header_bytes);
 
 }  // namespace fedspallm::model
