@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+// inspect, export, unpack: what needs files only.
+#include <cstdio>
+
+#include "commands.hpp"
+#include "fedspallm/store/inspect.hpp"
+
+namespace fedspallm::app {
+
+ExitStatus run_inspect(const InspectOptions& options) {
+  const store::Inspection inspection = store::inspect(options.path);
+  std::fputs((options.json ? store::to_json(inspection) + "\n" : store::to_text(inspection)).c_str(), stdout);
+  if (options.json)
+    for (const std::string& problem : inspection.problems) std::fprintf(stderr, "fedspallm: %s\n", problem.c_str());
+  return inspection.problems.empty() ? ExitStatus::done : ExitStatus::check_failed;
+}
+
+ExitStatus run_export(const ExportOptions& options) {
+  store::ExportFormat format = store::ExportFormat::huggingface;
+  if (options.format == "bitmask")
+    format = store::ExportFormat::bitmask;
+  else
+    check<ConfigError>(options.format == "huggingface",
+                       fmt::format("--format: found '{}', expected huggingface or bitmask", options.format));
+  store::export_run(options.run_dir, options.out, format, options.client, options.model);
+  return ExitStatus::done;
+}
+
+ExitStatus run_unpack(const UnpackOptions& options) {
+  store::unpack_bitmask(options.file, options.model, options.out);
+  return ExitStatus::done;
+}
+
+}  // namespace fedspallm::app

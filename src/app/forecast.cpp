@@ -1,0 +1,154 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "forecast.hpp"
+
+#include <algorithm>
+
+#include "fedspallm/base/error.hpp"
+
+namespace fedspallm::app {
+
+namespace {
+
+constexpr std::int64_t kProcessBytes = std::int64_t{90} << 20;  // libraries, MPI, BLAS buffers; measured on an empty run
+constexpr std::int64_t kTokensPerBatch = 2048;                  // as prune::Workspace
+constexpr std::int64_t kEvaluationBudget = std::int64_t{512} << 20;  // as report::window_nll
+
+struct Sizes {
+  std::int64_t block_weights = 0, largest_matrix = 0, packed_block = 0, attended = 0, kv = 0;
+};
+
+Sizes sizes_of(const config::Config& config, const model::ModelDirectory& model) {
+  const model::Architecture& architecture = model.architecture();
+  Sizes sizes;
+  sizes.attended = architecture.heads * architecture.head_dim;
+  sizes.kv = architecture.kv_heads * architecture.head_dim;
+  for (std::size_t matrix = 0; matrix < architecture.matrices.size(); ++matrix) {
+    const std::int64_t size = architecture.matrices[matrix].rows * architecture.matrices[matrix].cols;
+    sizes.block_weights += size;
+    sizes.largest_matrix = std::max(sizes.largest_matrix, size);
+    const auto kept = static_cast<std::int64_t>(static_cast<double>(size) * (1 - config.prune.sparsity)) + 1;
+    sizes.packed_block += wire::encoded_bytes(architecture.matrices[matrix].rows, architecture.matrices[matrix].cols, kept,
+                                              wire_dtype(config, model, 0, matrix), false);
+  }
+  return sizes;
+}
+
+std::int64_t hessian_bytes(const config::Config& config, const model::Architecture& architecture, std::int64_t attended) {
+  if (config.prune.method != config::Method::sparsegpt && config.prune.method != config::Method::wanda) return 0;
+  const auto square = [](std::int64_t n) { return n * n * 4; };
+  const std::int64_t largest = std::max({architecture.hidden_size, attended, architecture.intermediate_size});
+  const std::int64_t factor = config.prune.method == config::Method::sparsegpt ? 2 * square(largest) : 0;  // U, workspace
+  if (config.prune.order == config::Order::staged) return square(largest) + factor;
+  return 2 * square(architecture.hidden_size) + square(attended) + square(architecture.intermediate_size) + factor;
+}
+
+RankForecast forecast_rank(const config::Config& config, const model::ModelDirectory& model, const Sizes& sizes, int rank,
+                           const std::vector<int>& rank_of_client, std::int64_t evaluation_tokens) {
+  const model::Architecture& architecture = model.architecture();
+  const std::int64_t length = config.calibration.sequence_length;
+  const std::int64_t batch = std::max<std::int64_t>(1, kTokensPerBatch / length) * length;
+  RankForecast result{.rank = rank};
+  std::int64_t most_tokens = 0;
+  for (std::size_t client = 0; client < config.clients.size(); ++client) {
+    if (rank_of_client[client] != rank) continue;
+    const std::int64_t tokens = config.clients[client].samples.value_or(config.calibration.samples) * length;
+    ++result.clients;
+    most_tokens = std::max(most_tokens, tokens);
+    result.hidden_bytes += tokens * architecture.hidden_size * 4;
+  }
+  if (result.clients > 0) {
+    result.weights_bytes = sizes.block_weights * 4 + sizes.largest_matrix * 2;
+    const std::int64_t stage = config.prune.order == config::Order::staged ? most_tokens : batch;
+    result.activation_bytes = stage * std::max(sizes.attended, architecture.intermediate_size) * 4 +
+                              batch * (2 * architecture.hidden_size + 2 * sizes.attended + 2 * sizes.kv +
+                                       2 * architecture.intermediate_size) * 4 +
+                              sizes.largest_matrix / architecture.hidden_size * config.prune.block_size * 8;
+    result.hessian_bytes = hessian_bytes(config, architecture, sizes.attended);
+    result.transfer_bytes = 2 * result.clients * sizes.packed_block;
+  }
+  if (rank == 0 && config.federation.aggregation != config::Aggregation::none)
+    result.transfer_bytes += 2 * sizes.block_weights * 12 + sizes.block_weights * 6;
+  if (!config.evaluations.empty()) {
+    const std::int64_t ranks = 1 + *std::max_element(rank_of_client.begin(), rank_of_client.end());
+    const bool own = config.report.standalone || config.federation.aggregation == config::Aggregation::none;
+    const std::int64_t tokens = own ? evaluation_tokens : (evaluation_tokens + ranks - 1) / ranks;
+    result.evaluation_bytes = std::min(kEvaluationBudget, tokens * architecture.hidden_size * 4) +
+                              architecture.vocab_size * architecture.hidden_size * 4 + architecture.vocab_size * 256 * 4 +
+                              sizes.block_weights * 4 +
+                              batch * (3 * architecture.hidden_size + 2 * sizes.attended + 2 * sizes.kv +
+                                       2 * architecture.intermediate_size) * 4;
+  }
+  return result;
+}
+
+std::string megabytes(std::int64_t bytes) { return fmt::format("{:.1f}", static_cast<double>(bytes) / 1e6); }
+
+}  // namespace
+
+std::int64_t RankForecast::peak_bytes() const {
+  const std::int64_t pruning = weights_bytes + hidden_bytes + activation_bytes + hessian_bytes + transfer_bytes;
+  return kProcessBytes + std::max(pruning, evaluation_bytes + hidden_bytes);
+}
+
+Forecast forecast(const config::Config& config, const model::ModelDirectory& model, int ranks,
+                  std::int64_t evaluation_tokens) {
+  const Sizes sizes = sizes_of(config, model);
+  const std::vector<int> rank_of_client = ranks_of_clients(config, ranks);
+  Forecast result;
+  for (int rank = 0; rank < ranks; ++rank)
+    result.ranks.push_back(forecast_rank(config, model, sizes, rank, rank_of_client, evaluation_tokens));
+  const auto blocks = model.architecture().blocks;
+  std::int64_t client_blocks = 0;
+  for (int round = 1; round <= config.federation.rounds; ++round) {
+    const RoundPlan plan = plan_round(config, model, rank_of_client, static_cast<std::uint32_t>(round));
+    for (const auto& drawn : plan.drawn) client_blocks += std::count(drawn.begin(), drawn.end(), true);
+    if (plan.exchange.units.empty()) continue;
+    const comm::TransportChoice choice = comm::choose_transport(plan.exchange, ranks);
+    comm::Transport transport = choice.transport;
+    if (config.federation.transport == config::TransportKind::gather) transport = comm::Transport::gather;
+    if (config.federation.transport == config::TransportKind::reduce) transport = comm::Transport::reduce;
+    result.transport = transport == comm::Transport::reduce ? "reduce" : "gather";
+    for (int rank = 0; rank < ranks; ++rank)
+      result.ranks[static_cast<std::size_t>(rank)].wire_bytes += comm::forecast_bytes(plan.exchange, transport, rank, ranks);
+  }
+  if (config.federation.aggregation != config::Aggregation::none) {
+    for (const auto& shard : model.shards()) result.model_disk_bytes += shard.file_bytes();
+    const std::int64_t votes = config.clients.size() < 256 ? 1 : 2;
+    result.run_disk_bytes = config.federation.rounds * blocks * (sizes.packed_block + votes * sizes.block_weights);
+  }
+  if (config.run.keep_clients) result.client_disk_bytes = client_blocks * sizes.packed_block;
+  return result;
+}
+
+std::string to_text(const Forecast& forecast) {
+  std::string text = fmt::format("{:>5} {:>7} {:>11} {:>11} {:>11} {:>11} {:>11} {:>11} {:>11} {:>11}\n", "rank", "clients",
+                                 "weights", "hidden", "activations", "hessian", "transfer", "evaluation", "peak MB", "wire MB");
+  for (const RankForecast& rank : forecast.ranks)
+    text += fmt::format("{:>5} {:>7} {:>11} {:>11} {:>11} {:>11} {:>11} {:>11} {:>11} {:>11}\n", rank.rank, rank.clients,
+                        megabytes(rank.weights_bytes), megabytes(rank.hidden_bytes), megabytes(rank.activation_bytes),
+                        megabytes(rank.hessian_bytes), megabytes(rank.transfer_bytes), megabytes(rank.evaluation_bytes),
+                        megabytes(rank.peak_bytes()), megabytes(rank.wire_bytes));
+  text += fmt::format("disk MB: model {}, run file {}, clients {}, together {}; transport {}\n",
+                      megabytes(forecast.model_disk_bytes), megabytes(forecast.run_disk_bytes),
+                      megabytes(forecast.client_disk_bytes), megabytes(forecast.disk_bytes()),
+                      forecast.transport.empty() ? "none" : forecast.transport);
+  return text;
+}
+
+void check_fits(const Forecast& forecast, std::int64_t memory_available, int ranks_on_host, std::int64_t disk_available) {
+  std::vector<std::int64_t> peaks;
+  for (const RankForecast& rank : forecast.ranks) peaks.push_back(rank.peak_bytes());
+  std::sort(peaks.rbegin(), peaks.rend());
+  std::int64_t need = 0;  // the worst set of ranks that can share a host
+  for (std::size_t i = 0; i < peaks.size() && i < static_cast<std::size_t>(ranks_on_host); ++i) need += peaks[i];
+  check<ResourceError>(need <= memory_available,
+                       fmt::format("memory: {} ranks on a host need about {} MB, found {} MB available; use fewer clients or "
+                                   "ranks per host, fewer samples, or shorter sequences (see --dry-run)",
+                                   ranks_on_host, megabytes(need), megabytes(memory_available)));
+  check<ResourceError>(forecast.disk_bytes() <= disk_available,
+                       fmt::format("disk: the run directory needs about {} MB, found {} MB free; choose another run.dir or set "
+                                   "run.keep_clients = false",
+                                   megabytes(forecast.disk_bytes()), megabytes(disk_available)));
+}
+
+}  // namespace fedspallm::app

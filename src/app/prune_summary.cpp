@@ -1,0 +1,103 @@
+// SPDX-License-Identifier: Apache-2.0
+// The end of a run: statistics of all ranks, summary.json and the table that people read.
+#include <cstdio>
+
+#include "fedspallm/base/error.hpp"
+#include "fedspallm/report/system.hpp"
+#include "fedspallm/report/table.hpp"
+#include "prune_run.hpp"
+
+namespace fedspallm::app {
+
+void PruneRun::collect_events() {
+  const prune::PhaseSeconds& phases = clients_->seconds();
+  const nlohmann::json mine = {{"events", clients_->events()},
+                               {"peak_rss_bytes", report::peak_rss_bytes()},
+                               {"seconds",
+                                {{"forward", phases.forward},
+                                 {"hessian", phases.hessian},
+                                 {"factorize", phases.factorize},
+                                 {"prune", phases.prune},
+                                 {"pack", phases.pack},
+                                 {"waiting", seconds_["waiting"]},
+                                 {"merging", seconds_["merging"]}}}};
+  int rank = 0;
+  for (const std::string& text : communicator_.gather(mine.dump())) {
+    const auto theirs = nlohmann::json::parse(text);
+    for (const auto& fields : theirs["events"]) {
+      nlohmann::json event = fields;
+      const std::string name = event["event"];
+      event.erase("event");
+      event["rank"] = rank;
+      metrics_->write({name, event});
+    }
+    peak_rss_.push_back(theirs["peak_rss_bytes"]);
+    rank_times_.push_back(theirs["seconds"]);
+    ++rank;
+  }
+}
+
+nlohmann::json PruneRun::summary() const {
+  nlohmann::json result = {{"format_version", 1}};
+  for (const auto& [name, value] : facts_) result[name == "version" ? "version" : "run_" + name] = value;
+  for (std::size_t set = 0; set < inputs_.evaluations.size(); ++set) {
+    nlohmann::json& entry = result["perplexity"][inputs_.evaluations[set].name];
+    if (set < dense_.size()) entry["dense"] = dense_[set].perplexity;
+    if (set < merged_.size()) entry["merged"] = merged_[set].perplexity;
+    for (const auto& [client, values] : standalone_) entry["standalone"][client] = values[set].perplexity;
+  }
+  const double weights = static_cast<double>(std::max<std::int64_t>(1, inputs_.model->prunable_weights()));
+  result["sparsity"] = merges() ? static_cast<double>(dropped_) / weights : config_.prune.sparsity;
+  result["sparsity_scope"] = "linear weights inside decoder blocks";
+  result["seconds"] = seconds_;
+  result["seconds"]["total"] = now();
+  result["rank_seconds"] = rank_times_;
+  result["transport"] = transport_;
+  result["bytes_on_wire"] = bytes_on_wire_;
+  result["peak_rss_bytes"] = peak_rss_;
+  result["peak_merge_bytes"] = peak_merge_bytes_;
+  for (const auto& client : config_.clients) result["clients"].push_back(client.name);
+  result["warnings"] = inputs_.warnings;
+  return result;
+}
+
+void PruneRun::print_table(const nlohmann::json& summary) const {
+  report::ResultTable table;
+  for (const auto& set : inputs_.evaluations) table.sets.push_back(set.name);
+  const auto row = [&](const std::string& label, const std::vector<report::Perplexity>& values) {
+    if (values.empty()) return;
+    std::vector<double> perplexities;
+    for (const auto& value : values) perplexities.push_back(value.perplexity);
+    table.rows.push_back({label, perplexities});
+  };
+  row("dense", dense_);
+  for (const auto& client : config_.clients)
+    if (const auto found = standalone_.find(client.name); found != standalone_.end()) row("stand-alone " + client.name, found->second);
+  row(config_.federation.aggregation == config::Aggregation::mean ? "federated (mean)" : "federated", merged_);
+  table.sparsity = summary["sparsity"];
+  table.bytes_on_wire = bytes_on_wire_;
+  table.transport = transport_;
+  table.seconds = summary["seconds"]["total"];
+  table.pruning_seconds = seconds_.at("pruning");
+  table.peak_rss_bytes = peak_rss_;
+  std::fputs(report::to_text(table).c_str(), stdout);
+  std::fputs(fmt::format("{}\nA pruned model is as large and as fast as before: its zeros are stored. Sparse kernels or "
+                         "`fedspallm export --format bitmask` make use of them.\n",
+                         (merges() ? paths_.model() : paths_.clients()).string())
+                 .c_str(),
+             stdout);
+  std::fflush(stdout);
+}
+
+void PruneRun::write_summary() {
+  collect_events();
+  communicator_.together([&] {
+    if (!root()) return;
+    const nlohmann::json result = summary();
+    store::write_file_atomically(paths_.summary(), result.dump(1) + "\n");
+    metrics_->write({"run_finished", {{"seconds", now()}}});
+    print_table(result);
+  });
+}
+
+}  // namespace fedspallm::app

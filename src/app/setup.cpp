@@ -1,0 +1,96 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "setup.hpp"
+
+#include <hdf5.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include <array>
+#include <map>
+
+#include "commands.hpp"
+#include "fedspallm/base/error.hpp"
+#include "fedspallm/report/system.hpp"
+#include "version.hpp"
+
+namespace fedspallm::app {
+
+namespace {
+
+/// The cores this process may run on, as a string that is equal for equal sets.
+std::string affinity_text() {
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  if (sched_getaffinity(0, sizeof set, &set) != 0) return "unknown";
+  std::string text;
+  for (std::size_t core = 0; core < CPU_SETSIZE; ++core)
+    if (CPU_ISSET(core, &set)) text += fmt::format("{},", core);
+  return text;
+}
+
+std::string hdf5_version() {
+  unsigned major = 0, minor = 0, release = 0;
+  if (H5get_libversion(&major, &minor, &release) < 0) return "unknown";
+  return fmt::format("{}.{}.{}", major, minor, release);
+}
+
+}  // namespace
+
+int threads_of_rank(comm::Communicator& communicator, int wanted) {
+  const std::string mine = communicator.host() + ":" + affinity_text();
+  std::map<std::string, int> sharing;
+  std::string table;
+  for (const std::string& place : communicator.gather(mine)) {
+    ++sharing[place];
+    table += place + "\n";
+  }
+  table = communicator.broadcast(std::move(table));
+  int same = 0;
+  for (std::size_t begin = 0, end; begin < table.size(); begin = end + 1) {
+    end = table.find('\n', begin);
+    same += table.compare(begin, end - begin, mine) == 0 ? 1 : 0;
+  }
+  return wanted > 0 ? wanted : report::threads_for_rank(report::affinity_cores(), same);
+}
+
+config::BackendKind backend_kind(const std::string& word) {
+  const std::array<std::pair<const char*, config::BackendKind>, 4> known = {{{"auto", config::BackendKind::automatic},
+                                                                             {"cpu", config::BackendKind::cpu},
+                                                                             {"cuda", config::BackendKind::cuda},
+                                                                             {"reference", config::BackendKind::reference}}};
+  for (const auto& [name, kind] : known)
+    if (word == name) return kind;
+  throw ConfigError(fmt::format("--backend: found '{}', expected auto, cpu, cuda or reference", word));
+}
+
+std::unique_ptr<backend::Backend> make_backend(config::BackendKind kind, int threads) {
+  switch (kind) {
+    case config::BackendKind::automatic:
+    case config::BackendKind::cpu: return backend::make_cpu_backend(threads);
+    case config::BackendKind::cuda: return backend::make_cuda_backend(0);
+    case config::BackendKind::reference: return backend::make_reference_backend();
+  }
+  throw LogicError("make_backend: unknown kind");
+}
+
+std::string version_text() {
+  return fmt::format("fedspallm {} (git {}), {}, HDF5 {}, CUDA {}", kVersion, kGitRevision,
+                     comm::MpiSession::library_version(), hdf5_version(), kCuda ? "on" : "off");
+}
+
+std::vector<std::pair<std::string, std::string>> facts(comm::Communicator& communicator, const backend::Backend& backend,
+                                                       int threads) {
+  return {{"version", kVersion},
+          {"git", kGitRevision},
+          {"mpi", comm::MpiSession::library_version()},
+          {"hdf5", hdf5_version()},
+          {"backend", backend.name()},
+          {"kernel_set", backend.kernel_set()},
+          {"cpu", report::cpu_model()},
+          {"host", communicator.host()},
+          {"ranks", std::to_string(communicator.size())},
+          {"threads", std::to_string(threads)},
+          {"started", report::iso_date()}};
+}
+
+}  // namespace fedspallm::app

@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+// Purpose: the backend of this rank and the facts about the run that end in its provenance.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "fedspallm/backend/backend.hpp"
+#include "fedspallm/comm/communicator.hpp"
+#include "fedspallm/config/config.hpp"
+
+namespace fedspallm::app {
+
+/// Collective. Threads of this rank: `wanted`, or the cores given to it shared with the ranks of this host that have the
+/// same cores (binding is left to the launcher).
+[[nodiscard]] int threads_of_rank(comm::Communicator& communicator, int wanted);
+
+/// @throws NotCompiled when CUDA is asked for and this build has none
+[[nodiscard]] std::unique_ptr<backend::Backend> make_backend(config::BackendKind kind, int threads);
+/// @throws ConfigError naming the allowed words
+[[nodiscard]] config::BackendKind backend_kind(const std::string& word);
+
+/// version, git, mpi, hdf5, backend, kernel set, host, ranks, threads, start time.
+[[nodiscard]] std::vector<std::pair<std::string, std::string>> facts(comm::Communicator& communicator,
+                                                                     const backend::Backend& backend, int threads);
+
+}  // namespace fedspallm::app

@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "forecast.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "app_support.hpp"
+#include "fedspallm/base/error.hpp"
+
+namespace fedspallm::app {
+namespace {
+
+const char* const kModel = "fixtures/llama-gqa-tied";
+
+TEST(Forecast, wire_bytes_are_those_of_the_remote_clients_updates) {
+  config::Config config = config_for(kModel, 3);
+  config.federation.transport = config::TransportKind::gather;
+  const model::ModelDirectory model(config.model.path);
+  const Forecast alone = forecast(config, model, 1, 0);
+  EXPECT_EQ(alone.ranks.at(0).wire_bytes, 0);
+  const Forecast two = forecast(config, model, 2, 0);  // client 1 is on rank 1
+  std::int64_t payload = 0;
+  const RoundPlan plan = plan_round(config, model, {0, 1, 0}, 1);
+  for (const auto& unit : plan.exchange.units)
+    payload += wire::encoded_bytes(unit.rows, unit.cols, unit.expected_kept, unit.dtype, unit.with_diagonal);
+  EXPECT_GE(two.ranks.at(1).wire_bytes, payload);
+  EXPECT_LE(static_cast<double>(two.ranks.at(1).wire_bytes), 1.05 * static_cast<double>(payload) + 14 * 256);
+}
+
+TEST(Forecast, root_merge_memory_does_not_depend_on_the_number_of_remote_clients) {
+  const auto transfer = [](int clients) {
+    config::Config config = config_for(kModel, clients);
+    for (auto& client : config.clients) client.rank = 1;
+    const model::ModelDirectory model(config.model.path);
+    return forecast(config, model, 2, 0).ranks.at(0).transfer_bytes;
+  };
+  EXPECT_EQ(transfer(4), transfer(64));
+}
+
+TEST(Forecast, refuses_what_does_not_fit_with_both_numbers) {
+  const config::Config config = config_for(kModel, 2);
+  const model::ModelDirectory model(config.model.path);
+  const Forecast expected = forecast(config, model, 2, 1000);
+  const std::int64_t need = expected.ranks[0].peak_bytes() + expected.ranks[1].peak_bytes();
+  EXPECT_NO_THROW(check_fits(expected, need, 2, expected.disk_bytes()));
+  EXPECT_THROW(check_fits(expected, need - 1, 2, expected.disk_bytes()), ResourceError);
+  EXPECT_NO_THROW(check_fits(expected, need - 1, 1, expected.disk_bytes()));  // one rank a host
+  EXPECT_THROW(check_fits(expected, need, 2, expected.disk_bytes() - 1), ResourceError);
+}
+
+TEST(Forecast, text_has_a_line_per_rank) {
+  const config::Config config = config_for(kModel, 2);
+  const model::ModelDirectory model(config.model.path);
+  const std::string text = to_text(forecast(config, model, 3, 0));
+  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 1 + 3 + 1);
+}
+
+}  // namespace
+}  // namespace fedspallm::app
