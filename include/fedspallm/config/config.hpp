@@ -1,13 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Purpose: the configuration as one validated struct (design.md section 5). Parsing checks every key, type and
-// range, names file, line and nearest key on error, and resolves relative paths against the config's folder.
-// Non-goal: whether the files exist and fit together; that is checked where they are opened.
+// Purpose: the configuration as one validated struct (design.md section 5). Parsing checks every key, type
+// and range, names file, line and nearest key on error, and resolves relative paths against the config's
+// folder. Non-goal: whether the files exist and fit together; that is checked where they are opened.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
 #include <optional>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace fedspallm::config {
@@ -29,11 +30,13 @@ struct Pattern {
   int keep = 0;   // N; 0 = unstructured
   int group = 0;  // M; 0 = unstructured
   [[nodiscard]] bool structured() const { return group > 0; }
+  [[nodiscard]] bool operator==(const Pattern&) const = default;
 };
 
 struct Model {
   std::filesystem::path path;
   ModelDType dtype = ModelDType::stored;
+  [[nodiscard]] bool operator==(const Model&) const = default;
 };
 struct Run {
   std::filesystem::path dir;
@@ -41,6 +44,7 @@ struct Run {
   BackendKind backend = BackendKind::automatic;
   int threads = 0;            // 0 = cores given to this rank
   bool keep_clients = false;  // clients/NAME.h5
+  [[nodiscard]] bool operator==(const Run&) const = default;
 };
 struct Prune {
   Method method = Method::sparsegpt;
@@ -50,11 +54,13 @@ struct Prune {
   double damping = 0.01;
   Order order = Order::staged;
   Count count = Count::exact;
+  [[nodiscard]] bool operator==(const Prune&) const = default;
 };
 struct Calibration {
   std::int64_t samples = 16;
   std::int64_t sequence_length = 512;
   Sampling sampling = Sampling::random;
+  [[nodiscard]] bool operator==(const Calibration&) const = default;
 };
 struct Federation {
   int rounds = 1;
@@ -65,9 +71,11 @@ struct Federation {
   LayerSampling layer_sampling = LayerSampling::none;
   Coverage coverage = Coverage::required;
   std::int64_t chunk_bytes = 1 << 20;  // of the reduce transport: 64 KiB .. 1 GiB
+  [[nodiscard]] bool operator==(const Federation&) const = default;
 };
 struct Report {
   bool standalone = false;
+  [[nodiscard]] bool operator==(const Report&) const = default;
 };
 struct Client {
   std::string name;
@@ -75,12 +83,14 @@ struct Client {
   double resources = 1.0;
   std::optional<std::int64_t> samples;  // else calibration.samples
   std::optional<int> rank;              // else index mod ranks
+  [[nodiscard]] bool operator==(const Client&) const = default;
 };
 struct Evaluation {
   std::string name;
   std::filesystem::path tokens;
   std::optional<std::int64_t> samples;  // else all whole windows
   std::int64_t sequence_length = 512;
+  [[nodiscard]] bool operator==(const Evaluation&) const = default;
 };
 
 struct Config {
@@ -93,19 +103,47 @@ struct Config {
   Report report;
   std::vector<Client> clients;
   std::vector<Evaluation> evaluations;
+  [[nodiscard]] bool operator==(const Config&) const = default;
 };
 
-/// Reads and validates a file, then applies `key=value` settings (TOML values; dotted keys; a bare word is taken
-/// as a string; client.NAME.key and evaluation.NAME.key address list entries).
-/// @throws ConfigError: "FILE:LINE: KEY: found X, expected Y" with the nearest known key where a key is unknown.
+/// Reads and validates a file, then applies `key=value` settings (TOML values; dotted keys; a bare word is
+/// taken as a string; client.NAME.key and evaluation.NAME.key address list entries by the name they have in
+/// the file). A setting replaces the file's value before that is checked, and the last of equal settings
+/// counts.
+/// @throws ConfigError with one line for each problem of the file and the settings, in the order of the file:
+///   "FILE:LINE: KEY: found X, expected Y", "FILE:LINE: unknown key 'KEY'; did you mean 'KEY'?"; a problem of
+///   a setting starts with "--set key=value" instead of FILE:LINE, a TOML syntax error with FILE:LINE:COLUMN.
 [[nodiscard]] Config load(const std::filesystem::path& file, const std::vector<std::string>& settings = {});
 /// The same from text; `file` is used for messages and relative paths.
 [[nodiscard]] Config parse(const std::string& text, const std::filesystem::path& file,
                            const std::vector<std::string>& settings = {});
-/// Every key with its value, as TOML that parse() reads back to an equal Config (paths absolute).
+/// Every key with its value, as TOML that parse() reads back to an equal Config (paths absolute, `file`
+/// apart).
 [[nodiscard]] std::string to_toml(const Config& config);
 
-/// Sparsity asked of round r = 1..R: s (1 - (1 - r/R)^3) (rulings.md 9).
+/// What a person may want to know about a valid configuration: settings without effect, results that nobody
+/// asked for. For the log; never a reason to stop.
+[[nodiscard]] std::vector<std::string> remarks(const Config& config);
+
+/// The full name of every key: "model.path", ..., "client.NAME.tokens", "evaluation.NAME.samples".
+[[nodiscard]] std::vector<std::string> known_keys();
+
+/// Sparsity asked of round r = 1..R: s (1 - (1 - r/R)^3) (rulings.md 9). @pre 1 <= round <= federation.rounds
 [[nodiscard]] double sparsity_of_round(const Config& config, int round);
+
+/// A value as the file spells it. @throws LogicError for a number that is no enumerator
+[[nodiscard]] std::string_view name_of(BackendKind value);
+[[nodiscard]] std::string_view name_of(Method value);
+[[nodiscard]] std::string_view name_of(Order value);
+[[nodiscard]] std::string_view name_of(Count value);
+[[nodiscard]] std::string_view name_of(Sampling value);
+[[nodiscard]] std::string_view name_of(Aggregation value);
+[[nodiscard]] std::string_view name_of(Tie value);
+[[nodiscard]] std::string_view name_of(TransportKind value);
+[[nodiscard]] std::string_view name_of(LayerSampling value);
+[[nodiscard]] std::string_view name_of(Coverage value);
+[[nodiscard]] std::string_view name_of(ModelDType value);
+/// "unstructured" or "N:M".
+[[nodiscard]] std::string name_of(const Pattern& pattern);
 
 }  // namespace fedspallm::config

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "suggest.hpp"
+
+#include "fedspallm/base/error.hpp"
+#include "fedspallm/config/config.hpp"
+
+#include <fmt/ranges.h>
+
+#include "document.hpp"
+
+namespace fedspallm::config {
+
+namespace {
+
+/// "client.NAME.tokens" -> ("client", "tokens")
+struct FullName {
+  std::string section;
+  std::string key;
+  std::string text;
+};
+
+std::vector<FullName> full_names() {
+  std::vector<FullName> result;
+  for (const std::string& text : known_keys())
+    result.push_back({text.substr(0, text.find('.')), text.substr(text.rfind('.') + 1), text});
+  return result;
+}
+
+}  // namespace
+
+std::string did_you_mean(const std::string& word, const std::vector<std::string>& known) {
+  const std::string nearest = nearest_name(word, known.data(), known.size());
+  return nearest.empty() ? "" : fmt::format("; did you mean '{}'?", nearest);
+}
+
+std::string unknown_key(const std::string& section, const std::string& title, const std::string& key) {
+  const std::string shown = title.empty() ? key : title + "." + key;
+  const std::string begin = fmt::format("unknown key '{}'", shown);
+  std::vector<std::string> own;
+  std::vector<std::string> everywhere;
+  for (const FullName& name : full_names()) {
+    if (name.key == key) return fmt::format("{}; did you mean '{}'?", begin, name.text);
+    if (name.section == section) own.push_back(name.key);
+    everywhere.push_back(name.key);
+  }
+  if (const std::string nearest = nearest_name(key, own.data(), own.size()); !nearest.empty())
+    return fmt::format("{}; did you mean '{}.{}'?", begin, title, nearest);
+  if (!own.empty()) return fmt::format("{}; '{}' has {}", begin, section, fmt::join(own, ", "));
+  if (const std::string nearest = nearest_name(key, everywhere.data(), everywhere.size()); !nearest.empty())
+    for (const FullName& name : full_names())
+      if (name.key == nearest) return fmt::format("{}; did you mean '{}'?", begin, name.text);
+  return fmt::format("{}; every key belongs to a table: {}", begin, fmt::join(section_names(), ", "));
+}
+
+std::string unknown_table(const std::string& name) {
+  const std::string hint = did_you_mean(name, section_names());
+  if (!hint.empty()) return fmt::format("unknown table '{}'{}", name, hint);
+  return fmt::format("unknown table '{}'; the tables are {}", name, fmt::join(section_names(), ", "));
+}
+
+}  // namespace fedspallm::config
