@@ -1,0 +1,138 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "manifest.hpp"
+
+#include "fedspallm/base/error.hpp"
+#include "fedspallm/base/hash.hpp"
+#include "fedspallm/store/run_store.hpp"
+
+#include <nlohmann/json.hpp>
+
+#include "checksum_hex.hpp"
+#include "file_io.hpp"
+#include <algorithm>
+#include <span>
+#include <tuple>
+
+namespace fedspallm::store {
+
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr std::int64_t kLargestManifest = std::int64_t{256} << 20;
+
+std::uint64_t checksum_of(const std::string& text) {
+  return checksum(std::as_bytes(std::span(text)));
+}
+
+Json to_json(const FileStamp& stamp) {
+  return {{"file", stamp.file}, {"bytes", stamp.bytes}, {"xxh3", to_hex(stamp.checksum)}};
+}
+
+FileStamp stamp_from_json(const Json& json) {
+  FileStamp stamp{json.at("file").get<std::string>(), json.at("bytes").get<std::uint64_t>(),
+                  from_hex(json.at("xxh3").get<std::string>())};
+  const bool plain =
+      !stamp.file.empty() && stamp.file.find('/') == std::string::npos && stamp.file.front() != '.';
+  check<DataError>(plain, fmt::format("file name '{}', expected one without folders", stamp.file));
+  return stamp;
+}
+
+/// What the manifest's checksum covers: everything but itself.
+Json contents_to_json(const Manifest& manifest) {
+  Json entries = Json::array();
+  for (const BlockEntry& entry : manifest.entries) {
+    Json json = {{"round", entry.round}, {"block", entry.block}};
+    json.update(to_json(entry.stamp));
+    entries.push_back(std::move(json));
+  }
+  Json links = Json::array();
+  for (const FileStamp& stamp : manifest.links) links.push_back(to_json(stamp));
+  return {{"format_version", kFormatVersion}, {"entries", std::move(entries)}, {"links", std::move(links)}};
+}
+
+Manifest parse_manifest(const std::string& text) {
+  Json json = Json::parse(text);
+  const std::uint64_t recorded = from_hex(json.at("xxh3").get<std::string>());
+  json.erase("xxh3");
+  check<DataError>(checksum_of(json.dump()) == recorded, "its content does not agree with its own checksum");
+  const int version = json.at("format_version").get<int>();
+  check<DataError>(version == kFormatVersion,
+                   fmt::format("format_version {}, expected {}", version, kFormatVersion));
+  Manifest manifest;
+  for (const Json& item : json.at("entries"))
+    manifest.put({item.at("round").get<std::uint32_t>(), item.at("block").get<std::uint32_t>(),
+                  stamp_from_json(item)});
+  for (const Json& item : json.at("links")) manifest.links.push_back(stamp_from_json(item));
+  return manifest;
+}
+
+auto key(const BlockEntry& entry) {
+  return std::tuple(entry.round, entry.block);
+}
+
+}  // namespace
+
+const BlockEntry* Manifest::find(std::uint32_t round, std::uint32_t block) const {
+  for (const BlockEntry& entry : entries)
+    if (entry.round == round && entry.block == block) return &entry;
+  return nullptr;
+}
+
+void Manifest::put(BlockEntry entry) {
+  erase(entry.round, entry.block);
+  const auto place =
+      std::lower_bound(entries.begin(), entries.end(), entry,
+                       [](const BlockEntry& a, const BlockEntry& b) { return key(a) < key(b); });
+  entries.insert(place, std::move(entry));
+}
+
+void Manifest::erase(std::uint32_t round, std::uint32_t block) {
+  std::erase_if(entries,
+                [&](const BlockEntry& entry) { return entry.round == round && entry.block == block; });
+}
+
+Manifest read_manifest(const std::filesystem::path& path) {
+  const std::string text = read_small_file(path, kLargestManifest);
+  try {
+    return parse_manifest(text);
+  } catch (const nlohmann::json::exception& error) {
+    throw DataError(
+        fmt::format("{}: damaged, expected a manifest of fedspallm: {}", path.string(), error.what()));
+  } catch (const DataError& error) {
+    throw DataError(fmt::format("{}: damaged: {}", path.string(), error.what()));
+  }
+}
+
+void write_manifest(const std::filesystem::path& path, const Manifest& manifest) {
+  Json json = contents_to_json(manifest);
+  json["xxh3"] = to_hex(checksum_of(json.dump()));
+  write_file_atomically(path, json.dump(1) + "\n");
+}
+
+FileStamp stamp_of(const std::filesystem::path& path) {
+  std::error_code error;
+  const std::uintmax_t bytes = std::filesystem::file_size(path, error);
+  check<ResourceError>(!error,
+                       fmt::format("{}: cannot ask for its size: {}", path.string(), error.message()));
+  return {path.filename().string(), bytes, checksum_of_file(path)};
+}
+
+void verify(const std::filesystem::path& path, const FileStamp& stamp) {
+  std::error_code error;
+  const auto status = std::filesystem::status(path, error);
+  check<DataError>(std::filesystem::exists(status),
+                   fmt::format("{}: missing, but its manifest lists it", path.string()));
+  check<DataError>(std::filesystem::is_regular_file(status),
+                   fmt::format("{}: is not a regular file", path.string()));
+  const std::uintmax_t bytes = std::filesystem::file_size(path, error);
+  check<DataError>(!error && bytes == stamp.bytes,
+                   fmt::format("{}: torn: {} bytes, expected {} by its manifest", path.string(),
+                               error ? 0 : bytes, stamp.bytes));
+  const std::uint64_t found = checksum_of_file(path);
+  check<DataError>(found == stamp.checksum,
+                   fmt::format("{}: damaged: checksum {}, expected {} by its manifest", path.string(),
+                               to_hex(found), to_hex(stamp.checksum)));
+}
+
+}  // namespace fedspallm::store

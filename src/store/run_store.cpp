@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "fedspallm/store/run_store.hpp"
+
+#include "fedspallm/base/error.hpp"
+
+#include <unistd.h>
+
+#include "block_file.hpp"
+#include "file_io.hpp"
+#include "link_file.hpp"
+#include "manifest.hpp"
+#include "packed_checks.hpp"
+#include <algorithm>
+#include <cctype>
+#include <system_error>
+
+namespace fedspallm::store {
+
+namespace {
+
+std::string block_name(std::uint32_t round, std::uint32_t block) {
+  return fmt::format("r{:02}-b{:04}.h5", round, block);
+}
+
+/// Moves `text` behind `letter` and at least `digits` digits.
+bool skip_number(std::string_view& text, std::string_view letter, std::size_t digits) {
+  if (!text.starts_with(letter)) return false;
+  text.remove_prefix(letter.size());
+  const std::size_t end = std::min(text.find_first_not_of("0123456789"), text.size());
+  text.remove_prefix(end);
+  return end >= digits;
+}
+
+/// Whether write_block() makes files of this name (finished or not).
+bool is_block_name(std::string_view name) {
+  return skip_number(name, "r", 2) && skip_number(name, "-b", 4) && (name == ".h5" || name == ".h5.part");
+}
+
+void remove_file(const std::filesystem::path& path) {
+  std::error_code error;
+  std::filesystem::remove(path, error);
+  check<ResourceError>(!error, fmt::format("{}: cannot be removed: {}", path.string(), error.message()));
+}
+
+bool is_there(const std::filesystem::path& path) {
+  std::error_code error;
+  return std::filesystem::exists(path, error);
+}
+
+/// Writes PATH.part by `write`, and leaves no remains where that fails.
+template <class Write>
+void write_part(const std::filesystem::path& part, Write write) {
+  try {
+    write();
+  } catch (...) {
+    ::unlink(part.c_str());
+    throw;
+  }
+}
+
+}  // namespace
+
+std::string client_file_name(const std::string& client_name) {
+  require(!client_name.empty(), "a client has a name");
+  std::string name;
+  for (const char c : client_name) {
+    const auto byte = static_cast<unsigned char>(c);
+    const bool plain =
+        std::isalnum(byte) != 0 || c == '-' || c == '_' || c == ' ' || (c == '.' && !name.empty());
+    name += plain && byte < 128 ? std::string(1, c) : fmt::format("%{:02X}", byte);
+  }
+  return name;
+}
+
+BlockStore::BlockStore(std::filesystem::path link_file, std::filesystem::path folder,
+                       std::filesystem::path manifest)
+    : link_file_(std::move(link_file)),
+      folder_(std::move(folder)),
+      manifest_path_(std::move(manifest)),
+      manifest_(std::make_unique<Manifest>()) {
+  if (!is_there(manifest_path_)) return;
+  try {
+    *manifest_ = read_manifest(manifest_path_);
+  } catch (const DataError& error) {
+    damage_ = error.what();
+  }
+}
+
+BlockStore::~BlockStore() = default;
+BlockStore::BlockStore(BlockStore&&) noexcept = default;
+BlockStore& BlockStore::operator=(BlockStore&&) noexcept = default;
+
+BlockStore BlockStore::of_run(const RunPaths& paths) {
+  return {paths.run_file(), paths.blocks(), paths.manifest()};
+}
+
+BlockStore BlockStore::of_client(const RunPaths& paths, const std::string& client_name) {
+  const std::string name = client_file_name(client_name);
+  const std::filesystem::path folder = paths.clients() / name;
+  return {paths.clients() / (name + ".h5"), folder, folder / "manifest.json"};
+}
+
+const Manifest& BlockStore::sound_manifest() const {
+  check<DataError>(damage_.empty(), damage_);
+  return *manifest_;
+}
+
+std::filesystem::path BlockStore::block_file(std::uint32_t round, std::uint32_t block) const {
+  return folder_ / block_name(round, block);
+}
+
+void BlockStore::clear() {
+  // The manifest goes first: without it nothing else counts as written, wherever this is interrupted.
+  remove_file(manifest_path_);
+  remove_file(part_path(manifest_path_));
+  remove_file(link_file_);
+  remove_file(part_path(link_file_));
+  *manifest_ = Manifest{};
+  damage_.clear();
+  if (!std::filesystem::is_directory(folder_)) return;
+  std::vector<std::filesystem::path> ours;
+  for (const auto& entry : std::filesystem::directory_iterator(folder_))
+    if (is_block_name(entry.path().filename().string())) ours.push_back(entry.path());
+  for (const std::filesystem::path& path : ours) remove_file(path);
+}
+
+void BlockStore::write_block(const BlockRecord& record) {
+  check<DataError>(damage_.empty(), damage_);
+  make_folders(folder_);
+  make_folders(folder_of(manifest_path_));
+  const std::filesystem::path path = block_file(record.round, record.block);
+  const std::filesystem::path part = part_path(path);
+  FileStamp stamp;
+  write_part(part, [&] {
+    write_block_file(part, record);
+    stamp = stamp_of(part);
+  });
+  stamp.file = path.filename().string();
+  if (manifest_->find(record.round, record.block) != nullptr) {
+    // Between the two renames the manifest must not list a checksum that the file no longer has.
+    manifest_->erase(record.round, record.block);
+    write_manifest(manifest_path_, *manifest_);
+  }
+  write_part(part, [&] { publish_file(part, path); });
+  manifest_->put({record.round, record.block, stamp});
+  write_manifest(manifest_path_, *manifest_);
+}
+
+void BlockStore::write_links(const Provenance& provenance, bool complete) {
+  check<DataError>(damage_.empty(), damage_);
+  make_folders(folder_of(link_file_));
+  make_folders(folder_of(manifest_path_));
+  const auto base = std::filesystem::absolute(folder_of(link_file_)).lexically_normal();
+  const auto relative = std::filesystem::absolute(folder_).lexically_normal().lexically_relative(base);
+  std::vector<std::filesystem::path> targets;
+  for (const BlockEntry& entry : manifest_->entries) targets.push_back(relative / entry.stamp.file);
+  const std::filesystem::path part = part_path(link_file_);
+  FileStamp stamp;
+  write_part(part, [&] {
+    write_link_file(part, {provenance, complete}, targets);
+    stamp = stamp_of(part);
+  });
+  stamp.file = link_file_.filename().string();
+  // Both the version on disk and the new one are good until the rename below is done.
+  if (manifest_->links.size() > 1)
+    manifest_->links.erase(manifest_->links.begin(), manifest_->links.end() - 1);
+  manifest_->links.push_back(stamp);
+  write_manifest(manifest_path_, *manifest_);
+  write_part(part, [&] { publish_file(part, link_file_); });
+}
+
+BlockRecord BlockStore::read_block_as_recorded(std::uint32_t round, std::uint32_t block) const {
+  const BlockEntry* entry = sound_manifest().find(round, block);
+  check<DataError>(entry != nullptr,
+                   fmt::format("{}: holds no round {}, block {}", manifest_path_.string(), round, block));
+  const std::filesystem::path path = folder_ / entry->stamp.file;
+  verify(path, entry->stamp);
+  BlockRecord record = read_block_file(path);
+  check<DataError>(record.round == round && record.block == block,
+                   fmt::format("{}: is of round {}, block {}, expected round {}, block {}", path.string(),
+                               record.round, record.block, round, block));
+  return record;
+}
+
+BlockRecord BlockStore::read_block(std::uint32_t round, std::uint32_t block) const {
+  BlockRecord record = read_block_as_recorded(round, block);
+  for (const MatrixRecord& matrix : record.matrices) {
+    const std::string fault = matrix.pruned ? packing_fault(matrix.matrix) : "";
+    check<DataError>(fault.empty(),
+                     fmt::format("{}: {}: {}", block_file(round, block).string(), matrix.name, fault));
+  }
+  return record;
+}
+
+bool BlockStore::has_block(std::uint32_t round, std::uint32_t block) const {
+  return sound_manifest().find(round, block) != nullptr;
+}
+
+void BlockStore::verify_link_file() const {
+  const Manifest& manifest = sound_manifest();
+  check<DataError>(is_there(link_file_), fmt::format("{}: no such file", link_file_.string()));
+  check<DataError>(!manifest.links.empty(), fmt::format("{}: {} does not list it, so it cannot be trusted",
+                                                        link_file_.string(), manifest_path_.string()));
+  const FileStamp found = stamp_of(link_file_);
+  const bool known = std::any_of(manifest.links.begin(), manifest.links.end(), [&](const FileStamp& stamp) {
+    return stamp.bytes == found.bytes && stamp.checksum == found.checksum;
+  });
+  if (!known) verify(link_file_, manifest.links.back());  // throws with the numbers
+}
+
+Provenance BlockStore::read_provenance() const {
+  verify_link_file();
+  return read_link_file(link_file_).provenance;
+}
+
+bool BlockStore::complete() const {
+  check<DataError>(damage_.empty(), damage_);
+  if (!is_there(link_file_)) return false;
+  verify_link_file();
+  return read_link_file(link_file_).complete;
+}
+
+std::vector<std::pair<std::uint32_t, std::uint32_t>> BlockStore::blocks() const {
+  std::vector<std::pair<std::uint32_t, std::uint32_t>> pairs;
+  for (const BlockEntry& entry : sound_manifest().entries) pairs.emplace_back(entry.round, entry.block);
+  return pairs;
+}
+
+std::optional<std::uint32_t> BlockStore::newest_round(std::uint32_t block) const {
+  std::optional<std::uint32_t> round;
+  for (const BlockEntry& entry : sound_manifest().entries)
+    if (entry.block == block) round = std::max(round.value_or(0), entry.round);
+  return round;
+}
+
+std::optional<BlockRecord> BlockStore::newest(std::uint32_t block) const {
+  const std::optional<std::uint32_t> round = newest_round(block);
+  if (!round) return std::nullopt;
+  return read_block(*round, block);
+}
+
+}  // namespace fedspallm::store
