@@ -44,4 +44,7 @@ std::int64_t write_bitmask_file(const std::filesystem::path& path, const model::
 /// @return the bytes of the directory. `folder` must exist and be empty.
 std::int64_t unpack_bitmask_file(const std::filesystem::path& path, const std::filesystem::path& folder);
 
+/// SHA-256 of the dense model that the file was made from, "" where it was not recorded. @throws DataError
+[[nodiscard]] std::string model_digest_of_bitmask_file(const std::filesystem::path& path);
+
 }  // namespace fedspallm::store

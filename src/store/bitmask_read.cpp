@@ -202,11 +202,11 @@ std::int64_t unpack_files(const Container& container, const std::filesystem::pat
   return needed;
 }
 
-}  // namespace
-
-std::int64_t unpack_bitmask_file(const std::filesystem::path& path, const std::filesystem::path& folder) {
+/// Runs `use` and gives its errors the file's name.
+template <class Use>
+auto with_name(const std::filesystem::path& path, Use use) {
   try {
-    return unpack_files(Container(path), folder);
+    return use();
   } catch (const nlohmann::json::exception& error) {
     throw DataError(fmt::format("{}: malformed header: {}", path.string(), error.what()));
   } catch (const DataError& error) {
@@ -214,6 +214,16 @@ std::int64_t unpack_bitmask_file(const std::filesystem::path& path, const std::f
   } catch (const ModelError& error) {
     throw DataError(error.what());  // of the mapping, which names the file
   }
+}
+
+}  // namespace
+
+std::int64_t unpack_bitmask_file(const std::filesystem::path& path, const std::filesystem::path& folder) {
+  return with_name(path, [&] { return unpack_files(Container(path), folder); });
+}
+
+std::string model_digest_of_bitmask_file(const std::filesystem::path& path) {
+  return with_name(path, [&] { return Container(path).header().at("model_sha256").get<std::string>(); });
 }
 
 }  // namespace fedspallm::store

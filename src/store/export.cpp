@@ -174,13 +174,17 @@ ExportResult export_run(const fs::path& run_dir, const fs::path& out, ExportForm
   return export_directory(model, out, config.widen, blocks);
 }
 
-ExportResult unpack_bitmask(const fs::path& bitmask_file, const fs::path& out) {
+ExportResult unpack_bitmask(const fs::path& bitmask_file, const std::optional<fs::path>& dense_model,
+                            const fs::path& out) {
   require_new_folder(out);
+  if (dense_model && !dense_model->empty())
+    require_same_model(model::ModelDirectory(*dense_model), model_digest_of_bitmask_file(bitmask_file),
+                       bitmask_file);
   DirectorySwap folder(out);
-  folder.start(0);
+  folder.start(0);  // the space is checked when the sizes are known
   const std::int64_t bytes = unpack_bitmask_file(bitmask_file, folder.part());
   folder.publish();
-  return {bytes, bytes};
+  return {bytes, static_cast<std::int64_t>(fs::file_size(bitmask_file))};
 }
 
 }  // namespace fedspallm::store

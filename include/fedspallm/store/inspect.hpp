@@ -59,6 +59,9 @@ ExportResult export_run(const std::filesystem::path& run_dir, const std::filesys
                         const std::optional<std::filesystem::path>& model_path);
 /// Back from model.fspm, which holds everything, to the Hugging Face directory it was made from, byte for
 /// byte.
-ExportResult unpack_bitmask(const std::filesystem::path& bitmask_file, const std::filesystem::path& out);
+/// @param dense_model  not needed; when given (and not ""), it must be the model that the file was made from
+ExportResult unpack_bitmask(const std::filesystem::path& bitmask_file,
+                            const std::optional<std::filesystem::path>& dense_model,
+                            const std::filesystem::path& out);
 
 }  // namespace fedspallm::store
