@@ -193,10 +193,15 @@ Section* Document::section_of(const std::string& path, const Origin& origin, Pro
     if (section.label == wanted) return &section;
     names.push_back(section.label);
   }
-  problems.add(origin, wanted.empty() ? fmt::format("expected {}.NAME.KEY=value, NAME one of: {}", list,
-                                                    fmt::join(names, ", "))
-                                      : fmt::format("no {} is named '{}'{}; there are: {}", list, wanted,
-                                                    did_you_mean(wanted, names), fmt::join(names, ", ")));
+  if (wanted.empty()) {
+    problems.add(origin,
+                 fmt::format("expected {}.NAME.KEY=value, NAME one of: {}", list, fmt::join(names, ", ")));
+  } else {
+    const std::string hint = did_you_mean(wanted, names);
+    problems.add(origin,
+                 fmt::format("no {} is named '{}'{}", list, wanted,
+                             hint.empty() ? fmt::format("; there are: {}", fmt::join(names, ", ")) : hint));
+  }
   return nullptr;
 }
 

@@ -7,6 +7,7 @@
 #include <fmt/ranges.h>
 
 #include "document.hpp"
+#include <algorithm>
 
 namespace fedspallm::config {
 
@@ -26,10 +27,17 @@ std::vector<FullName> full_names() {
   return result;
 }
 
+/// nearest_name(), and among equally near ones one with the same first letter: those are seldom mistyped.
+std::string nearest_of(const std::string& word, std::vector<std::string> known) {
+  std::stable_partition(known.begin(), known.end(),
+                        [&](const std::string& name) { return name.substr(0, 1) == word.substr(0, 1); });
+  return nearest_name(word, known.data(), known.size());
+}
+
 }  // namespace
 
 std::string did_you_mean(const std::string& word, const std::vector<std::string>& known) {
-  const std::string nearest = nearest_name(word, known.data(), known.size());
+  const std::string nearest = nearest_of(word, known);
   return nearest.empty() ? "" : fmt::format("; did you mean '{}'?", nearest);
 }
 
@@ -38,17 +46,18 @@ std::string unknown_key(const std::string& section, const std::string& title, co
   const std::string begin = fmt::format("unknown key '{}'", shown);
   std::vector<std::string> own;
   std::vector<std::string> everywhere;
-  for (const FullName& name : full_names()) {
+  const std::vector<FullName> names = full_names();
+  for (const FullName& name : names) {
     if (name.key == key) return fmt::format("{}; did you mean '{}'?", begin, name.text);
     if (name.section == section) own.push_back(name.key);
     everywhere.push_back(name.key);
   }
-  if (const std::string nearest = nearest_name(key, own.data(), own.size()); !nearest.empty())
+  if (const std::string nearest = nearest_of(key, own); !nearest.empty())
     return fmt::format("{}; did you mean '{}.{}'?", begin, title, nearest);
-  if (!own.empty()) return fmt::format("{}; '{}' has {}", begin, section, fmt::join(own, ", "));
-  if (const std::string nearest = nearest_name(key, everywhere.data(), everywhere.size()); !nearest.empty())
-    for (const FullName& name : full_names())
-      if (name.key == nearest) return fmt::format("{}; did you mean '{}'?", begin, name.text);
+  const std::string nearest = nearest_of(key, everywhere);
+  for (const FullName& name : names)
+    if (name.key == nearest) return fmt::format("{}; did you mean '{}'?", begin, name.text);
+  if (!own.empty()) return fmt::format("{}; the keys of '{}' are {}", begin, section, fmt::join(own, ", "));
   return fmt::format("{}; every key belongs to a table: {}", begin, fmt::join(section_names(), ", "));
 }
 
