@@ -58,8 +58,12 @@ struct CompletedUnit {
 
 struct ExchangeOptions {
   Transport transport = Transport::gather;
-  std::int64_t chunk_bytes = 1 << 20;  // of the reduce pipeline and of large sends
-  int window_blocks = 2;  // blocks of a client in flight before submit() waits; also the root's merge window
+  std::int64_t chunk_bytes = 1 << 20;  // of the reduce pipeline; rounded down to whole tiles, at least one
+  int window_blocks = 2;               // blocks of a rank's clients in flight before submit() waits
+  std::int64_t message_limit = std::int64_t{1}
+                               << 30;  // longer transfers become several messages (tests set it small)
+  /// Tests: sees each encoded update before it travels (gather), on the client's thread.
+  std::function<void(std::span<std::byte>)> before_send = {};
 };
 
 struct ExchangeStatistics {

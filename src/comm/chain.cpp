@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "chain.hpp"
+
+#include <algorithm>
+#include <utility>
+
+namespace fedspallm::comm {
+
+namespace {
+
+constexpr std::size_t kTileBytes = sizeof(aggregate::Tile);
+
+std::size_t pieces(std::size_t bytes, std::size_t chunk) {
+  return (bytes + chunk - 1) / chunk;
+}
+
+std::size_t tile_bytes(const PlannedUnit& unit) {
+  return static_cast<std::size_t>((unit.rows * unit.cols + aggregate::kTile - 1) / aggregate::kTile) *
+         kTileBytes;
+}
+
+std::size_t diagonal_bytes(const PlannedUnit& unit) {
+  return unit.with_diagonal ? static_cast<std::size_t>(unit.cols) * sizeof(std::int64_t) : 0;
+}
+
+}  // namespace
+
+Chain::Chain(const RankContext& context, Worker& worker, OnReduced on_reduced)
+    : context_(context),
+      worker_(worker),
+      on_reduced_(std::move(on_reduced)),
+      chunk_bytes_(
+          std::max<std::size_t>(1, static_cast<std::size_t>(context.options.chunk_bytes) / kTileBytes) *
+          kTileBytes) {
+  if (context_.link.size() == 1) return;
+  reduction_ = std::make_unique<TileReduction>();
+  buffers_.assign(kChunksAtOnce, std::vector<std::byte>(chunk_bytes_));
+  arrived_.assign(kChunksAtOnce, false);
+  zeros_.assign(chunk_bytes_, std::byte{0});
+  context_.merge_memory.add(static_cast<std::int64_t>(kChunksAtOnce * chunk_bytes_));
+}
+
+void Chain::start(std::size_t index, aggregate::FixedPoint scale, aggregate::FixedPoint diagonal_scale,
+                  std::vector<wire::MatrixUpdate> own) {
+  const std::vector<int> ranks = context_.plan.ranks_of(index);
+  const auto here = std::find(ranks.begin(), ranks.end(), context_.link.rank());
+  check<PeerError>(here != ranks.end(), "the root started a chain on a rank that has no part in it");
+  Unit unit{.index = index, .slot = std::make_shared<Slot>()};
+  if (here != ranks.begin()) unit.downstream = *(here - 1);
+  if (here + 1 != ranks.end()) unit.upstream = *(here + 1);
+  unit.tile_chunks = pieces(tile_bytes(context_.plan.unit(index)), chunk_bytes_);
+  unit.chunks = unit.tile_chunks + pieces(diagonal_bytes(context_.plan.unit(index)), chunk_bytes_);
+  units_.push_back(unit);
+  const auto shared_own = std::make_shared<std::vector<wire::MatrixUpdate>>(std::move(own));
+  worker_.post([this, index, scale, diagonal_scale, shared_own, slot = unit.slot] {
+    struct Tell {  // also when merging throws: the chain must go on
+      Chain& self;
+      std::size_t index;
+      ~Tell() {
+        self.context_.desk.post([&chain = self, index = index] {
+          for (Unit& waiting : chain.units_) {
+            if (waiting.index == index) waiting.merged = true;
+          }
+        });
+      }
+    } const tell{*this, index};
+    merge_own(index, scale, diagonal_scale, shared_own, slot);
+  });
+}
+
+/// On the worker thread.
+void Chain::merge_own(std::size_t index, aggregate::FixedPoint scale, aggregate::FixedPoint diagonal_scale,
+                      const std::shared_ptr<std::vector<wire::MatrixUpdate>>& own,
+                      const std::shared_ptr<Slot>& slot) const {
+  const ScopedTime time(context_.merging_nanoseconds);
+  slot->merge =
+      std::make_shared<CountedMerge>(context_.plan.unit(index), scale, diagonal_scale, context_.merge_memory);
+  for (wire::MatrixUpdate& update : *own) {
+    slot->merge->add(update);
+    update = wire::MatrixUpdate();
+    context_.gate.taken(context_.plan.block_of(index));
+  }
+}
+
+std::size_t Chain::chunk_size(const Unit& unit, std::size_t number) const {
+  const bool tiles = number < unit.tile_chunks;
+  const std::size_t whole =
+      tiles ? tile_bytes(context_.plan.unit(unit.index)) : diagonal_bytes(context_.plan.unit(unit.index));
+  const std::size_t begin = (tiles ? number : number - unit.tile_chunks) * chunk_bytes_;
+  return std::min(chunk_bytes_, whole - begin);
+}
+
+/// This rank's sums: first all tiles, then the diagonal.
+std::span<std::byte> Chain::chunk(const Unit& unit, std::size_t number) {
+  const std::size_t size = chunk_size(unit, number);
+  if (unit.slot->merge == nullptr) return std::span(zeros_).first(size);
+  aggregate::PartialMerge& merge = unit.slot->merge->merge();
+  if (number < unit.tile_chunks)
+    return std::as_writable_bytes(merge.tiles()).subspan(number * chunk_bytes_, size);
+  return std::as_writable_bytes(merge.diagonal_sums())
+      .subspan((number - unit.tile_chunks) * chunk_bytes_, size);
+}
+
+void Chain::post_receives(Unit& unit) {
+  for (; unit.posted < std::min(unit.chunks, unit.added + kChunksAtOnce); ++unit.posted) {
+    const std::size_t buffer = unit.posted % kChunksAtOnce;
+    arrived_[buffer] = false;
+    context_.link.receive(unit.upstream, Tag::chain,
+                          std::span(buffers_[buffer]).first(chunk_size(unit, unit.posted)),
+                          [this, buffer] { arrived_[buffer] = true; });
+  }
+}
+
+void Chain::add_chunk(const Unit& unit, std::size_t number) {
+  if (unit.slot->merge == nullptr) return;  // failed here: zeros go down, and the exchange fails
+  const std::span<std::byte> sums = chunk(unit, number);
+  const std::span<std::byte> other = std::span(buffers_[number % kChunksAtOnce]).first(sums.size());
+  if (number < unit.tile_chunks) {
+    reduction_->add_tiles(other, sums);
+  } else {
+    TileReduction::add_integers(other, sums);
+  }
+}
+
+/// Adds and sends at most one chunk, so that messages are looked after in between. False when none could be.
+bool Chain::pass_on(Unit& unit) {
+  if (!unit.merged || unit.added == unit.chunks) return false;
+  if (unit.upstream >= 0 && (unit.added == unit.posted || !arrived_[unit.added % kChunksAtOnce]))
+    return false;
+  if (unit.downstream >= 0 && sending_ == kChunksAtOnce) return false;
+  if (unit.upstream >= 0) add_chunk(unit, unit.added);
+  if (unit.downstream >= 0) {
+    ++sending_;
+    context_.link.send(unit.downstream, Tag::chain, chunk(unit, unit.added),
+                       [this, slot = unit.slot] { --sending_; });
+  }
+  ++unit.added;
+  return true;
+}
+
+bool Chain::advance() {
+  if (units_.empty()) return false;
+  Unit& unit = units_.front();
+  if (unit.upstream >= 0) post_receives(unit);
+  bool progressed = pass_on(unit);
+  const bool alone = unit.upstream < 0 && unit.downstream < 0;
+  if (unit.merged && (alone || unit.added == unit.chunks)) {
+    if (unit.downstream < 0) on_reduced_(unit.index, unit.slot->merge);
+    units_.pop_front();
+    progressed = true;
+  }
+  return progressed;
+}
+
+}  // namespace fedspallm::comm

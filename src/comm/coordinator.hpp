@@ -1,0 +1,92 @@
+// SPDX-License-Identifier: Apache-2.0
+// Purpose: the root's part of the protocol: it hears all announcements, decides what may move next (so that
+// its memory is bounded), answers fetches, and ends the exchange well or badly. Communication thread only,
+// except where said.
+#pragma once
+
+#include "chain.hpp"
+#include "receive_ring.hpp"
+#include "root_merge.hpp"
+#include <atomic>
+#include <deque>
+#include <map>
+#include <memory>
+#include <vector>
+
+namespace fedspallm::comm {
+
+/// Units whose chains may run at once: one being called back, one on its way (reduce).
+constexpr std::size_t kChainsAtOnce = 2;
+/// Receive buffer in largest updates: one being merged, two on their way (gather).
+constexpr std::int64_t kUpdatesAtOnce = 3;
+/// Merged blocks that the root holds at once to answer fetches.
+constexpr int kBlocksServedAtOnce = 2;
+
+class Coordinator {
+ public:
+  /// Takes an own client's update of a unit; for the root's own clients (gather).
+  using TakeOwn = std::function<wire::MatrixUpdate(std::size_t index, std::uint32_t client)>;
+  using Bytes = std::shared_ptr<const std::vector<std::byte>>;
+  using Provide = std::function<Bytes(std::uint32_t block)>;
+
+  Coordinator(const RankContext& context, Worker& merge_worker, Worker& provider_worker,
+              Exchange::OnCompleted on_completed, Provide provide, TakeOwn take_own);
+  ~Coordinator();
+
+  void on(int rank, AnnounceMessage&& message);
+  void on(int rank, const FetchMessage& message);
+  void on(int rank, const FinishMessage& message);
+  void on(int rank, const ByeMessage& message);
+  void on(int rank, FailedMessage&& message);
+  void on(int rank, StoppedMessage&& message);
+  /// From the root's chain (reduce): the unit is merged.
+  void on_reduced(std::size_t index, const std::shared_ptr<CountedMerge>& merge);
+
+  /// Starts what may start now.
+  void advance();
+  /// Nothing more is to be sent or heard.
+  [[nodiscard]] bool over() const { return over_; }
+  /// Any thread: merging has no use any more.
+  void discard() { discarding_ = true; }
+
+ private:
+  enum class State { running, closing, stopping };
+  void grant_next();
+  bool grant(const std::shared_ptr<const ReadyUnit>& ready, const Announcement& said);
+  void merge_in_order(std::size_t index, Worker::Task task);
+  Worker::Task adding(const std::shared_ptr<const ReadyUnit>& ready, const std::function<bool()>& add);
+  void start_chains();
+  void serve_blocks();
+  void send_block(std::uint32_t block, const std::vector<int>& ranks, const Bytes& bytes);
+  void remember(int rank, Failure&& failure);
+  void post_to_all(const Message& message);
+
+  const RankContext& context_;
+  Worker& merge_worker_;
+  Worker& provider_worker_;
+  Provide provide_;
+  TakeOwn take_own_;
+  RootMerge root_merge_;  // used on the merge thread
+  ReceiveRing ring_;
+  std::atomic<bool> discarding_{false};
+
+  std::map<std::size_t, std::vector<Announcement>> announced_;     // not by all clients yet
+  std::map<std::size_t, std::shared_ptr<const ReadyUnit>> ready_;  // by all, not completed yet
+  std::size_t completed_ = 0;                                      // units called back
+  std::size_t next_ = 0;                                    // unit to be granted (gather) or scaled (reduce)
+  std::size_t next_client_ = 0;                             // of that unit
+  std::size_t merging_ = 0;                                 // unit whose additions go to the worker
+  std::size_t merging_posted_ = 0;                          // number of them
+  std::map<std::size_t, std::vector<Worker::Task>> early_;  // additions to later units
+  std::deque<std::pair<int, std::uint32_t>> fetches_;       // (rank, block), not begun
+  int blocks_served_ = 0;
+
+  State state_ = State::running;
+  int finished_ranks_ = 0;
+  int last_words_ = 0;  // byes or stoppeds heard
+  bool over_ = false;
+  int failed_rank_ = -1;
+  Failure failure_;
+};
+
+}  // namespace fedspallm::comm

@@ -1,0 +1,67 @@
+// SPDX-License-Identifier: Apache-2.0
+// Purpose: one rank's exchange at work: its threads (communication, merging, providing blocks) and what they
+// share. Client threads talk to it through desk() and gate().
+#pragma once
+
+#include "coordinator.hpp"
+#include "member.hpp"
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <thread>
+
+namespace fedspallm::comm {
+
+class Engine {
+ public:
+  Engine(const Communicator& communicator, ExchangePlan plan, ExchangeOptions options,
+         Exchange::OnCompleted on_completed, Exchange::Provider provider);
+
+  [[nodiscard]] const PlanIndex& plan() const { return plan_; }
+  [[nodiscard]] const ExchangeOptions& options() const { return options_; }
+  [[nodiscard]] int rank() const { return link_.rank(); }
+  [[nodiscard]] const std::string& rank_name() const { return context_.rank_name; }
+  [[nodiscard]] Gate& gate() { return gate_; }
+  [[nodiscard]] ExchangeStatistics statistics() const;
+
+  // From client threads.
+  void deliver(std::size_t index, Delivery delivery);
+  void fetch(const std::shared_ptr<FetchTicket>& ticket);
+  void finish();
+  void fail(const Failure& failure);
+  /// The root's own clients get a block without a message. Thread-safe; the latest block is kept.
+  [[nodiscard]] Coordinator::Bytes provide(std::uint32_t block);
+
+ private:
+  void run();
+  bool step();
+  void handle(int source, Message&& message);
+  void dispatch(int source, Message&& message);
+  void pause(bool progressed);
+  void task_failed();
+  [[nodiscard]] bool over() const;
+
+  const ExchangeOptions options_;
+  const PlanIndex plan_;
+  Exchange::Provider provider_;
+  std::mutex provider_mutex_;
+  std::uint32_t provided_block_ = 0;
+  Coordinator::Bytes provided_;
+
+  LinkCounters counters_;
+  Gauge merge_memory_;
+  std::atomic<std::int64_t> merging_nanoseconds_{0};
+  Desk desk_;
+  Gate gate_;
+  Link link_;
+  RankContext context_;
+  // Declared so that threads end before what they use: the communication thread first, then the workers.
+  std::unique_ptr<Coordinator> coordinator_;  // at the root
+  std::unique_ptr<Member> member_;
+  std::chrono::steady_clock::time_point last_progress_ = std::chrono::steady_clock::now();
+  std::unique_ptr<Worker> merge_worker_;
+  std::unique_ptr<Worker> provider_worker_;
+  std::jthread thread_;
+};
+
+}  // namespace fedspallm::comm

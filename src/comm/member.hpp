@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+// Purpose: the part of the protocol that every rank plays, the root too: it keeps its clients' updates until
+// the root asks for them, and asks for blocks. Communication thread only.
+#pragma once
+
+#include "chain.hpp"
+#include <deque>
+#include <map>
+#include <memory>
+#include <optional>
+#include <vector>
+
+namespace fedspallm::comm {
+
+/// One client's update as submit() hands it over.
+struct Delivery {
+  Announcement said;
+  wire::MatrixUpdate update;       // of the root's own clients, and for reduce
+  std::vector<std::byte> encoded;  // what will travel (gather)
+};
+
+/// A client thread's wish for a block; `ready` and `bytes` are guarded by the gate.
+struct FetchTicket {
+  std::uint32_t block = 0;
+  bool ready = false;
+  std::vector<std::byte> bytes;
+};
+
+class Member {
+ public:
+  Member(const RankContext& context, Worker& merge_worker, Chain::OnReduced on_reduced);
+
+  // From this rank's other threads, through the desk.
+  void deliver(std::size_t index, Delivery&& delivery);
+  void fetch(const std::shared_ptr<FetchTicket>& ticket);
+  void finish();
+  void fail(Failure failure);
+
+  // From the root.
+  void on(const GrantMessage& message);
+  void on(const ScaleMessage& message);
+  void on(const BlockMessage& message);
+  void on(const DoneMessage& message);
+  void on(const StopMessage& message);
+  void on(VerdictMessage&& message);
+
+  /// An own client's update, for the root's merge. @pre delivered, not taken before
+  [[nodiscard]] wire::MatrixUpdate take(std::size_t index, std::uint32_t client);
+  /// Moves the chain on; after a stop, tells the root once nothing is on its way any more. False when nothing
+  /// was done.
+  bool advance();
+  [[nodiscard]] bool over() const { return over_; }
+  [[nodiscard]] const std::optional<Failure>& verdict() const { return verdict_; }
+
+ private:
+  using Deliveries = std::map<std::uint32_t, Delivery>;  // by client
+  [[nodiscard]] Delivery remove(std::size_t index, std::uint32_t client);
+
+  const RankContext& context_;
+  std::unique_ptr<Chain> chain_;            // reduce
+  std::map<std::size_t, Deliveries> held_;  // by unit
+  std::deque<std::shared_ptr<FetchTicket>> asked_;
+  std::optional<Failure> own_failure_;
+  bool stopping_ = false;
+  bool last_word_said_ = false;
+  bool over_ = false;
+  std::optional<Failure> verdict_;
+};
+
+}  // namespace fedspallm::comm

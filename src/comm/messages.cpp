@@ -1,0 +1,163 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "messages.hpp"
+
+#include <array>
+#include <cstring>
+#include <new>
+#include <type_traits>
+#include <utility>
+
+namespace fedspallm::comm {
+
+namespace {
+
+class Writer {
+ public:
+  template <class... Values>
+  void operator()(const Values&... values) {
+    (put(values), ...);
+  }
+  std::vector<std::byte> bytes;
+
+ private:
+  template <class Value>
+  requires std::is_arithmetic_v<Value> || std::is_enum_v<Value>
+  void put(Value value) { append(&value, sizeof(value)); }
+  void put(const std::string& text) {
+    put(static_cast<std::uint64_t>(text.size()));
+    append(text.data(), text.size());
+  }
+  void append(const void* source, std::size_t size) {
+    const std::size_t end = bytes.size();
+    bytes.resize(end + size);
+    if (size > 0) std::memcpy(bytes.data() + end, source, size);
+  }
+};
+
+class Reader {
+ public:
+  explicit Reader(std::span<const std::byte> bytes) : bytes_(bytes) {}
+  template <class... Values>
+  void operator()(Values&... values) {
+    (get(values), ...);
+  }
+  [[nodiscard]] std::size_t left() const { return bytes_.size(); }
+
+ private:
+  template <class Value>
+  requires std::is_arithmetic_v<Value> || std::is_enum_v<Value>
+  void get(Value& value) {
+    const auto part = take(sizeof(value));
+    std::memcpy(&value, part.data(), sizeof(value));
+  }
+  void get(std::string& text) {
+    std::uint64_t size = 0;
+    get(size);
+    const auto part = take(size);
+    text.assign(reinterpret_cast<const char*>(part.data()), part.size());
+  }
+  std::span<const std::byte> take(std::uint64_t size) {
+    check<PeerError>(size <= bytes_.size(), "a control message is shorter than its contents");
+    const auto part = bytes_.first(static_cast<std::size_t>(size));
+    bytes_ = bytes_.subspan(part.size());
+    return part;
+  }
+  std::span<const std::byte> bytes_;
+};
+
+// One list of fields per message serves writing (const) and reading.
+template <class Archive, class Value>
+void fields(Archive& archive, Value& value) {
+  using Plain = std::remove_const_t<Value>;
+  if constexpr (std::is_same_v<Plain, Failure>) {
+    archive(value.status, value.text);
+  } else if constexpr (std::is_same_v<Plain, Announcement>) {
+    archive(value.client, value.kept, value.largest, value.largest_diagonal, value.report.error,
+            value.report.seconds, value.report.kept_zeros, value.report.damping_steps, value.report.damping,
+            value.report.dead_columns);
+  } else if constexpr (std::is_same_v<Plain, GrantMessage>) {
+    archive(value.unit, value.client);
+  } else if constexpr (std::is_same_v<Plain, ScaleMessage>) {
+    archive(value.unit, value.q, value.diagonal_q);
+  } else if constexpr (std::is_same_v<Plain, FetchMessage>) {
+    archive(value.block);
+  } else if constexpr (std::is_same_v<Plain, BlockMessage>) {
+    archive(value.block, value.bytes);
+  } else if constexpr (std::is_same_v<Plain, FailedMessage> || std::is_same_v<Plain, VerdictMessage>) {
+    fields(archive, value.failure);
+  } else if constexpr (std::is_same_v<Plain, AnnounceMessage>) {
+    auto count = static_cast<std::uint64_t>(value.clients.size());
+    archive(value.unit, count);
+    if constexpr (!std::is_const_v<Value>) {
+      check<PeerError>(count <= archive.left(), "an announcement names more clients than it holds");
+      value.clients.resize(static_cast<std::size_t>(count));
+    }
+    for (auto& client : value.clients) fields(archive, client);
+  } else if constexpr (std::is_same_v<Plain, StoppedMessage>) {
+    auto present = static_cast<std::uint8_t>(value.failure.has_value());
+    archive(present);
+    if constexpr (!std::is_const_v<Value>) {
+      if (present != 0) value.failure.emplace();
+    }
+    if (value.failure) fields(archive, *value.failure);
+  } else {
+    static_assert(std::is_empty_v<Plain>);
+  }
+}
+
+template <std::size_t... I>
+Message blank(std::size_t kind, std::index_sequence<I...>) {
+  Message message;
+  ((kind == I ? (void)message.emplace<I>() : void()), ...);
+  return message;
+}
+
+}  // namespace
+
+std::vector<std::byte> to_bytes(const Message& message) {
+  Writer writer;
+  writer(static_cast<std::uint8_t>(message.index()));
+  std::visit([&](const auto& value) { fields(writer, value); }, message);
+  return std::move(writer.bytes);
+}
+
+Message from_bytes(std::span<const std::byte> bytes) {
+  Reader reader(bytes);
+  std::uint8_t kind = 0;
+  reader(kind);
+  constexpr std::size_t kinds = std::variant_size_v<Message>;
+  if (kind >= kinds)
+    throw PeerError(fmt::format("control message of unknown kind {} (known: 0 to {})", kind, kinds - 1));
+  Message message = blank(kind, std::make_index_sequence<kinds>());
+  std::visit([&](auto& value) { fields(reader, value); }, message);
+  if (reader.left() != 0) {
+    throw PeerError(fmt::format("a control message of kind {} has {} bytes too many", kind, reader.left()));
+  }
+  return message;
+}
+
+std::int64_t announce_bytes(std::int64_t clients) {
+  static const auto one = static_cast<std::int64_t>(to_bytes(AnnounceMessage{0, {Announcement()}}).size());
+  static const auto none = static_cast<std::int64_t>(to_bytes(AnnounceMessage()).size());
+  return none + clients * (one - none);
+}
+
+Failure failure_of(const Error& error, const std::string& rank_name) {
+  return {error.status(), fmt::format("{}: {}", rank_name, error.what())};
+}
+
+Failure current_failure(const std::string& rank_name) {
+  try {
+    throw;
+  } catch (const Error& error) {
+    return failure_of(error, rank_name);
+  } catch (const std::bad_alloc&) {
+    return {ExitStatus::no_resources, rank_name + ": out of memory"};
+  } catch (const std::exception& error) {
+    return {ExitStatus::check_failed, fmt::format("{}: unexpected: {}", rank_name, error.what())};
+  } catch (...) {
+    return {ExitStatus::check_failed, rank_name + ": an exception of unknown type"};
+  }
+}
+
+}  // namespace fedspallm::comm

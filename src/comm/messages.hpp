@@ -1,0 +1,93 @@
+// SPDX-License-Identifier: Apache-2.0
+// Purpose: the small control messages of an exchange and their bytes. One ordered channel carries them
+// between the root and each rank, so that "before" and "after" mean the same on both sides. Non-goal: bulk
+// data (link.hpp).
+//
+// Every bulk transfer is asked for by its receiver, who by then has room for it:
+//   rank -> root  announce   all of this rank's clients have delivered a unit: what a merge needs to know
+//   beforehand root -> rank  grant      (gather) send this client's update now; the root has posted its
+//   receive root -> rank  scale      (reduce) all clients have delivered: the chain of this unit starts rank
+//   -> root  fetch,  root -> rank  block      a merged block of the previous round; its bytes follow rank ->
+//   root  finish, root -> rank  done, rank -> root  bye        the good end rank -> root  failed, root ->
+//   rank  stop, rank -> root  stopped, root -> rank  verdict        the other end
+#pragma once
+
+#include "fedspallm/base/error.hpp"
+#include "fedspallm/wire/update.hpp"
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <variant>
+#include <vector>
+
+namespace fedspallm::comm {
+
+/// Why an exchange ends early; `text` already names rank and host.
+struct Failure {
+  ExitStatus status = ExitStatus::check_failed;
+  std::string text;
+};
+
+/// What the root knows of one client's update before its payload.
+struct Announcement {
+  std::uint32_t client = 0;
+  std::int64_t kept = 0;
+  float largest = 0;           // |value|, decides the fixed-point scale
+  float largest_diagonal = 0;  // of diag(H), 0 without one
+  wire::MatrixReport report;
+};
+
+struct AnnounceMessage {
+  std::uint64_t unit = 0;
+  std::vector<Announcement> clients;
+};
+struct GrantMessage {
+  std::uint64_t unit = 0;
+  std::uint32_t client = 0;
+};
+struct ScaleMessage {
+  std::uint64_t unit = 0;
+  std::int32_t q = 0;
+  std::int32_t diagonal_q = 0;
+};
+struct FetchMessage {
+  std::uint32_t block = 0;
+};
+struct BlockMessage {
+  std::uint32_t block = 0;
+  std::int64_t bytes = 0;
+};
+struct FinishMessage {};
+struct DoneMessage {};
+struct ByeMessage {};
+struct FailedMessage {
+  Failure failure;
+};
+struct StopMessage {};
+struct StoppedMessage {
+  std::optional<Failure> failure;
+};
+struct VerdictMessage {
+  Failure failure;
+};
+
+/// The alternative's index is the first byte on the wire.
+using Message =
+    std::variant<AnnounceMessage, GrantMessage, ScaleMessage, FetchMessage, BlockMessage, FinishMessage,
+                 DoneMessage, ByeMessage, FailedMessage, StopMessage, StoppedMessage, VerdictMessage>;
+
+[[nodiscard]] std::vector<std::byte> to_bytes(const Message& message);
+/// @throws PeerError when the bytes are no message
+[[nodiscard]] Message from_bytes(std::span<const std::byte> bytes);
+
+/// Bytes of an announcement of `clients` clients; for forecasts.
+[[nodiscard]] std::int64_t announce_bytes(std::int64_t clients);
+
+/// The exception in flight as a failure of this rank.
+[[nodiscard]] Failure current_failure(const std::string& rank_name);
+[[nodiscard]] Failure failure_of(const Error& error, const std::string& rank_name);
+
+}  // namespace fedspallm::comm

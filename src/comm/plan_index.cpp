@@ -1,0 +1,107 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "plan_index.hpp"
+
+#include "fedspallm/base/hash.hpp"
+
+#include <algorithm>
+#include <utility>
+
+namespace fedspallm::comm {
+
+namespace {
+
+void check_unit(const ExchangePlan& plan, std::size_t index) {
+  const PlannedUnit& unit = plan.units[index];
+  require(unit.rows >= 1 && unit.cols >= 1, "plan: rows, cols >= 1");
+  require(!unit.clients.empty(), "plan: every unit has a client");
+  require(std::adjacent_find(unit.clients.begin(), unit.clients.end(), std::greater_equal<>()) ==
+              unit.clients.end(),
+          "plan: the clients of a unit ascend");
+  require(unit.clients.back() < plan.rank_of_client.size(), "plan: every client of a unit has a rank");
+  require(unit.diagonal_unit <= index, "plan: the unit that carries a group's diagonal comes first");
+  require(plan.units[unit.diagonal_unit].diagonal_unit == unit.diagonal_unit,
+          "plan: a unit that carries the diagonal of a group belongs to that group");
+  if (index == 0) return;
+  const wire::UnitId& before = plan.units[index - 1].id;
+  require(std::pair(before.block, before.matrix) < std::pair(unit.id.block, unit.id.matrix),
+          "plan: units are ordered by (block, matrix)");
+}
+
+}  // namespace
+
+PlanIndex::PlanIndex(ExchangePlan plan, int ranks) : plan_(std::move(plan)) {
+  for (const int rank : plan_.rank_of_client)
+    require(rank >= 0 && rank < ranks, "plan: 0 <= rank of a client < ranks");
+  block_.resize(size());
+  last_of_group_.resize(size());
+  std::vector<std::size_t> last(size());
+  for (std::size_t i = 0; i < size(); ++i) {
+    check_unit(plan_, i);
+    const bool same_block = i > 0 && unit(i).id.block == unit(i - 1).id.block;
+    block_[i] = i == 0 ? 0 : block_[i - 1] + (same_block ? 0 : 1);
+    last[unit(i).diagonal_unit] = i;
+  }
+  for (std::size_t i = 0; i < size(); ++i) last_of_group_[i] = last[unit(i).diagonal_unit];
+}
+
+std::size_t PlanIndex::clients_on(std::size_t index, int rank) const {
+  const auto& clients = unit(index).clients;
+  return static_cast<std::size_t>(std::count_if(
+      clients.begin(), clients.end(), [&](std::uint32_t client) { return rank_of(client) == rank; }));
+}
+
+std::vector<int> PlanIndex::ranks_of(std::size_t index) const {
+  std::vector<int> ranks = {0};
+  for (const std::uint32_t client : unit(index).clients) ranks.push_back(rank_of(client));
+  std::sort(ranks.begin(), ranks.end());
+  ranks.erase(std::unique(ranks.begin(), ranks.end()), ranks.end());
+  return ranks;
+}
+
+std::vector<std::size_t> PlanIndex::units_of(std::uint32_t client) const {
+  std::vector<std::size_t> units;
+  for (std::size_t i = 0; i < size(); ++i) {
+    if (std::binary_search(unit(i).clients.begin(), unit(i).clients.end(), client)) units.push_back(i);
+  }
+  return units;
+}
+
+std::int64_t PlanIndex::largest_update() const {
+  std::int64_t largest = 0;
+  for (const PlannedUnit& unit : plan_.units) {
+    const bool travels = std::any_of(unit.clients.begin(), unit.clients.end(),
+                                     [&](std::uint32_t client) { return rank_of(client) != 0; });
+    if (travels) largest = std::max(largest, update_bytes(unit));
+  }
+  return largest;
+}
+
+std::int64_t PlanIndex::fingerprint() const {
+  std::string text;
+  for (const PlannedUnit& unit : plan_.units) {
+    text += fmt::format("{} {} {} {} {} {} {} {} {} {}:", unit.id.round, unit.id.block, unit.id.matrix,
+                        unit.name, unit.rows, unit.cols, static_cast<int>(unit.dtype), unit.with_diagonal,
+                        unit.diagonal_unit, unit.expected_kept);
+    for (const std::uint32_t client : unit.clients) text += fmt::format("{} ", client);
+  }
+  for (const int rank : plan_.rank_of_client) text += fmt::format("/{}", rank);
+  return static_cast<std::int64_t>(checksum(std::as_bytes(std::span(text))) >> 1);
+}
+
+std::int64_t update_bytes(const PlannedUnit& unit) {
+  const std::int64_t kept = unit.expected_kept >= 0 ? unit.expected_kept : unit.rows * unit.cols;
+  return wire::encoded_bytes(unit.rows, unit.cols, kept, unit.dtype, unit.with_diagonal);
+}
+
+std::int64_t merge_bytes(const PlannedUnit& unit) {
+  const std::int64_t tiles = (unit.rows * unit.cols + aggregate::kTile - 1) / aggregate::kTile;
+  const std::int64_t diagonal = unit.with_diagonal ? unit.cols : 0;
+  return tiles * static_cast<std::int64_t>(sizeof(aggregate::Tile)) +
+         diagonal * static_cast<std::int64_t>(sizeof(std::int64_t));
+}
+
+std::string describe(const PlannedUnit& unit) {
+  return fmt::format("{} (round {}, block {})", unit.name, unit.id.round, unit.id.block);
+}
+
+}  // namespace fedspallm::comm

@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+// Purpose: what the parts of one rank's exchange share. All of it outlives them.
+#pragma once
+
+#include "link.hpp"
+#include "plan_index.hpp"
+#include "threads.hpp"
+#include <atomic>
+#include <chrono>
+#include <string>
+
+namespace fedspallm::comm {
+
+struct RankContext {
+  const PlanIndex& plan;
+  const ExchangeOptions& options;
+  std::string rank_name;  // "rank 1 on node17"
+  Link& link;             // communication thread only
+  Desk& desk;
+  Gate& gate;
+  Gauge& merge_memory;
+  std::atomic<std::int64_t>& merging_nanoseconds;
+};
+
+/// Adds its own life time to a counter of nanoseconds.
+class ScopedTime {
+ public:
+  explicit ScopedTime(std::atomic<std::int64_t>& total) : total_(total) {}
+  ~ScopedTime() {
+    const auto spent = std::chrono::steady_clock::now() - start_;
+    total_ += std::chrono::duration_cast<std::chrono::nanoseconds>(spent).count();
+  }
+  ScopedTime(const ScopedTime&) = delete;
+  ScopedTime& operator=(const ScopedTime&) = delete;
+
+ private:
+  std::atomic<std::int64_t>& total_;
+  std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+};
+
+/// A merge state, counted in the memory gauge while it lives.
+class CountedMerge {
+ public:
+  CountedMerge(const PlannedUnit& unit, aggregate::FixedPoint scale, aggregate::FixedPoint diagonal_scale,
+               Gauge& gauge)
+      : merge_(unit.rows, unit.cols, scale, diagonal_scale), gauge_(gauge), bytes_(merge_bytes(unit)) {
+    gauge_.add(bytes_);
+  }
+  ~CountedMerge() { gauge_.subtract(bytes_); }
+  CountedMerge(const CountedMerge&) = delete;
+  CountedMerge& operator=(const CountedMerge&) = delete;
+  [[nodiscard]] aggregate::PartialMerge& merge() { return merge_; }
+
+  void add(const wire::MatrixUpdate& update) {
+    merge_.add(update.matrix);
+    if (!update.hessian_diagonal.empty()) merge_.add_diagonal(update.hessian_diagonal);
+  }
+
+ private:
+  aggregate::PartialMerge merge_;
+  Gauge& gauge_;
+  std::int64_t bytes_;
+};
+
+}  // namespace fedspallm::comm

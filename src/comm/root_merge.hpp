@@ -1,0 +1,49 @@
+// SPDX-License-Identifier: Apache-2.0
+// Purpose: the root's end of a merge, on its merge thread: adding gathered updates one unit at a time, and
+// handing complete units to the callback together with the diagonal sums of their input group. Not
+// thread-safe.
+#pragma once
+
+#include "rank_context.hpp"
+#include <map>
+#include <memory>
+#include <optional>
+
+namespace fedspallm::comm {
+
+/// A unit whose clients have all announced it, so that its scale is known.
+struct ReadyUnit {
+  std::size_t index = 0;
+  std::vector<Announcement> said;  // by client
+  aggregate::FixedPoint scale;
+  aggregate::FixedPoint diagonal_scale;
+};
+
+/// The scale follows from what all clients said, so it is the same whichever way they deliver (rulings.md 6).
+[[nodiscard]] ReadyUnit make_ready(std::size_t index, std::vector<Announcement> said);
+
+class RootMerge {
+ public:
+  RootMerge(const RankContext& context, Exchange::OnCompleted on_completed)
+      : context_(context), on_completed_(std::move(on_completed)) {}
+
+  /// Adds one client's update; units in plan order. True when that completed the unit.
+  bool add(const ReadyUnit& ready, const wire::MatrixUpdate& update);
+  /// The same for an update as it travelled. @throws DataError when it is not what was announced
+  bool add_encoded(const ReadyUnit& ready, const Announcement& said, std::span<const std::byte> bytes);
+  /// Hands over a unit that was merged elsewhere (reduce).
+  void complete(const ReadyUnit& ready, const aggregate::PartialMerge& merge);
+
+ private:
+  struct Group {
+    std::vector<std::int64_t> sums;
+    aggregate::FixedPoint scale;
+  };
+  const RankContext& context_;
+  Exchange::OnCompleted on_completed_;
+  std::unique_ptr<CountedMerge> current_;
+  std::size_t added_ = 0;
+  std::map<std::size_t, Group> groups_;  // by diagonal unit, until the last unit of the group is done
+};
+
+}  // namespace fedspallm::comm

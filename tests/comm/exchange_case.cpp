@@ -1,0 +1,200 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "comm/exchange_case.hpp"
+
+#include "fedspallm/base/random.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <thread>
+
+namespace fedspallm::comm::test {
+
+namespace {
+
+std::uint64_t draw(std::uint64_t seed, std::uint32_t a, std::uint32_t b, std::uint64_t index) {
+  return random_bits({.seed = seed, .use = RandomUse::simulation, .client = a, .block = b}, index);
+}
+
+int rank_of(std::uint32_t client, const CaseOptions& options) {
+  switch (options.placement) {
+    case Placement::round_robin:
+      return static_cast<int>(client) % options.ranks;
+    case Placement::all_on_root:
+      return 0;
+    case Placement::all_on_last:
+      return options.ranks - 1;
+    case Placement::none_on_root:
+      return options.ranks == 1 ? 0 : 1 + static_cast<int>(client) % (options.ranks - 1);
+  }
+  return 0;
+}
+
+/// Values of very different size, so that an inexact sum would show.
+float value_of(std::uint64_t bits) {
+  const auto mantissa = static_cast<float>(static_cast<std::int64_t>(bits % 2001) - 1000);
+  return std::ldexp(mantissa, -static_cast<int>(bits / 2001 % 12));
+}
+
+}  // namespace
+
+bool operator==(const Seen& a, const Seen& b) {
+  return a.tiles.size() == b.tiles.size() &&
+         std::memcmp(a.tiles.data(), b.tiles.data(), a.tiles.size() * sizeof(aggregate::Tile)) == 0 &&
+         a.diagonal_sums == b.diagonal_sums && a.q == b.q && a.diagonal_q == b.diagonal_q &&
+         a.clients == b.clients && a.kept == b.kept && a.errors == b.errors;
+}
+
+ExchangePlan make_plan(const CaseOptions& options) {
+  ExchangePlan plan;
+  for (std::uint32_t client = 0; client < options.clients; ++client)
+    plan.rank_of_client.push_back(rank_of(client, options));
+  for (std::uint32_t block = 0; block < options.blocks; ++block) {
+    std::vector<std::uint32_t> clients;
+    for (std::uint32_t client = 0; client < options.clients; ++client) {
+      const bool takes_part =
+          !options.sampled || client == block % options.clients || draw(3, client, block, 0) % 2 == 0;
+      if (takes_part) clients.push_back(client);
+    }
+    const std::size_t first = plan.units.size();
+    for (std::uint32_t matrix = 0; matrix < options.shapes.size(); ++matrix) {
+      const Shape& shape = options.shapes[matrix];
+      const bool shares = matrix == 1 && shape.cols == options.shapes[0].cols;
+      PlannedUnit unit;
+      unit.id = {1, block, matrix};
+      unit.name = fmt::format("model.layers.{}.matrix{}.weight", block, matrix);
+      unit.rows = shape.rows;
+      unit.cols = shape.cols;
+      unit.dtype = shape.dtype;
+      unit.with_diagonal = options.diagonals && !shares;
+      unit.diagonal_unit = shares ? first : plan.units.size();
+      unit.clients = clients;
+      plan.units.push_back(unit);
+    }
+  }
+  return plan;
+}
+
+wire::MatrixUpdate make_update(const ExchangePlan& plan, std::size_t index, std::uint32_t client) {
+  const PlannedUnit& unit = plan.units[index];
+  const auto size = static_cast<std::size_t>(unit.rows * unit.cols);
+  const auto stream = static_cast<std::uint32_t>(index);
+  std::vector<float> dense(size);
+  std::vector<std::uint8_t> kept(size);
+  for (std::size_t i = 0; i < size; ++i) {
+    const std::uint64_t bits = draw(7, client, stream, i);
+    dense[i] = value_of(bits >> 8);
+    kept[i] = bits % 256 < 140 ? 1 : 0;
+  }
+  wire::MatrixUpdate update;
+  update.unit = unit.id;
+  update.client = client;
+  update.matrix = wire::pack(unit.rows, unit.cols, unit.dtype, dense, kept);
+  if (unit.with_diagonal) {
+    for (std::int64_t c = 0; c < unit.cols; ++c) {
+      update.hessian_diagonal.push_back(
+          std::abs(value_of(draw(8, client, stream, static_cast<std::uint64_t>(c)))));
+    }
+  }
+  update.report.error = client + 0.5 * static_cast<double>(index);
+  update.report.seconds = 0.25;
+  return update;
+}
+
+Seen copy_of(const CompletedUnit& unit) {
+  Seen seen;
+  seen.tiles.assign(unit.merge->tiles().begin(), unit.merge->tiles().end());
+  seen.diagonal_sums.assign(unit.diagonal_sums.begin(), unit.diagonal_sums.end());
+  seen.q = unit.merge->scale().q;
+  seen.diagonal_q = unit.diagonal_scale.q;
+  for (const ClientReport& report : unit.reports) {
+    seen.clients.push_back(report.client);
+    seen.kept.push_back(report.kept);
+    seen.errors.push_back(report.report.error);
+  }
+  return seen;
+}
+
+std::vector<Seen> merge_serially(const ExchangePlan& plan) {
+  std::vector<Seen> all;
+  for (std::size_t index = 0; index < plan.units.size(); ++index) {
+    const PlannedUnit& unit = plan.units[index];
+    std::vector<wire::MatrixUpdate> updates;
+    float largest = 0, largest_diagonal = 0;
+    Seen seen;
+    for (const std::uint32_t client : unit.clients) {
+      updates.push_back(make_update(plan, index, client));
+      largest = std::max(largest, wire::largest_magnitude(updates.back().matrix));
+      for (const float value : updates.back().hessian_diagonal)
+        largest_diagonal = std::max(largest_diagonal, value);
+      seen.clients.push_back(client);
+      seen.kept.push_back(updates.back().matrix.kept);
+      seen.errors.push_back(updates.back().report.error);
+    }
+    const auto clients = static_cast<std::int64_t>(unit.clients.size());
+    const auto scale = aggregate::FixedPoint::covering(largest, clients);
+    const auto diagonal_scale = aggregate::FixedPoint::covering(largest_diagonal, clients);
+    aggregate::PartialMerge merge(unit.rows, unit.cols, scale, diagonal_scale);
+    for (const auto& update : updates) {
+      merge.add(update.matrix);
+      if (!update.hessian_diagonal.empty()) merge.add_diagonal(update.hessian_diagonal);
+    }
+    seen.tiles.assign(merge.tiles().begin(), merge.tiles().end());
+    seen.q = scale.q;
+    if (unit.with_diagonal) {
+      seen.diagonal_sums.assign(merge.diagonal_sums().begin(), merge.diagonal_sums().end());
+      seen.diagonal_q = diagonal_scale.q;
+    } else if (unit.diagonal_unit != index) {
+      seen.diagonal_sums = all[unit.diagonal_unit].diagonal_sums;
+      seen.diagonal_q = all[unit.diagonal_unit].diagonal_q;
+    }
+    all.push_back(std::move(seen));
+  }
+  return all;
+}
+
+void deliver_all(Exchange& exchange, const ExchangePlan& plan, int rank, std::uint64_t seed) {
+  for (std::size_t index = 0; index < plan.units.size(); ++index) {
+    std::vector<std::uint32_t> own;
+    for (const std::uint32_t client : plan.units[index].clients) {
+      if (plan.rank_of_client[client] == rank) own.push_back(client);
+    }
+    const auto stream = static_cast<std::uint32_t>(index);
+    if (seed != 0) {
+      std::sort(own.begin(), own.end(),
+                [&](auto a, auto b) { return draw(seed, a, stream, 0) < draw(seed, b, stream, 0); });
+    }
+    for (const std::uint32_t client : own) {
+      if (seed != 0 && draw(seed, client, stream, 1) % 4 == 0) {
+        std::this_thread::sleep_for(std::chrono::microseconds(draw(seed, client, stream, 2) % 3000));
+      }
+      exchange.submit(index, make_update(plan, index, client));
+    }
+  }
+}
+
+Outcome run_exchange(Communicator& comm, const ExchangePlan& plan, const ExchangeOptions& options,
+                     std::uint64_t seed) {
+  Outcome outcome;
+  Exchange exchange(comm, plan, options, [&](const CompletedUnit& unit) {
+    outcome.order.push_back(unit.index);
+    outcome.seen.push_back(copy_of(unit));
+  });
+  deliver_all(exchange, plan, comm.rank(), seed);
+  exchange.finish();
+  outcome.statistics = exchange.statistics();
+  return outcome;
+}
+
+std::string thrown_by(const std::function<void()>& step) {
+  try {
+    step();
+  } catch (const Error& error) {
+    return fmt::format("{}: {}", static_cast<int>(error.status()), error.what());
+  }
+  return "";
+}
+
+}  // namespace fedspallm::comm::test

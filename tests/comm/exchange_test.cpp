@@ -1,0 +1,246 @@
+// SPDX-License-Identifier: Apache-2.0
+// Both transports bring the root the same bits as a serial merge, for any spread of clients, sizes and
+// delivery order.
+#include "fedspallm/comm/exchange.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "comm/exchange_case.hpp"
+#include <atomic>
+#include <chrono>
+#include <thread>
+
+namespace fedspallm::comm {
+namespace {
+
+using namespace test;  // NOLINT: the tests' own helpers
+
+const std::vector<Shape> kEdgeShapes = {
+    {1, 1, DType::f32}, {7, 9, DType::bf16}, {8, 8, DType::f16}, {5, 13, DType::bf16}, {3, 65, DType::f32}};
+
+void expect_serial_result(const Outcome& outcome, const ExchangePlan& plan, int rank,
+                          const std::string& what) {
+  if (rank != 0) {
+    EXPECT_TRUE(outcome.order.empty()) << "the callback belongs to the root";
+    return;
+  }
+  const std::vector<Seen> expected = merge_serially(plan);
+  ASSERT_EQ(outcome.order.size(), expected.size()) << what;
+  for (std::size_t i = 0; i < expected.size(); ++i) {
+    EXPECT_EQ(outcome.order[i], i) << what;
+    EXPECT_TRUE(outcome.seen[i] == expected[i]) << what << ", unit " << i;
+  }
+}
+
+class BothTransports : public testing::TestWithParam<Transport> {
+ protected:
+  [[nodiscard]] ExchangeOptions options() const {
+    ExchangeOptions options;
+    options.transport = GetParam();
+    return options;
+  }
+  Communicator comm_;
+};
+
+TEST_P(BothTransports, GiveTheSerialBitsForAnySpreadOfClients) {
+  for (const std::uint32_t clients : {1U, 2U, 3U, 5U, 8U}) {
+    for (const Placement placement :
+         {Placement::round_robin, Placement::all_on_root, Placement::all_on_last, Placement::none_on_root}) {
+      const auto plan = make_plan(
+          {.clients = clients, .placement = placement, .ranks = comm_.size(), .shapes = kEdgeShapes});
+      const auto outcome = run_exchange(comm_, plan, options(), clients);
+      expect_serial_result(outcome, plan, comm_.rank(),
+                           fmt::format("{} clients, placement {}", clients, static_cast<int>(placement)));
+    }
+  }
+}
+
+TEST_P(BothTransports, GiveTheSerialBitsWhenBlocksAreSampled) {
+  for (const std::uint32_t clients : {2U, 5U, 8U}) {
+    const auto plan = make_plan(
+        {.clients = clients, .ranks = comm_.size(), .blocks = 6, .shapes = kEdgeShapes, .sampled = true});
+    expect_serial_result(run_exchange(comm_, plan, options(), 0), plan, comm_.rank(),
+                         fmt::format("{} clients", clients));
+  }
+}
+
+TEST_P(BothTransports, GiveTheSerialBitsForLargeMatricesAndAnyChunk) {
+  const auto plan = make_plan(
+      {.clients = 5, .ranks = comm_.size(), .shapes = {{96, 700, DType::bf16}, {33, 700, DType::f32}}});
+  for (const std::int64_t chunk :
+       {std::int64_t{1}, std::int64_t{768 * 7}, std::int64_t{100'000}, std::int64_t{1} << 20}) {
+    for (const std::int64_t limit : {std::int64_t{1000}, std::int64_t{1} << 30}) {
+      ExchangeOptions chosen = options();
+      chosen.chunk_bytes = chunk;
+      chosen.message_limit = limit;
+      expect_serial_result(run_exchange(comm_, plan, chosen, 0), plan, comm_.rank(),
+                           fmt::format("chunk {}, limit {}", chunk, limit));
+    }
+  }
+}
+
+TEST_P(BothTransports, GiveTheSerialBitsForAnyOrderOfArrival) {
+  const auto plan = make_plan({.clients = 8,
+                               .ranks = comm_.size(),
+                               .blocks = 3,
+                               .shapes = {{16, 40, DType::f32}, {9, 40, DType::bf16}}});
+  for (std::uint64_t seed = 1; seed <= 6; ++seed) {
+    const auto outcome =
+        run_exchange(comm_, plan, options(), seed * 100 + static_cast<std::uint64_t>(comm_.rank()));
+    expect_serial_result(outcome, plan, comm_.rank(), fmt::format("seed {}", seed));
+  }
+}
+
+TEST_P(BothTransports, CarryNoDiagonalWhereThePlanHasNone) {
+  const auto plan =
+      make_plan({.clients = 3, .ranks = comm_.size(), .shapes = kEdgeShapes, .diagonals = false});
+  const auto outcome = run_exchange(comm_, plan, options(), 0);
+  expect_serial_result(outcome, plan, comm_.rank(), "no diagonals");
+  for (const Seen& seen : outcome.seen) EXPECT_TRUE(seen.diagonal_sums.empty());
+}
+
+TEST_P(BothTransports, FinishAtOnceWhenNothingIsPlanned) {
+  const auto outcome = run_exchange(comm_, ExchangePlan{.units = {}, .rank_of_client = {0}}, options(), 0);
+  EXPECT_TRUE(outcome.order.empty());
+}
+
+TEST_P(BothTransports, SendNothingInAWorldOfOne) {
+  if (comm_.size() > 1) GTEST_SKIP() << "for one rank";
+  const auto plan = make_plan({.clients = 4, .shapes = kEdgeShapes});
+  const auto outcome = run_exchange(comm_, plan, options(), 0);
+  EXPECT_EQ(outcome.statistics.bytes_sent, 0);
+  EXPECT_EQ(outcome.statistics.messages_sent, 0);
+}
+
+TEST_P(BothTransports, KeepTheRootsMergeMemoryWhateverTheNumberOfClients) {
+  std::vector<std::int64_t> peaks;
+  for (const std::uint32_t clients : {4U, 64U}) {
+    const auto plan = make_plan({.clients = clients,
+                                 .ranks = comm_.size(),
+                                 .blocks = 3,
+                                 .shapes = {{40, 128, DType::bf16}, {24, 128, DType::bf16}}});
+    ExchangeOptions chosen = options();
+    chosen.chunk_bytes = 4096;
+    Exchange exchange(comm_, plan, chosen, [](const CompletedUnit&) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    });
+    deliver_all(exchange, plan, comm_.rank(), 0);
+    exchange.finish();
+    peaks.push_back(exchange.statistics().peak_merge_bytes);
+  }
+  if (comm_.rank() != 0) return;
+  EXPECT_GT(peaks[0], 40 * 128 * 12) << "at least one merge state";
+  EXPECT_LE(static_cast<double>(peaks[1]), 1.05 * static_cast<double>(peaks[0]));
+}
+
+TEST_P(BothTransports, LetSubmitWaitWhileTheWindowIsFull) {
+  for (const int window : {1, 2, 3}) {
+    const auto plan =
+        make_plan({.clients = 3, .placement = Placement::all_on_root, .ranks = comm_.size(), .blocks = 8});
+    ExchangeOptions chosen = options();
+    chosen.window_blocks = window;
+    std::atomic<std::int64_t> submitted{-1};  // block of the latest submit() that returned, on the root
+    std::atomic<std::int64_t> furthest{0};
+    Exchange exchange(comm_, plan, chosen, [&](const CompletedUnit& unit) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+      furthest = std::max(furthest.load(), submitted.load() - static_cast<std::int64_t>(unit.index));
+    });
+    for (std::size_t index = 0; comm_.rank() == 0 && index < plan.units.size(); ++index) {
+      for (const std::uint32_t client : plan.units[index].clients)
+        exchange.submit(index, make_update(plan, index, client));
+      submitted = static_cast<std::int64_t>(index);
+    }
+    exchange.finish();
+    // While a block is called back its updates are merged already; reduce merges one block ahead of the
+    // callback.
+    EXPECT_LE(furthest.load(), window + (GetParam() == Transport::reduce ? 1 : 0));
+  }
+}
+
+TEST_P(BothTransports, RefuseWhatThePlanDoesNotExpect) {
+  const auto plan = make_plan({.clients = 2,
+                               .placement = Placement::all_on_root,
+                               .ranks = comm_.size(),
+                               .shapes = {{2, 3, DType::f32}, {4, 3, DType::f32}}});
+  Exchange exchange(comm_, plan, options(), [](const CompletedUnit&) {});
+  if (comm_.rank() == 0) {
+    EXPECT_THROW(exchange.submit(99, make_update(plan, 0, 0)), LogicError);
+    EXPECT_THROW(exchange.submit(1, make_update(plan, 1, 0)), LogicError) << "unit 0 comes first";
+    EXPECT_THROW(exchange.submit(0, make_update(plan, 1, 0)), LogicError) << "another unit's update";
+    auto without_diagonal = make_update(plan, 0, 0);
+    without_diagonal.hessian_diagonal.clear();
+    EXPECT_THROW(exchange.submit(0, without_diagonal), LogicError);
+    auto stranger = make_update(plan, 0, 0);
+    stranger.client = 7;
+    EXPECT_THROW(exchange.submit(0, stranger), LogicError);
+    auto reshaped = make_update(plan, 0, 0);
+    reshaped.matrix.rows = 3;
+    reshaped.matrix.cols = 2;
+    EXPECT_THROW(exchange.submit(0, reshaped), LogicError);
+    exchange.submit(0, make_update(plan, 0, 0));
+    EXPECT_THROW(exchange.submit(0, make_update(plan, 0, 0)), LogicError) << "delivered twice";
+    exchange.submit(0, make_update(plan, 0, 1));
+    exchange.submit(1, make_update(plan, 1, 0));
+    exchange.submit(1, make_update(plan, 1, 1));
+    for (const std::size_t index : {2U, 3U}) {
+      for (const std::uint32_t client : {0U, 1U}) exchange.submit(index, make_update(plan, index, client));
+    }
+  }
+  exchange.finish();
+}
+
+TEST_P(BothTransports, RefusePlansThatDifferAmongRanks) {
+  if (comm_.size() == 1) GTEST_SKIP() << "needs two ranks";
+  auto plan = make_plan({.clients = 2, .ranks = comm_.size()});
+  if (comm_.rank() == 1) plan.units[0].rows = 9;
+  EXPECT_THROW(Exchange(comm_, plan, options(), [](const CompletedUnit&) {}), LogicError);
+}
+
+INSTANTIATE_TEST_SUITE_P(Exchange, BothTransports, testing::Values(Transport::gather, Transport::reduce),
+                         [](const auto& tested) {
+                           return tested.param == Transport::gather ? "gather" : "reduce";
+                         });
+
+std::vector<std::byte> block_bytes(std::uint32_t block) {
+  constexpr std::size_t sizes[] = {0, 1, 999, 1000, 1001, 100'000};
+  std::vector<std::byte> bytes(sizes[block % 6]);
+  for (std::size_t i = 0; i < bytes.size(); ++i) bytes[i] = static_cast<std::byte>(i * 7 + block);
+  return bytes;
+}
+
+TEST(Fetch, BringsEveryBlockOfAnySizeToEveryRankInAnyOrder) {
+  Communicator comm;
+  ExchangeOptions options;
+  options.message_limit = 1000;
+  const auto plan = make_plan({.clients = 2, .ranks = comm.size()});
+  Exchange exchange(
+      comm, plan, options, [](const CompletedUnit&) {}, block_bytes);
+  for (std::uint32_t i = 0; i < 12; ++i) {
+    const std::uint32_t block = comm.rank() % 2 == 0 ? i : 11 - i;
+    EXPECT_TRUE(exchange.fetch(block) == block_bytes(block)) << "block " << block;
+  }
+  deliver_all(exchange, plan, comm.rank(), 0);
+  exchange.finish();
+}
+
+TEST(Fetch, ServesSeveralThreadsOfARank) {
+  Communicator comm;
+  Exchange exchange(
+      comm, ExchangePlan{.units = {}, .rank_of_client = {0}}, {}, [](const CompletedUnit&) {}, block_bytes);
+  {
+    std::vector<std::jthread> threads;
+    for (std::uint32_t t = 0; t < 3; ++t) {
+      threads.emplace_back([&exchange, t] {
+        for (std::uint32_t i = 0; i < 10; ++i) {
+          const std::uint32_t block = (i + t) % 6;
+          EXPECT_TRUE(exchange.fetch(block) == block_bytes(block));
+        }
+      });
+    }
+  }
+  exchange.finish();
+}
+
+}  // namespace
+}  // namespace fedspallm::comm
