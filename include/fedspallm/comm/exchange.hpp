@@ -112,8 +112,15 @@ class Exchange {
   std::unique_ptr<Impl> impl_;
 };
 
-/// The cost model behind `transport = "auto"`: seconds of each transport from message sizes and the number of
-/// ranks.
+/// The cost model behind `transport = "auto"`: per unit of d weights with N clients, N' of them not on the
+/// root, on L ranks other than the root, and u = bytes of an update (9 to 17 bits a weight at 50 %;
+/// encoded_bytes), t = bytes of its tiles and diagonal sums (96 bits a weight), B = bytes per second of a
+/// link, l = seconds per message:
+///   gather = max(N' (u / B + l / 3), N d a)       the root's link, or its one merging core; three updates
+///   are on their way reduce = max clients of a rank * d a + (t + (L - 1) chunk) max(1 / B, r) + (L + 1) l
+///   own clients, then the chain
+/// with a, r = seconds to add a weight of an update and a byte of tiles. Units are summed: they follow each
+/// other.
 struct TransportChoice {
   Transport transport = Transport::gather;
   std::int64_t gather_bytes = 0;  // over all ranks
