@@ -17,6 +17,7 @@ namespace fedspallm::data::hdf5 {
 namespace {
 
 constexpr std::size_t kLongestAttribute = 60000;  // object headers end at 64 KiB in the default format
+constexpr std::size_t kLongestReadAttribute = 65536;
 constexpr std::size_t kLongestName = 4096;
 
 void require_link_name(const std::string& name) {
@@ -242,8 +243,8 @@ std::string Group::read_string(const std::string& name, const std::string& of) c
     return value;
   }
   const std::size_t size = H5Tget_size(type.get());
-  if (size > kLongestAttribute)
-    fail(object, fmt::format("is a string of {} bytes, expected at most {}", size, kLongestAttribute));
+  if (size > kLongestReadAttribute)
+    fail(object, fmt::format("is a string of {} bytes, expected at most {}", size, kLongestReadAttribute));
   std::string value(size, '\0');
   checked(H5Aread(attribute.get(), type.get(), value.data()), object, "read it");
   value.resize(std::strlen(value.c_str()));

@@ -101,7 +101,7 @@ class Group {
   /// Names of all links, sorted.
   [[nodiscard]] std::vector<std::string> names() const;
   [[nodiscard]] Group open_group(const std::string& name) const;
-  [[nodiscard]] Group create_group(const std::string& name) const;
+  Group create_group(const std::string& name) const;
   /// `name` stands for `object` ("/" = everything) of `target`, a path relative to this file's folder.
   void link_external(const std::string& name, const std::string& target,
                      const std::string& object = "/") const;
