@@ -1,0 +1,242 @@
+// SPDX-License-Identifier: Apache-2.0
+// A failure of any rank in any state reaches every rank as the same error, leaves no message behind and no
+// thread waiting.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "comm/exchange_case.hpp"
+#include <chrono>
+#include <thread>
+
+namespace fedspallm::comm {
+namespace {
+
+using namespace test;  // NOLINT: the tests' own helpers
+using testing::HasSubstr;
+using testing::StartsWith;
+
+/// What a rank was doing when another one failed.
+enum class Moment { before_the_first_submit, between_blocks, amid_large_transfers, in_finish, in_fetch };
+
+class Failing : public testing::TestWithParam<Transport> {
+ protected:
+  [[nodiscard]] ExchangeOptions options() const {
+    ExchangeOptions options;
+    options.transport = GetParam();
+    options.chunk_bytes = 2048;
+    options.window_blocks = 1;
+    return options;
+  }
+
+  [[nodiscard]] ExchangePlan plan(Moment moment) const {
+    const std::int64_t rows = moment == Moment::amid_large_transfers ? 400 : 6;
+    return make_plan({.clients = 8,
+                      .ranks = comm_.size(),
+                      .blocks = 5,
+                      .shapes = {{rows, 128, DType::f32}, {3, 128, DType::bf16}}});
+  }
+
+  /// The failing rank's part; the others go on until they are told.
+  void play(Exchange& exchange, const ExchangePlan& planned, Moment moment, bool failing) const {
+    if (moment == Moment::in_fetch) {
+      if (!failing) (void)exchange.fetch(1);
+    } else if (moment == Moment::between_blocks && failing) {
+      for (const std::uint32_t client : planned.units[0].clients) {
+        if (planned.rank_of_client[client] == comm_.rank())
+          exchange.submit(0, make_update(planned, 0, client));
+      }
+    } else if (!(failing && moment == Moment::before_the_first_submit)) {
+      deliver_all(exchange, planned, comm_.rank(), 0);
+    }
+    if (!failing) exchange.finish();
+  }
+
+  /// Every rank must have thrown the same; then the same communicator must carry a whole exchange.
+  void expect_same_everywhere(const std::string& own, const std::string& expected) {
+    EXPECT_EQ(own, expected);
+    const auto planned = make_plan({.clients = 5, .ranks = comm_.size(), .shapes = {{5, 13, DType::bf16}}});
+    const auto outcome = run_exchange(comm_, planned, options(), 0);
+    if (comm_.rank() == 0) {
+      EXPECT_TRUE(outcome.seen == merge_serially(planned));
+    }
+  }
+
+  Communicator comm_;
+};
+
+TEST_P(Failing, ReachesEveryRankFromEachRankInEachState) {
+  for (const Moment moment : {Moment::before_the_first_submit, Moment::between_blocks,
+                              Moment::amid_large_transfers, Moment::in_finish, Moment::in_fetch}) {
+    for (int failing = 0; failing < comm_.size(); ++failing) {
+      SCOPED_TRACE(fmt::format("moment {}, rank {} fails", static_cast<int>(moment), failing));
+      const auto planned = plan(moment);
+      std::string thrown;
+      {
+        const auto provider = [](std::uint32_t) {
+          std::this_thread::sleep_for(std::chrono::milliseconds(5));
+          return std::vector<std::byte>(5000);
+        };
+        Exchange exchange(
+            comm_, planned, options(), [](const CompletedUnit&) {}, provider);
+        const bool here = comm_.rank() == failing;
+        thrown = thrown_by([&] {
+          play(exchange, planned, moment, here);
+          if (here) exchange.fail(NumericalError("a Hessian is not positive definite"));
+          exchange.finish();
+        });
+        EXPECT_EQ(thrown_by([&] { exchange.finish(); }), thrown) << "later calls throw the same";
+        EXPECT_EQ(thrown_by([&] { (void)exchange.fetch(3); }), comm_.rank() == 0 ? "" : thrown);
+      }
+      expect_same_everywhere(
+          thrown, fmt::format("7: rank {} on {}: a Hessian is not positive definite", failing, comm_.host()));
+    }
+  }
+}
+
+TEST_P(Failing, OfSeveralRanksAtOnceGivesOneErrorEverywhere) {
+  for (int repeat = 0; repeat < 10; ++repeat) {
+    const auto planned = plan(Moment::between_blocks);
+    std::string thrown;
+    {
+      Exchange exchange(comm_, planned, options(), [](const CompletedUnit&) {});
+      exchange.fail(DataError("bad data"));
+      thrown = thrown_by([&] { exchange.finish(); });
+    }
+    const std::string first = comm_.broadcast(thrown);
+    EXPECT_THAT(thrown, HasSubstr(": bad data"));
+    expect_same_everywhere(thrown, first);
+  }
+}
+
+TEST_P(Failing, CallbackEndsTheExchangeOnEveryRankWithItsMessage) {
+  const auto planned = plan(Moment::between_blocks);
+  for (const std::size_t bad : {std::size_t{0}, std::size_t{4}, planned.units.size() - 1}) {
+    std::string thrown;
+    {
+      Exchange exchange(comm_, planned, options(), [&](const CompletedUnit& unit) {
+        if (unit.index == bad) throw ResourceError("disk full");
+        EXPECT_LT(unit.index, bad) << "no callback after the failing one";
+      });
+      thrown = thrown_by([&] {
+        deliver_all(exchange, planned, comm_.rank(), 0);
+        exchange.finish();
+      });
+    }
+    expect_same_everywhere(thrown, fmt::format("4: rank 0 on {}: disk full", comm_.broadcast(comm_.host())));
+  }
+}
+
+TEST_P(Failing, CallbackWithAForeignExceptionIsReportedToo) {
+  const auto planned = plan(Moment::between_blocks);
+  std::string thrown;
+  {
+    Exchange exchange(comm_, planned, options(),
+                      [&](const CompletedUnit&) { throw std::runtime_error("odd"); });
+    thrown = thrown_by([&] {
+      deliver_all(exchange, planned, comm_.rank(), 0);
+      exchange.finish();
+    });
+  }
+  expect_same_everywhere(thrown,
+                         fmt::format("1: rank 0 on {}: unexpected: odd", comm_.broadcast(comm_.host())));
+}
+
+TEST_P(Failing, ProviderEndsTheExchangeOnEveryRank) {
+  const auto planned = plan(Moment::between_blocks);
+  std::string thrown;
+  {
+    Exchange exchange(
+        comm_, planned, options(), [](const CompletedUnit&) {},
+        [](std::uint32_t) -> std::vector<std::byte> { throw DataError("no such block"); });
+    thrown = thrown_by([&] { (void)exchange.fetch(9); });
+  }
+  expect_same_everywhere(thrown,
+                         fmt::format("2: rank 0 on {}: no such block", comm_.broadcast(comm_.host())));
+}
+
+TEST_P(Failing, FetchWithoutAProviderIsOurDefectAndSaysSo) {
+  std::string thrown;
+  {
+    Exchange exchange(comm_, plan(Moment::in_fetch), options(), [](const CompletedUnit&) {});
+    thrown = thrown_by([&] { (void)exchange.fetch(0); });
+  }
+  EXPECT_THAT(thrown, HasSubstr("without a provider"));
+  expect_same_everywhere(thrown, comm_.broadcast(thrown));
+}
+
+TEST_P(Failing, LeavingAnUnfinishedExchangeFailsItForTheOthers) {
+  for (int leaving = 0; leaving < comm_.size(); ++leaving) {
+    const auto planned = plan(Moment::between_blocks);
+    std::string thrown = "left";
+    {
+      Exchange exchange(comm_, planned, options(), [](const CompletedUnit&) {});
+      if (comm_.rank() != leaving) {
+        thrown = thrown_by([&] {
+          deliver_all(exchange, planned, comm_.rank(), 0);
+          exchange.finish();
+        });
+      }
+    }
+    const std::string told =
+        fmt::format("6: rank {} on {}: left an exchange before it was finished", leaving, comm_.host());
+    expect_same_everywhere(thrown, comm_.rank() == leaving ? "left" : told);
+  }
+}
+
+TEST_P(Failing, FinishBeforeAllIsDeliveredNamesClientAndUnit) {
+  const auto planned = plan(Moment::between_blocks);
+  std::string thrown;
+  {
+    Exchange exchange(comm_, planned, options(), [](const CompletedUnit&) {});
+    thrown = thrown_by([&] {
+      if (comm_.rank() != comm_.size() - 1) deliver_all(exchange, planned, comm_.rank(), 0);
+      exchange.finish();
+    });
+  }
+  EXPECT_THAT(thrown,
+              HasSubstr(fmt::format("finish() before client {} had delivered model.layers.0.matrix0.weight",
+                                    comm_.size() - 1)));
+  expect_same_everywhere(thrown, comm_.broadcast(thrown));
+}
+
+TEST_P(Failing, SubmitOfANonFiniteValueNamesClientAndUnit) {
+  const auto planned = plan(Moment::between_blocks);
+  std::string thrown;
+  {
+    Exchange exchange(comm_, planned, options(), [](const CompletedUnit&) {});
+    const auto client = static_cast<std::uint32_t>(comm_.rank());
+    auto update = make_update(planned, 0, client);
+    update.hessian_diagonal[2] = std::numeric_limits<float>::quiet_NaN();
+    thrown = thrown_by([&] { exchange.submit(0, update); });
+    exchange.fail(DataError("done"));
+  }
+  EXPECT_THAT(thrown, StartsWith("7: "));
+  EXPECT_THAT(thrown,
+              HasSubstr(fmt::format("client {}'s update of model.layers.0.matrix0.weight", comm_.rank())));
+}
+
+INSTANTIATE_TEST_SUITE_P(Exchange, Failing, testing::Values(Transport::gather, Transport::reduce),
+                         [](const auto& tested) {
+                           return tested.param == Transport::gather ? "gather" : "reduce";
+                         });
+
+TEST(Decoding, ACorruptedUpdateIsABadInputOnEveryRankNamingTheUnit) {
+  Communicator comm;
+  if (comm.size() == 1) GTEST_SKIP() << "nothing travels";
+  const auto planned = make_plan({.clients = 4, .ranks = comm.size(), .shapes = {{5, 13, DType::bf16}}});
+  for (const std::size_t place : {std::size_t{0}, std::size_t{70}, std::size_t{140}}) {
+    ExchangeOptions options;
+    if (comm.rank() == 1)
+      options.before_send = [&](std::span<std::byte> bytes) { bytes[place] ^= std::byte{16}; };
+    Exchange exchange(comm, planned, options, [](const CompletedUnit&) {});
+    const std::string thrown = thrown_by([&] {
+      deliver_all(exchange, planned, comm.rank(), 0);
+      exchange.finish();
+    });
+    EXPECT_THAT(thrown, StartsWith("2: rank 0 on "));
+    EXPECT_THAT(thrown, HasSubstr("client 1"));
+  }
+}
+
+}  // namespace
+}  // namespace fedspallm::comm
