@@ -33,15 +33,18 @@ TIMEOUT = 120
 # The exit statuses of --help.
 DONE, CHECK_FAILED, BAD_INPUT, STARTED_WRONGLY, NO_RESOURCES, NUMERICAL = 0, 1, 2, 3, 4, 7
 
-# Every rank runs below a shell that writes down its status and itself ends well: mpiexec would else end the other
-# ranks, and their statuses would be lost.
+# Every rank runs below a shell that writes down its status and itself ends well: mpiexec would else end the
+# other ranks, and their statuses would be lost.
 RECORDER = '"$@"; echo "$?" >"$FEDSPALLM_STATUSES/$OMPI_COMM_WORLD_RANK"'
 ERROR = re.compile(r"^fedspallm: error: ", re.MULTILINE)
-ABORTS = re.compile(r"MPI_ABORT|terminate called|Signal: |Segmentation|core dumped|AddressSanitizer|runtime error:|stack trace", re.I)
+ABORTS = re.compile(
+    r"MPI_ABORT|terminate called|Signal: |Segmentation|core dumped|AddressSanitizer|runtime error:|stack trace",
+    re.I,
+)
 
 
 def enter_venv() -> None:
-    """Goes on inside the project's Python environment; where it is missing the whole script counts as skipped."""
+    """Goes on inside the project's Python environment; where that is missing the script counts as skipped."""
     if Path(sys.prefix).resolve() == VENV.resolve():
         return
     if not (VENV / ".complete").exists():
@@ -52,7 +55,7 @@ def enter_venv() -> None:
 
 
 def environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment, fit for any number of ranks on any machine, also for root in a container."""
+    """This process's environment, fit for any number of ranks, also for root in a container."""
     ours = {
         "OMPI_ALLOW_RUN_AS_ROOT": "1",
         "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
@@ -98,15 +101,24 @@ class Outcome:
         return f"{text}\n--- stdout\n{self.stdout}\n--- stderr\n{self.stderr}"
 
 
-def run(*arguments: object, ranks: int = 1, env: Mapping[str, str] | None = None, mpi: bool = False) -> Outcome:
+def run(
+    *arguments: object, ranks: int = 1, env: Mapping[str, str] | None = None, mpi: bool = False
+) -> Outcome:
     """Runs `fedspallm ARGUMENTS`, under mpiexec when there are more ranks than one (or with mpi = True)."""
     command = [PROGRAM, *map(str, arguments)]
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as statuses:
         launched = ranks > 1 or mpi
         full = [MPIEXEC, "-np", str(ranks), "sh", "-c", RECORDER, "sh", *command] if launched else command
-        done = subprocess.run(full, capture_output=True, text=True, timeout=TIMEOUT, check=False, stdin=subprocess.DEVNULL,
-                              env=environment({"FEDSPALLM_STATUSES": statuses, **(env or {})}))
+        done = subprocess.run(
+            full,
+            capture_output=True,
+            text=True,
+            timeout=TIMEOUT,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env=environment({"FEDSPALLM_STATUSES": statuses, **(env or {})}),
+        )
         codes = [done.returncode]
         if launched:
             files = [Path(statuses, str(rank)) for rank in range(ranks)]
@@ -172,17 +184,19 @@ class ProgramTest(unittest.TestCase):
         return outcome
 
     def refused(self, status: int, expected: Sequence[str], *arguments: object, **how: Any) -> Outcome:
-        """Runs a command that must fail alike on all ranks, with one message that holds all `expected` patterns."""
+        """Runs a command that must fail alike on all ranks, with one message in which all patterns are found."""
         outcome = run(*arguments, **how)
         self.assertEqual(outcome.status, status, str(outcome))
         self.assertEqual(outcome.messages, 1, f"one message on one rank\n{outcome}")
         self.assertNotRegex(outcome.stderr, ABORTS, str(outcome))
-        message = outcome.stderr[outcome.stderr.index("fedspallm: error: "):]
+        message = outcome.stderr[outcome.stderr.index("fedspallm: error: ") :]
         for pattern in expected:
             self.assertRegex(message, pattern, str(outcome))
         return outcome
 
-    def prune(self, config: Mapping[str, Any], *arguments: object, name: str = "config.toml", **how: Any) -> Outcome:
+    def prune(
+        self, config: Mapping[str, Any], *arguments: object, name: str = "config.toml", **how: Any
+    ) -> Outcome:
         """Runs `prune` with this configuration, which must succeed."""
         return self.done("prune", self.write_config(config, name), *arguments, **how)
 

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Small models and token files for the tests: safetensors read and written by this file alone (the program's own code
-has no part in it), models cut to what a test needs, tokens by h5py."""
+"""Small models and token files for the tests: safetensors read and written by this file alone (the program's
+own code has no part in it), models cut to what a test needs, tokens by h5py."""
 
 from __future__ import annotations
 
@@ -21,8 +21,14 @@ OPT = FIXTURES / "opt"  # float32, 1 block, biases
 SHARDED = GOLDENS / "llama-sharded"  # bfloat16, 3 shards
 HALF = GOLDENS / "llama-fp16"
 
-STORAGE = {"BF16": np.dtype("<u2"), "F16": np.dtype("<f2"), "F32": np.dtype("<f4"), "I32": np.dtype("<i4"),
-           "I64": np.dtype("<i8"), "U8": np.dtype("u1")}
+STORAGE: dict[str, np.dtype[Any]] = {
+    "BF16": np.dtype("<u2"),
+    "F16": np.dtype("<f2"),
+    "F32": np.dtype("<f4"),
+    "I32": np.dtype("<i4"),
+    "I64": np.dtype("<i8"),
+    "U8": np.dtype("u1"),
+}
 
 
 @dataclass
@@ -43,12 +49,12 @@ def load(path: Path) -> dict[str, Tensor]:
     """All tensors of one safetensors file, in the order of their bytes."""
     raw = path.read_bytes()
     size = int.from_bytes(raw[:8], "little")
-    header = json.loads(raw[8:8 + size])
+    header = json.loads(raw[8 : 8 + size])
     header.pop("__metadata__", None)
     tensors = {}
     for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"][0]):
         begin, end = entry["data_offsets"]
-        flat = np.frombuffer(raw[8 + size + begin:8 + size + end], STORAGE[entry["dtype"]])
+        flat = np.frombuffer(raw[8 + size + begin : 8 + size + end], STORAGE[entry["dtype"]])
         tensors[name] = Tensor(entry["dtype"], flat.reshape(entry["shape"]).copy())
     return tensors
 
@@ -58,11 +64,17 @@ def save(path: Path, tensors: dict[str, Tensor]) -> None:
     offset = 0
     for name, tensor in tensors.items():
         end = offset + tensor.data.nbytes
-        header[name] = {"dtype": tensor.dtype, "shape": list(tensor.data.shape), "data_offsets": [offset, end]}
+        header[name] = {
+            "dtype": tensor.dtype,
+            "shape": list(tensor.data.shape),
+            "data_offsets": [offset, end],
+        }
         offset = end
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    path.write_bytes(len(text).to_bytes(8, "little") + text + b"".join(t.data.tobytes() for t in tensors.values()))
+    path.write_bytes(
+        len(text).to_bytes(8, "little") + text + b"".join(t.data.tobytes() for t in tensors.values())
+    )
 
 
 def load_model(folder: Path) -> dict[str, Tensor]:
@@ -95,7 +107,7 @@ def change(folder: Path, edit: Callable[[dict[str, Tensor]], None]) -> Path:
 
 
 def deepen(source: Path, target: Path, blocks: int) -> Path:
-    """A llama with more blocks: those there are, again and again, each with rows in another order (so none is equal)."""
+    """A llama with more blocks: those there are, again and again, rows in another order so that none is equal."""
     copy_model(source, target)
     config = json.loads((target / "config.json").read_text())
     there = config["num_hidden_layers"]
@@ -110,7 +122,7 @@ def deepen(source: Path, target: Path, blocks: int) -> Path:
             for name, tensor in layers.items():
                 if name.startswith(first):
                     data = np.roll(tensor.data, block // there, axis=0)
-                    tensors[f"{prefix}{block}.{name[len(first):]}"] = Tensor(tensor.dtype, data)
+                    tensors[f"{prefix}{block}.{name[len(first) :]}"] = Tensor(tensor.dtype, data)
 
     return change(target, edit)
 
@@ -131,7 +143,7 @@ def write_tokens(path: Path, ids: Iterable[int] | np.ndarray, vocab_size: int, d
 
 
 def random_tokens(path: Path, model: Path, seed: int, count: int = 1024) -> Path:
-    """Tokens that differ between clients in more than their order: low ids are more frequent, each client by its way."""
+    """Tokens that differ between clients in more than their order: each has other frequent ones."""
     vocab = vocabulary(model)
     generator = np.random.default_rng(seed)
     ids = (generator.random(count) ** (1 + seed % 4) * vocab).astype(np.int64)
@@ -142,8 +154,10 @@ def clients_of(folder: Path, model: Path, count: int, **keys: Any) -> list[dict[
     """`count` [[client]] tables with token files of their own."""
     folder.mkdir(parents=True, exist_ok=True)
     names = [f"client-{index}" for index in range(count)]
-    return [{"name": name, "tokens": str(random_tokens(folder / f"{name}.h5", model, index)), **keys}
-            for index, name in enumerate(names)]
+    return [
+        {"name": name, "tokens": str(random_tokens(folder / f"{name}.h5", model, index)), **keys}
+        for index, name in enumerate(names)
+    ]
 
 
 def run_config(model: Path, run_dir: Path, clients: list[dict[str, Any]]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The run file read with h5py, and the merge as rulings 4 to 7 state it, in numpy and float64. Nothing here was taken
-from the program's code but the layout of the file (src/store/block_file.hpp)."""
+"""The run file read with h5py, and the merge as rulings 4 to 7 state it, in numpy and float64. Nothing here was
+taken from the program's code but the layout of the file (src/store/block_file.hpp)."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Matrix:
 
 def stored_values(dataset: h5py.Dataset, dtype: str) -> np.ndarray:
     """The kept values, widened exactly."""
-    bits = dataset[()]
+    bits: np.ndarray = dataset[()]
     if dtype == "bfloat16":
         return (bits.astype("<u4") << 16).view("<f4").astype(np.float64)
     if dtype == "float16":
@@ -66,11 +66,22 @@ def read_matrix(group: h5py.Group) -> Matrix:
         mask = bits[:size].astype(bool).reshape(shape)
         values[mask] = stored_values(group["values"], dtype)  # refuses another count than the mask's
         assert int(attributes["kept"]) == int(mask.sum()), name
-    return Matrix(name, bool(attributes["pruned"]), dtype, int(attributes["N"]), int(attributes["M"]),
-                  int(attributes["target"]), int(attributes["expanded"]), int(attributes["common_zeros"]),
-                  int(attributes["kept_zeros"]), mask, values, group["votes"][()] if "votes" in group else None,
-                  group["histogram"][()] if "histogram" in group else None,
-                  [int(client) for client in group["clients/client"][()]])
+    return Matrix(
+        name,
+        bool(attributes["pruned"]),
+        dtype,
+        int(attributes["N"]),
+        int(attributes["M"]),
+        int(attributes["target"]),
+        int(attributes["expanded"]),
+        int(attributes["common_zeros"]),
+        int(attributes["kept_zeros"]),
+        mask,
+        values,
+        group["votes"][()] if "votes" in group else None,
+        group["histogram"][()] if "histogram" in group else None,
+        [int(client) for client in group["clients/client"][()]],
+    )
 
 
 def read_blocks(link_file: Path) -> Blocks:
@@ -87,7 +98,7 @@ def read_blocks(link_file: Path) -> Blocks:
 
 
 def digest_of_blocks(link_file: Path) -> dict[str, str]:
-    """SHA-256 of masks, values and votes, which (unlike the files with their timings) must not depend on ranks."""
+    """SHA-256 of masks, values and votes: unlike the files, which hold timings, they must not depend on ranks."""
     digests = {}
     for (round_, block), matrices in read_blocks(link_file).items():
         for name, matrix in matrices.items():
@@ -146,11 +157,13 @@ def expand(votes: np.ndarray, clients: int, averaged: np.ndarray, tie: str, spar
     order = order_of(votes, rank)
     alive = order[mask.ravel()[order]]
     flat = mask.ravel().copy()
-    flat[alive[:max(more, 0)]] = False
+    flat[alive[: max(more, 0)]] = False
     return flat.reshape(mask.shape)
 
 
-def expand_groups(votes: np.ndarray, clients: int, averaged: np.ndarray, tie: str, keep: int, group: int) -> np.ndarray:
+def expand_groups(
+    votes: np.ndarray, clients: int, averaged: np.ndarray, tie: str, keep: int, group: int
+) -> np.ndarray:
     """The same per group of M consecutive weights of a row."""
     shape = votes.shape
     votes, averaged = votes.reshape(-1, group), averaged.reshape(-1, group)

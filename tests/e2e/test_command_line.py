@@ -31,10 +31,19 @@ class CommandLine(ProgramTest):
 
     def test_version_names_program_and_libraries(self) -> None:
         text = self.done("--version").stdout
-        self.assertRegex(text, r"^fedspallm \d+\.\d+\.\d+ \(git [0-9a-f]+.*\).*Open MPI.*HDF5 \d+.*CUDA (on|off)")
+        self.assertRegex(
+            text, r"^fedspallm \d+\.\d+\.\d+ \(git [0-9a-f]+.*\).*Open MPI.*HDF5 \d+.*CUDA (on|off)"
+        )
 
     def test_wrong_command_lines_are_bad_input(self) -> None:
-        for arguments in ([], ["prnue"], ["prune"], ["eval", "x"], ["prune", "x.toml", "--no-such-option"], ["export", "x"]):
+        for arguments in (
+            [],
+            ["prnue"],
+            ["prune"],
+            ["eval", "x"],
+            ["prune", "x.toml", "--no-such-option"],
+            ["export", "x"],
+        ):
             with self.subTest(arguments=arguments):
                 outcome = run(*arguments)
                 self.assertEqual(outcome.status, BAD_INPUT, str(outcome))
@@ -55,17 +64,26 @@ class ConfigurationErrors(ProgramTest):
         return outcome.stderr
 
     def test_unknown_key_names_line_and_nearest_key(self) -> None:
-        self.refuse([r"bad\.toml:6: unknown key 'prune\.sparsty'; did you mean 'prune\.sparsity'"], {"prune": {"sparsty": 0.5}})
+        self.refuse(
+            [r"bad\.toml:6: unknown key 'prune\.sparsty'; did you mean 'prune\.sparsity'"],
+            {"prune": {"sparsty": 0.5}},
+        )
 
     def test_unknown_section_and_client_key(self) -> None:
         self.refuse([r"bad\.toml:\d+: .*fedration.*federation"], {"fedration": {"rounds": 2}})
-        self.refuse([r"bad\.toml:\d+: .*client.*tokns.*tokens"], {"client": [{"name": "a", "tokens": "a", "tokns": "b"}]})
+        self.refuse(
+            [r"bad\.toml:\d+: .*client.*tokns.*tokens"],
+            {"client": [{"name": "a", "tokens": "a", "tokns": "b"}]},
+        )
 
     def test_all_problems_come_in_one_message(self) -> None:
-        self.refuse(["sparsty", r"sparsity: found 1\.5", "seed"], {"prune": {"sparsty": 0.5, "sparsity": 1.5}, "run": {"seed": "one"}})
+        self.refuse(
+            ["sparsty", r"sparsity: found 1\.5", "seed"],
+            {"prune": {"sparsty": 0.5, "sparsity": 1.5}, "run": {"seed": "one"}},
+        )
 
     def test_wrong_types_ranges_and_words(self) -> None:
-        cases = {
+        cases: dict[str, dict[str, Any]] = {
             "prune.sparsity: found 1.5": {"prune": {"sparsity": 1.5}},
             "prune.sparsity: found nan": {"prune": {"sparsity": float("nan")}},
             'prune.method: found "sparsegtp"': {"prune": {"method": "sparsegtp"}},
@@ -78,7 +96,7 @@ class ConfigurationErrors(ProgramTest):
         }
         for message, changes in cases.items():
             with self.subTest(message=message):
-                self.refuse([re.escape(message), "bad.toml:"], {key: value for key, value in changes.items()})
+                self.refuse([re.escape(message), "bad.toml:"], changes)
 
     def test_missing_parts(self) -> None:
         self.refuse([r"\[\[client\]\]"], {"client": []})
@@ -117,7 +135,9 @@ class WrongStart(ProgramTest):
     def refuse(self, env: dict[str, str], expected: str) -> None:
         config = self.write_config(BASE)
         outcome = self.refused(STARTED_WRONGLY, [expected, "mpirun -np 4"], "prune", config, env=env)
-        self.assertLess(outcome.seconds, 10, "it does not wait for ranks that never come")  # 2 s wanted; machines are busy
+        self.assertLess(
+            outcome.seconds, 10, "it does not wait for ranks that never come"
+        )  # 2 s wanted; machines are busy
         self.assertFalse((self.folder / "run").exists())
 
     def test_a_foreign_mpirun_is_noticed(self) -> None:

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Bad models, token files and places: the same exit status on all ranks, one message that names what is wrong."""
+"""Bad models, token files and places: one exit status on all ranks, one message that names what is wrong."""
 
 from __future__ import annotations
 
@@ -15,12 +15,17 @@ if __name__ == "__main__":
     enter_venv()
 
 import h5py  # noqa: E402
-import models  # noqa: E402
 import numpy as np  # noqa: E402
+
+import models  # noqa: E402
 
 
 class Errors(ProgramTest):
     """Every case changes one thing of a configuration that runs."""
+
+    model: Path
+    vocab: int
+    clients: list[dict[str, Any]]
 
     @classmethod
     def setUpClass(cls) -> None:
@@ -30,16 +35,23 @@ class Errors(ProgramTest):
         cls.clients = models.clients_of(cls.folder / "tokens", cls.model, 3)
 
     def config(self, **changes: Any) -> dict[str, Any]:
-        return merged(models.run_config(self.model, self.folder / self._testMethodName, self.clients), changes)
+        return merged(
+            models.run_config(self.model, self.folder / self._testMethodName, self.clients), changes
+        )
 
-    def refuse(self, status: int, expected: list[str], *arguments: object, ranks: int = 2, **changes: Any) -> None:
+    def refuse(
+        self, status: int, expected: list[str], *arguments: object, ranks: int = 2, **changes: Any
+    ) -> None:
         config = self.config(**changes)
         self.refused(status, expected, "prune", self.write_config(config), *arguments, ranks=ranks)
         model = Path(config["run"]["dir"]) / "model"
         self.assertFalse(model.exists(), "no model is made of an error")
 
     def with_tokens(self, client: int, path: Path) -> list[dict[str, Any]]:
-        return [{**entry, "tokens": str(path)} if index == client else entry for index, entry in enumerate(self.clients)]
+        return [
+            {**entry, "tokens": str(path)} if index == client else entry
+            for index, entry in enumerate(self.clients)
+        ]
 
     def model_with(self, edit: Any) -> dict[str, Any]:
         folder = models.copy_model(models.LLAMA, self.folder / f"{self._testMethodName}-input")
@@ -52,7 +64,10 @@ class Errors(ProgramTest):
             self.refuse(BAD_INPUT, ["absent.h5"], client=self.with_tokens(client, self.folder / "absent.h5"))
 
     def test_missing_token_files_of_several_ranks_come_in_one_message(self) -> None:
-        clients = [{**entry, "tokens": str(self.folder / f"absent-{index}.h5")} for index, entry in enumerate(self.clients)]
+        clients = [
+            {**entry, "tokens": str(self.folder / f"absent-{index}.h5")}
+            for index, entry in enumerate(self.clients)
+        ]
         self.refuse(BAD_INPUT, ["absent-0.h5", "absent-1.h5", "absent-2.h5"], ranks=3, client=clients)
 
     def test_token_outside_the_vocabulary(self) -> None:
@@ -68,8 +83,12 @@ class Errors(ProgramTest):
         path = models.write_tokens(self.folder / "short.h5", np.zeros(39, int), self.vocab)
         self.refuse(BAD_INPUT, ["short.h5", "39 tokens", "at least 40"], client=self.with_tokens(1, path))
         path = models.write_tokens(self.folder / "shortish.h5", np.zeros(239, int), self.vocab)
-        self.refuse(BAD_INPUT, ["shortish.h5", "239 tokens", "at least 240"], client=self.with_tokens(1, path),
-                    calibration={"sampling": "sequential"})
+        self.refuse(
+            BAD_INPUT,
+            ["shortish.h5", "239 tokens", "at least 240"],
+            client=self.with_tokens(1, path),
+            calibration={"sampling": "sequential"},
+        )
 
     def test_evaluation_set_with_too_few_tokens(self) -> None:
         path = models.write_tokens(self.folder / "little.h5", np.zeros(100, int), self.vocab)
@@ -91,7 +110,9 @@ class Errors(ProgramTest):
     # ------------------------------------------------------------ models and their shapes
 
     def test_window_longer_than_the_model_allows(self) -> None:
-        self.refuse(BAD_INPUT, ["calibration.sequence_length", "129", "128"], calibration={"sequence_length": 129})
+        self.refuse(
+            BAD_INPUT, ["calibration.sequence_length", "129", "128"], calibration={"sequence_length": 129}
+        )
 
     def test_pattern_that_does_not_divide_the_columns(self) -> None:
         prune = {"sparsity": None, "pattern": "8:16", "block_size": 32}
@@ -127,8 +148,11 @@ class Errors(ProgramTest):
         def empty(tensors: dict[str, models.Tensor]) -> None:
             tensors["model.embed_tokens.weight"].data[:] = 0
 
-        self.refuse(NUMERICAL, ["client-[012]", r"model\.layers\.0\.self_attn\.q_proj\.weight", "positive definite"],
-                    model=self.model_with(empty))
+        self.refuse(
+            NUMERICAL,
+            ["client-[012]", r"model\.layers\.0\.self_attn\.q_proj\.weight", "positive definite"],
+            model=self.model_with(empty),
+        )
 
     def test_torn_or_incomplete_models(self) -> None:
         folder = models.copy_model(models.LLAMA, self.folder / "torn")
@@ -137,14 +161,17 @@ class Errors(ProgramTest):
         weights.write_bytes(whole[:-100])
         self.refuse(BAD_INPUT, ["model.safetensors"], model={"path": str(folder)})
         weights.write_bytes(whole)
-        models.change(folder, lambda tensors: tensors.pop("model.layers.1.mlp.down_proj.weight") and None)
+        models.change(folder, lambda tensors: tensors.__delitem__("model.layers.1.mlp.down_proj.weight"))
         self.refuse(BAD_INPUT, [r"model\.layers\.1\.mlp\.down_proj\.weight"], model={"path": str(folder)})
         (folder / "config.json").write_text("{")
         self.refuse(BAD_INPUT, ["config.json"], model={"path": str(folder)})
 
     def test_what_is_not_implemented_is_refused(self) -> None:
-        for key, value in {"quantization_config": {"quant_method": "gptq"}, "hidden_act": "relu6",
-                           "rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}}.items():
+        for key, value in {
+            "quantization_config": {"quant_method": "gptq"},
+            "hidden_act": "relu6",
+            "rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0},
+        }.items():
             with self.subTest(key=key):
                 folder = Path(shutil.copytree(self.model, self.folder / f"odd-{key}"))
                 config = json.loads((folder / "config.json").read_text())
@@ -159,7 +186,12 @@ class Errors(ProgramTest):
 
     def test_blocks_that_nobody_draws(self) -> None:
         clients = [{**self.clients[0], "resources": 0.5}]
-        self.refuse(BAD_INPUT, ["1 of 2 blocks", "coverage"], client=clients, federation={"layer_sampling": "resources"})
+        self.refuse(
+            BAD_INPUT,
+            ["1 of 2 blocks", "coverage"],
+            client=clients,
+            federation={"layer_sampling": "resources"},
+        )
 
     def test_run_directory_that_cannot_be_made(self) -> None:
         below_a_file = self.folder / "input" / "config.json" / "run"
@@ -168,11 +200,17 @@ class Errors(ProgramTest):
             self.refused(NO_RESOURCES, [str(place)], "prune", config, ranks=2)
 
     def test_more_memory_than_there_is(self) -> None:
-        memory = next(int(line.split()[1]) * 1024 for line in Path("/proc/meminfo").read_text().splitlines() if "MemTotal" in line)
+        memory = next(
+            int(line.split()[1]) * 1024
+            for line in Path("/proc/meminfo").read_text().splitlines()
+            if "MemTotal" in line
+        )
         samples = 2 * memory // (40 * 800)  # hidden states and activations take 832 bytes a token
         if samples * 160 > 1 << 30:
             self.skipTest("the windows alone would take more than 1 GiB on this machine")
-        self.refuse(NO_RESOURCES, ["memory", "MB"], ranks=1, calibration={"samples": samples}, client=self.clients[:1])
+        self.refuse(
+            NO_RESOURCES, ["memory", "MB"], ranks=1, calibration={"samples": samples}, client=self.clients[:1]
+        )
         self.assertFalse((self.folder / self._testMethodName).exists())
 
 

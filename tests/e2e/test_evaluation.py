@@ -15,8 +15,9 @@ from harness import BAD_INPUT, FIXTURES, GOLDENS, ProgramTest, enter_venv, main,
 if __name__ == "__main__":
     enter_venv()
 
-import models  # noqa: E402
 import numpy as np  # noqa: E402
+
+import models  # noqa: E402
 
 TOP_KEYS = {"format_version", "model", "dtype", "sequence_length", "evaluations"}
 SET_KEYS = {"name", "tokens", "samples", "predictions", "nll", "perplexity"}
@@ -57,12 +58,19 @@ class Evaluation(ProgramTest):
         self.assertEqual((found["format_version"], found["dtype"]), (1, "float32"))
         self.assertEqual((found["model"], found["sequence_length"]), (str(model), length))
         self.assertEqual([entry["name"] for entry in found["evaluations"]], ["text 2", "text 1", "text 0"])
-        self.assertEqual([entry["tokens"] for entry in found["evaluations"]], [str(file) for file in reversed(files)])
+        self.assertEqual(
+            [entry["tokens"] for entry in found["evaluations"]], [str(file) for file in reversed(files)]
+        )
         for entry in found["evaluations"]:
             self.assertEqual(entry.keys(), SET_KEYS)
             self.assertEqual((entry["samples"], entry["predictions"]), (4, 4 * (length - 1)))
-            self.assertAlmostEqual(entry["perplexity"], math.exp(entry["nll"]), delta=1e-9 * entry["perplexity"])
-        digits = [len(number.replace(".", "").lstrip("0")) for number in re.findall(r'"nll":\s*([0-9.]+)', outcome.stdout)]
+            self.assertAlmostEqual(
+                entry["perplexity"], math.exp(entry["nll"]), delta=1e-9 * entry["perplexity"]
+            )
+        digits = [
+            len(number.replace(".", "").lstrip("0"))
+            for number in re.findall(r'"nll":\s*([0-9.]+)', outcome.stdout)
+        ]
         self.assertEqual(len(digits), 3)
         self.assertGreaterEqual(max(digits), 9, outcome.stdout)
 
@@ -77,26 +85,42 @@ class Evaluation(ProgramTest):
         ids = np.random.default_rng(1).integers(0, vocab, 100)
         whole = models.write_tokens(self.folder / "whole.h5", ids, vocab)
         first = models.write_tokens(self.folder / "first.h5", ids[:96], vocab)
-        results = [self.done("eval", model, "--tokens", file, "--sequence-length", 32, "--json").json()["evaluations"][0]
-                   for file in (whole, first)]
+        results = [
+            self.done("eval", model, "--tokens", file, "--sequence-length", 32, "--json").json()[
+                "evaluations"
+            ][0]
+            for file in (whole, first)
+        ]
         self.assertEqual([result["samples"] for result in results], [3, 3])
         self.assertEqual(results[0]["nll"], results[1]["nll"])
 
     def test_text_output_names_the_set_and_its_perplexity(self) -> None:
         files, _, length = self.golden_tokens(models.OPT)
-        found = self.done("eval", models.OPT, "--tokens", files[0], "--sequence-length", length, "--json").json()
+        found = self.done(
+            "eval", models.OPT, "--tokens", files[0], "--sequence-length", length, "--json"
+        ).json()
         text = self.done("eval", models.OPT, "--tokens", files[0], "--sequence-length", length).stdout
         self.assertIn("text 0", text)
         self.assertIn(f"{found['evaluations'][0]['perplexity']:.4f}", text)
 
     def test_reference_backend_agrees(self) -> None:
         files, expected, length = self.golden_tokens(GOLDENS / "qwen3")
-        found = self.done("eval", GOLDENS / "qwen3", "--tokens", files[0], "--sequence-length", length, "--json",
-                          "--backend", "reference").json()
+        found = self.done(
+            "eval",
+            GOLDENS / "qwen3",
+            "--tokens",
+            files[0],
+            "--sequence-length",
+            length,
+            "--json",
+            "--backend",
+            "reference",
+        ).json()
         np.testing.assert_allclose(found["evaluations"][0]["nll"], expected[0], rtol=1e-5)
 
 
 class EvaluationOfRuns(ProgramTest):
+    model: Path
     summary: dict[str, Any]
     sets: list[Path]
 
@@ -105,17 +129,27 @@ class EvaluationOfRuns(ProgramTest):
         super().setUpClass()
         cls.model = models.copy_model(models.LLAMA, cls.folder / "input")
         clients = models.clients_of(cls.folder / "tokens", cls.model, 3)
-        cls.sets = [models.random_tokens(cls.folder / f"test-{index}.h5", cls.model, 10 + index, 400) for index in range(2)]
-        config = merged(models.run_config(cls.model, cls.folder / "run", clients), {
-            "report": {"standalone": True},
-            "evaluation": [{"name": f"set {index}", "tokens": str(file), "samples": 5, "sequence_length": 40}
-                           for index, file in enumerate(cls.sets)],
-        })
+        cls.sets = [
+            models.random_tokens(cls.folder / f"test-{index}.h5", cls.model, 10 + index, 400)
+            for index in range(2)
+        ]
+        config = merged(
+            models.run_config(cls.model, cls.folder / "run", clients),
+            {
+                "report": {"standalone": True},
+                "evaluation": [
+                    {"name": f"set {index}", "tokens": str(file), "samples": 5, "sequence_length": 40}
+                    for index, file in enumerate(cls.sets)
+                ],
+            },
+        )
         cls().prune(config, ranks=2)
         cls.summary = json.loads((cls.folder / "run" / "summary.json").read_text())
 
     def perplexities(self, *arguments: object) -> list[float]:
-        outcome = self.done("eval", *arguments, "--tokens", *self.sets, "--sequence-length", 40, "--samples", 5, "--json")
+        outcome = self.done(
+            "eval", *arguments, "--tokens", *self.sets, "--sequence-length", 40, "--samples", 5, "--json"
+        )
         return [entry["perplexity"] for entry in outcome.json()["evaluations"]]
 
     def test_eval_equals_the_summary(self) -> None:
@@ -125,8 +159,12 @@ class EvaluationOfRuns(ProgramTest):
 
     def test_eval_of_a_client_equals_the_summary(self) -> None:
         for client in ("client-0", "client-1", "client-2"):
-            expected = [self.summary["perplexity"][f"set {index}"]["standalone"][client] for index in range(2)]
-            np.testing.assert_allclose(self.perplexities(self.folder / "run", "--client", client), expected, rtol=1e-12)
+            expected = [
+                self.summary["perplexity"][f"set {index}"]["standalone"][client] for index in range(2)
+            ]
+            np.testing.assert_allclose(
+                self.perplexities(self.folder / "run", "--client", client), expected, rtol=1e-12
+            )
 
     def test_pruned_models_differ_from_the_dense_one_and_from_each_other(self) -> None:
         for values in self.summary["perplexity"].values():
@@ -134,7 +172,9 @@ class EvaluationOfRuns(ProgramTest):
             self.assertEqual(len(distinct), 5)
 
     def test_unknown_client_is_refused(self) -> None:
-        self.refused(BAD_INPUT, ["nobody"], "eval", self.folder / "run", "--client", "nobody", "--tokens", self.sets[0])
+        self.refused(
+            BAD_INPUT, ["nobody"], "eval", self.folder / "run", "--client", "nobody", "--tokens", self.sets[0]
+        )
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,9 @@ from harness import BAD_INPUT, CHECK_FAILED, ProgramTest, enter_venv, file_diges
 if __name__ == "__main__":
     enter_venv()
 
-import models  # noqa: E402
 import numpy as np  # noqa: E402
+
+import models  # noqa: E402
 import oracle  # noqa: E402
 
 TOP_KEYS = {"format_version", "kind", "complete", "ok", "problems", "sparsity", "matrices"}
@@ -24,6 +24,9 @@ MATRIX_KEYS = {"name", "block", "rows", "columns", "dropped", "zeros", "target",
 
 class RunFiles(ProgramTest):
     """One run of three clients on two ranks, read only; tests that change files copy it first."""
+
+    model: Path
+    run_dir: Path
 
     @classmethod
     def setUpClass(cls) -> None:
@@ -53,8 +56,11 @@ class Inspect(RunFiles):
             self.assertLessEqual(TOP_KEYS, found.keys())
             self.assertEqual((found["format_version"], found["kind"]), (1, "run"))
             self.assertEqual((found["complete"], found["ok"], found["problems"]), (True, True, []))
-            records = {name: (block, matrix) for (_, block), matrices in oracle.read_blocks(self.run_dir / "run.h5").items()
-                       for name, matrix in matrices.items()}
+            records = {
+                name: (block, matrix)
+                for (_, block), matrices in oracle.read_blocks(self.run_dir / "run.h5").items()
+                for name, matrix in matrices.items()
+            }
             self.assertEqual([entry["name"] for entry in found["matrices"]], list(records))
             dropped = weights = 0
             for entry in found["matrices"]:
@@ -150,8 +156,11 @@ class Export(RunFiles):
             self.done("export", self.run_dir, "--out", out, "--client", client)
             after = models.load_model(out)
             self.assertEqual(list(after), list(before))
-            records = {name: matrix for matrices in oracle.read_blocks(self.run_dir / "clients" / f"{client}.h5").values()
-                       for name, matrix in matrices.items()}
+            records = {
+                name: matrix
+                for matrices in oracle.read_blocks(self.run_dir / "clients" / f"{client}.h5").values()
+                for name, matrix in matrices.items()
+            }
             self.assertEqual(len(records), 14)
             for name, tensor in after.items():
                 if name in records:
@@ -162,7 +171,11 @@ class Export(RunFiles):
     def test_bitmask_file_is_smaller_and_lossless(self) -> None:
         self.done("export", self.run_dir, "--out", self.here / "small", "--format", "bitmask")
         file = self.here / "small" / "model.fspm"
-        pruned = sum(tensor.data.nbytes for name, tensor in models.load_model(self.model).items() if "_proj.weight" in name)
+        pruned = sum(
+            tensor.data.nbytes
+            for name, tensor in models.load_model(self.model).items()
+            if "_proj.weight" in name
+        )
         self.assertLess(file.stat().st_size, 0.6 * pruned, "45 % of the values and one bit each")
         self.done("unpack", file, "--model", self.model, "--out", self.here / "large")
         self.assertEqual(file_digests(self.here / "large"), file_digests(self.run_dir / "model"))
@@ -173,20 +186,25 @@ class Export(RunFiles):
         content = bytearray(file.read_bytes())
         content[len(content) // 2] ^= 1
         file.write_bytes(content)
-        self.refused(BAD_INPUT, ["model.fspm"], "unpack", file, "--model", self.model, "--out", self.here / "out")
+        self.refused(
+            BAD_INPUT, ["model.fspm"], "unpack", file, "--model", self.model, "--out", self.here / "out"
+        )
         self.assertFalse((self.here / "out").exists())
 
     def test_bad_requests_are_refused(self) -> None:
         out = ("--out", self.here / "out")
-        self.refused(BAD_INPUT, ["bitmask", "hugging"], "export", self.run_dir, *out, "--format", "huggingfce")
+        self.refused(
+            BAD_INPUT, ["bitmask", "hugging"], "export", self.run_dir, *out, "--format", "huggingfce"
+        )
         self.refused(BAD_INPUT, ["nobody"], "export", self.run_dir, *out, "--client", "nobody")
         self.refused(BAD_INPUT, ["nothing"], "export", self.folder / "nothing", *out)
         self.assertFalse((self.here / "out").exists())
 
     def test_another_dense_model_is_refused(self) -> None:
         other = models.copy_model(models.SHARDED, self.here / "other")
-        self.refused(BAD_INPUT, ["model"], "export", self.run_dir, "--out", self.here / "out", "--model", other)
-
+        self.refused(
+            BAD_INPUT, ["model"], "export", self.run_dir, "--out", self.here / "out", "--model", other
+        )
 
 
 if __name__ == "__main__":

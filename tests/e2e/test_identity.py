@@ -12,14 +12,15 @@ from harness import ProgramTest, enter_venv, file_digests, main, merged
 if __name__ == "__main__":
     enter_venv()
 
-import models  # noqa: E402
 import numpy as np  # noqa: E402
+
+import models  # noqa: E402
 
 
 class Identity(ProgramTest):
-    def pruned(self, model: Path, **sections: Any) -> Path:
+    def pruned(self, source: Path, /, **sections: Any) -> Path:
         folder = self.folder / self._testMethodName
-        config = models.run_config(model, folder / "run", models.clients_of(folder / "tokens", model, 2))
+        config = models.run_config(source, folder / "run", models.clients_of(folder / "tokens", source, 2))
         self.prune(merged(config, sections))
         return folder / "run" / "model"
 
@@ -30,10 +31,15 @@ class Identity(ProgramTest):
         for method in ("sparsegpt", "wanda"):
             with self.subTest(method=method):
                 model = models.copy_model(models.LLAMA, self.folder / "zero" / method / "input")
-                config = models.run_config(model, self.folder / "zero" / method / "run",
-                                           models.clients_of(self.folder / "zero" / method, model, 3))
+                config = models.run_config(
+                    model,
+                    self.folder / "zero" / method / "run",
+                    models.clients_of(self.folder / "zero" / method, model, 3),
+                )
                 self.prune(merged(config, {"prune": {"method": method, "sparsity": 0.0}}), ranks=2)
-                self.assertEqual(file_digests(self.folder / "zero" / method / "run" / "model"), file_digests(model))
+                self.assertEqual(
+                    file_digests(self.folder / "zero" / method / "run" / "model"), file_digests(model)
+                )
 
     def test_sparsity_zero_keeps_negative_zeros_and_tiny_values(self) -> None:
         def edit(tensors: dict[str, models.Tensor]) -> None:
@@ -42,7 +48,10 @@ class Identity(ProgramTest):
                     tensor.data.ravel()[:6] = np.array([-0.0, 1e-12, -1e-20, 1e-30, -1e-39, 0.0], "<f4")
 
         model = models.change(self.input_model(models.OPT), edit)
-        before, after = models.load_model(model), models.load_model(self.pruned(model, prune={"sparsity": 0.0}))
+        before, after = (
+            models.load_model(model),
+            models.load_model(self.pruned(model, prune={"sparsity": 0.0})),
+        )
         for name, tensor in after.items():
             np.testing.assert_array_equal(tensor.data.view("<u4"), before[name].data.view("<u4"), name)
 
@@ -77,7 +86,11 @@ class Identity(ProgramTest):
         model = models.change(self.input_model(models.LLAMA), add)
         before, after = models.load_model(model), models.load_model(self.pruned(model))
         self.assertEqual(list(before), list(after))
-        for name in ("a.tensor.of.somebody.else", "model.layers.0.self_attn.rotary_emb.inv_freq", "zzz.bytes"):
+        for name in (
+            "a.tensor.of.somebody.else",
+            "model.layers.0.self_attn.rotary_emb.inv_freq",
+            "zzz.bytes",
+        ):
             self.assertEqual(after[name].data.tobytes(), before[name].data.tobytes(), name)
 
     def test_other_weight_formats_and_stray_shards_are_not_taken_along(self) -> None:

@@ -16,7 +16,9 @@ from harness import ROOT, SKIPPED
 def main() -> int:
     folder = Path(os.environ.get("FEDSPALLM_REFERENCE", ROOT / "data" / "reference"))
     if not (folder / "results.json").exists():
-        print(f"skipped: {folder}/results.json is missing; set FEDSPALLM_REFERENCE to the reference run's folder")
+        print(
+            f"skipped: {folder}/results.json is missing; FEDSPALLM_REFERENCE names the reference run's folder"
+        )
         return SKIPPED
     return subprocess.run([ROOT / "tools" / "run_reference.sh", folder, "--restart"], check=False).returncode
 

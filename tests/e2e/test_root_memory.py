@@ -18,10 +18,21 @@ class RootMemory(ProgramTest):
     def peak(self, transport: str, clients: int) -> int:
         folder = self.folder / f"{transport}-{clients}"
         model = models.copy_model(models.LLAMA, folder / "input")
-        config = models.run_config(model, folder / "run", models.clients_of(folder / "tokens", model, clients))
+        config = models.run_config(
+            model, folder / "run", models.clients_of(folder / "tokens", model, clients)
+        )
         # Two ranks: half of the clients are remote, and all are far quicker than the merge can take them.
-        self.prune(merged(config, {"prune": {"method": "wanda"}, "calibration": {"samples": 2, "sequence_length": 32},
-                                   "federation": {"transport": transport}}), ranks=2)
+        self.prune(
+            merged(
+                config,
+                {
+                    "prune": {"method": "wanda"},
+                    "calibration": {"samples": 2, "sequence_length": 32},
+                    "federation": {"transport": transport},
+                },
+            ),
+            ranks=2,
+        )
         return int(json.loads((folder / "run" / "summary.json").read_text())["peak_merge_bytes"])
 
     def test_64_clients_need_what_4_do(self) -> None:

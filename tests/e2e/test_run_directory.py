@@ -10,18 +10,33 @@ import re
 from pathlib import Path
 from typing import Any
 
-from harness import PROGRAM, ProgramTest, enter_venv, file_digests, main, merged
+from harness import PROGRAM, Outcome, ProgramTest, enter_venv, file_digests, main, merged
 
 if __name__ == "__main__":
     enter_venv()
 
 import models  # noqa: E402
 
-SUMMARY_KEYS = {"format_version", "perplexity", "sparsity", "seconds", "bytes_on_wire", "peak_rss_bytes", "peak_merge_bytes",
-                "clients", "version"}
+SUMMARY_KEYS = {
+    "format_version",
+    "perplexity",
+    "sparsity",
+    "seconds",
+    "bytes_on_wire",
+    "peak_rss_bytes",
+    "peak_merge_bytes",
+    "clients",
+    "version",
+}
 
 
 class RunDirectory(ProgramTest):
+    model: Path
+    run_dir: Path
+    config: dict[str, Any]
+    outcome: Outcome
+    summary: dict[str, Any]
+
     @classmethod
     def setUpClass(cls) -> None:
         super().setUpClass()
@@ -29,16 +44,27 @@ class RunDirectory(ProgramTest):
         clients = models.clients_of(cls.folder / "tokens", cls.model, 3)
         test = models.random_tokens(cls.folder / "test.h5", cls.model, 9, 200)
         cls.run_dir = cls.folder / "run"
-        cls.config = merged(models.run_config(cls.model, cls.run_dir, clients), {
-            "report": {"standalone": True},
-            "evaluation": [{"name": "unseen", "tokens": str(test), "sequence_length": 40}],
-        })
+        cls.config = merged(
+            models.run_config(cls.model, cls.run_dir, clients),
+            {
+                "report": {"standalone": True},
+                "evaluation": [{"name": "unseen", "tokens": str(test), "sequence_length": 40}],
+            },
+        )
         cls.outcome = cls().prune(cls.config, ranks=2)
-        cls.summary: dict[str, Any] = json.loads((cls.run_dir / "summary.json").read_text())
+        cls.summary = json.loads((cls.run_dir / "summary.json").read_text())
 
     def test_it_holds_the_promised_files(self) -> None:
-        for name in ("run.h5", "metrics.jsonl", "config.toml", "summary.json", "manifest.json", "model/config.json",
-                     "model/model.safetensors", "clients/client-2.h5"):
+        for name in (
+            "run.h5",
+            "metrics.jsonl",
+            "config.toml",
+            "summary.json",
+            "manifest.json",
+            "model/config.json",
+            "model/model.safetensors",
+            "clients/client-2.h5",
+        ):
             self.assertTrue((self.run_dir / name).is_file(), name)
 
     def test_summary_has_every_key(self) -> None:
@@ -62,8 +88,10 @@ class RunDirectory(ProgramTest):
 
     def test_printed_table_shows_what_the_summary_says(self) -> None:
         text = self.outcome.stdout
-        for label, value in {"dense": self.summary["perplexity"]["unseen"]["dense"],
-                             "client-1": self.summary["perplexity"]["unseen"]["standalone"]["client-1"]}.items():
+        for label, value in {
+            "dense": self.summary["perplexity"]["unseen"]["dense"],
+            "client-1": self.summary["perplexity"]["unseen"]["standalone"]["client-1"],
+        }.items():
             self.assertRegex(text, rf"(?m)^.*{label}.*{int(value)}")
         for word in ("unseen", "federated", "sparsity"):
             self.assertRegex(text, re.compile(word, re.I))
@@ -84,34 +112,57 @@ class RunDirectory(ProgramTest):
 
     def test_resolved_configuration_makes_the_same_run_again(self) -> None:
         again = self.folder / "again"
-        self.done("prune", self.run_dir / "config.toml", "--set", f"run.dir={again}", "--set", "run.threads=2")
+        self.done(
+            "prune", self.run_dir / "config.toml", "--set", f"run.dir={again}", "--set", "run.threads=2"
+        )
         self.assertEqual(file_digests(again / "model"), file_digests(self.run_dir / "model"))
 
     def test_relative_paths_are_relative_to_the_configuration(self) -> None:
         place = self.folder / "elsewhere"
         place.mkdir()
-        clients = [{**client, "tokens": os.path.relpath(client["tokens"], place)} for client in self.config["client"]]
-        config = merged(self.config, {"model": {"path": "../input"}, "run": {"dir": "result"}, "client": clients,
-                                      "evaluation": [], "report": {"standalone": False}})
+        clients = [
+            {**client, "tokens": os.path.relpath(client["tokens"], place)} for client in self.config["client"]
+        ]
+        config = merged(
+            self.config,
+            {
+                "model": {"path": "../input"},
+                "run": {"dir": "result"},
+                "client": clients,
+                "evaluation": [],
+                "report": {"standalone": False},
+            },
+        )
         self.prune(config, name="elsewhere/config.toml")
         self.assertEqual(file_digests(place / "result" / "model"), file_digests(self.run_dir / "model"))
 
     def test_other_seed_other_windows_other_model(self) -> None:
         other = self.folder / "other-seed"
-        self.prune(merged(self.config, {"run": {"dir": str(other), "seed": 8}, "evaluation": [], "report": {"standalone": False}}))
-        self.assertNotEqual(file_digests(other / "model")["model.safetensors"],
-                            file_digests(self.run_dir / "model")["model.safetensors"])
+        self.prune(
+            merged(
+                self.config,
+                {"run": {"dir": str(other), "seed": 8}, "evaluation": [], "report": {"standalone": False}},
+            )
+        )
+        self.assertNotEqual(
+            file_digests(other / "model")["model.safetensors"],
+            file_digests(self.run_dir / "model")["model.safetensors"],
+        )
 
     # ------------------------------------------------------------ finished runs
 
     def test_finished_run_is_left_alone_until_restart(self) -> None:
         place = self.folder / "finished"
-        config = merged(self.config, {"run": {"dir": str(place)}, "evaluation": [], "report": {"standalone": False}})
+        config = merged(
+            self.config, {"run": {"dir": str(place)}, "evaluation": [], "report": {"standalone": False}}
+        )
         self.prune(config)
         before = {path: path.stat().st_mtime_ns for path in place.rglob("*") if path.is_file()}
         outcome = self.prune(config, ranks=2)
         self.assertRegex(outcome.stderr, "finished.*--restart")
-        self.assertEqual({path: path.stat().st_mtime_ns for path in place.rglob("*") if path.is_file()}, before)
+        self.assertEqual(
+            {path: path.stat().st_mtime_ns for path in place.rglob("*") if path.is_file()}, before
+        )
         digests = file_digests(place / "model")
         self.prune(config, "--restart", ranks=2)
         self.assertGreater((place / "summary.json").stat().st_mtime_ns, before[place / "summary.json"])
@@ -119,13 +170,21 @@ class RunDirectory(ProgramTest):
 
     def test_restart_forgets_the_earlier_run(self) -> None:
         place = self.folder / "replaced"
-        plain = {"run": {"dir": str(place), "keep_clients": True}, "evaluation": [], "report": {"standalone": False}}
+        plain = {
+            "run": {"dir": str(place), "keep_clients": True},
+            "evaluation": [],
+            "report": {"standalone": False},
+        }
         self.prune(merged(self.config, {**plain, "federation": {"rounds": 2}}))
         self.assertEqual(len(list((place / "blocks").iterdir())), 4)
         self.prune(merged(self.config, plain), "--restart")
-        self.assertEqual(sorted(path.name for path in (place / "blocks").iterdir()), ["r01-b0000.h5", "r01-b0001.h5"])
-        self.assertEqual(sorted(path.name for path in (place / "clients" / "client-1").glob("*.h5")),
-                         ["r01-b0000.h5", "r01-b0001.h5"])
+        self.assertEqual(
+            sorted(path.name for path in (place / "blocks").iterdir()), ["r01-b0000.h5", "r01-b0001.h5"]
+        )
+        self.assertEqual(
+            sorted(path.name for path in (place / "clients" / "client-1").glob("*.h5")),
+            ["r01-b0000.h5", "r01-b0001.h5"],
+        )
         self.done("inspect", place)
 
     # ------------------------------------------------------------ dry runs
@@ -135,7 +194,7 @@ class RunDirectory(ProgramTest):
         header = next(index for index, line in enumerate(lines) if re.search(r"\brank\b.*\bpeak", line))
         self.assertRegex(lines[header], r"wire")
         self.assertRegex(text, r"(?m)^disk.*model.*run file.*together")
-        return [line.split() for line in lines[header + 1:] if re.match(r"\s*\d+\s", line)]
+        return [line.split() for line in lines[header + 1 :] if re.match(r"\s*\d+\s", line)]
 
     def test_dry_run_tells_each_ranks_need_and_writes_nothing(self) -> None:
         place = self.folder / "dry"
@@ -154,13 +213,22 @@ class RunDirectory(ProgramTest):
 
     def test_bytes_on_the_wire_are_as_forecast(self) -> None:
         for transport in ("reduce", "gather"):
-            config = merged(self.config, {"run": {"dir": str(self.folder / transport)}, "federation": {"transport": transport},
-                                          "evaluation": [], "report": {"standalone": False}})
+            config = merged(
+                self.config,
+                {
+                    "run": {"dir": str(self.folder / transport)},
+                    "federation": {"transport": transport},
+                    "evaluation": [],
+                    "report": {"standalone": False},
+                },
+            )
             rows = self.rows(self.prune(config, "--dry-run", ranks=3).stdout)
             self.prune(config, ranks=3)
             sent = json.loads((self.folder / transport / "summary.json").read_text())["bytes_on_wire"]
             forecast = sum(float(row[-1]) for row in rows) * 1e6
-            self.assertAlmostEqual(sent, forecast, delta=3 * 0.05e6 + 0.05 * sent, msg=f"{transport}, {PROGRAM}")
+            self.assertAlmostEqual(
+                sent, forecast, delta=3 * 0.05e6 + 0.05 * sent, msg=f"{transport}, {PROGRAM}"
+            )
 
 
 if __name__ == "__main__":

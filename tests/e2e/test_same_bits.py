@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""The same bits for any number of ranks and threads, any transport, any place and order of the clients (ruling 8)."""
+"""The same bits for any ranks, threads and transport, any place and order of the clients (ruling 8)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class SameBits(ProgramTest):
         return result
 
     def expect_same(self, config: dict[str, Any], ways: dict[str, tuple[int, dict[str, Any]]]) -> None:
-        """Runs the configuration on one rank with one thread, then in each of the given ways: (ranks, changes)."""
+        """Runs the configuration on one rank with one thread, then in each given way: (ranks, changes)."""
         expected: dict[str, Any] = {}
         for way, (ranks, changes) in {"1 rank": (1, {"federation": {"transport": "reduce"}}), **ways}.items():
             run_dir = self.folder / self._testMethodName / way.replace(" ", "-")
@@ -52,29 +52,39 @@ class SameBits(ProgramTest):
 
     def test_any_ranks_threads_and_transport_give_the_same_l0_model(self) -> None:
         reduce, gather = {"federation": {"transport": "reduce"}}, {"federation": {"transport": "gather"}}
-        self.expect_same(self.config(models.LLAMA, 4, run={"keep_clients": True}), {
-            "1 rank 2 threads": (1, {"run": {"threads": 2}}),
-            "1 rank gather": (1, gather),
-            "2 ranks reduce": (2, reduce),
-            "2 ranks gather": (2, gather),
-            "2 ranks 2 threads": (2, {"run": {"threads": 2}}),
-            "3 ranks reduce": (3, reduce),
-            "3 ranks gather": (3, gather),
-            "4 ranks reduce": (4, reduce),
-            "4 ranks gather": (4, gather),
-        })
+        self.expect_same(
+            self.config(models.LLAMA, 4, run={"keep_clients": True}),
+            {
+                "1 rank 2 threads": (1, {"run": {"threads": 2}}),
+                "1 rank gather": (1, gather),
+                "2 ranks reduce": (2, reduce),
+                "2 ranks gather": (2, gather),
+                "2 ranks 2 threads": (2, {"run": {"threads": 2}}),
+                "3 ranks reduce": (3, reduce),
+                "3 ranks gather": (3, gather),
+                "4 ranks reduce": (4, reduce),
+                "4 ranks gather": (4, gather),
+            },
+        )
 
     def test_clients_may_sit_on_any_rank(self) -> None:
         config = self.config(models.LLAMA, 5)
 
         def placed(*ranks: int) -> dict[str, Any]:
-            return {"client": [{**client, "rank": rank} for client, rank in zip(config["client"], ranks, strict=True)]}
+            return {
+                "client": [
+                    {**client, "rank": rank} for client, rank in zip(config["client"], ranks, strict=True)
+                ]
+            }
 
-        self.expect_same(config, {
-            "reversed": (3, merged(placed(2, 1, 0, 2, 1), {"federation": {"transport": "reduce"}})),
-            "all remote": (2, merged(placed(1, 1, 1, 1, 1), {"federation": {"transport": "gather"}})),
-            "idle ranks": (4, merged(placed(3, 3, 0, 0, 3), {"federation": {"transport": "reduce"}})),
-        })
+        self.expect_same(
+            config,
+            {
+                "reversed": (3, merged(placed(2, 1, 0, 2, 1), {"federation": {"transport": "reduce"}})),
+                "all remote": (2, merged(placed(1, 1, 1, 1, 1), {"federation": {"transport": "gather"}})),
+                "idle ranks": (4, merged(placed(3, 3, 0, 0, 3), {"federation": {"transport": "reduce"}})),
+            },
+        )
 
     def test_order_of_clients_does_not_matter_where_no_random_number_is_theirs(self) -> None:
         config = self.config(models.LLAMA, 3, calibration={"sampling": "sequential"})
@@ -88,28 +98,47 @@ class SameBits(ProgramTest):
 
     def test_float32_groups_of_four(self) -> None:
         config = self.config(models.OPT, 3, prune={"sparsity": None, "pattern": "2:4", "order": "block"})
-        self.expect_same(config, {
-            "2 ranks gather": (2, {"federation": {"transport": "gather"}}),
-            "4 ranks reduce": (4, {"federation": {"transport": "reduce"}}),
-        })
+        self.expect_same(
+            config,
+            {
+                "2 ranks gather": (2, {"federation": {"transport": "gather"}}),
+                "4 ranks reduce": (4, {"federation": {"transport": "reduce"}}),
+            },
+        )
 
     def test_rounds_with_layer_sampling(self) -> None:
         deep = self.folder / self._testMethodName / "input"
         models.deepen(models.LLAMA, deep, 4)
-        config = self.config(deep, 5, federation={"rounds": 3, "layer_sampling": "resources", "coverage": "warn"},
-                             run={"keep_clients": True})
+        config = self.config(
+            deep,
+            5,
+            federation={"rounds": 3, "layer_sampling": "resources", "coverage": "warn"},
+            run={"keep_clients": True},
+        )
         resources = (1.0, 0.75, 0.5, 0.5, 0.25)
-        config["client"] = [{**client, "resources": part} for client, part in zip(config["client"], resources, strict=True)]
-        self.expect_same(config, {
-            "2 ranks gather": (2, {"federation": {"transport": "gather"}}),
-            "3 ranks reduce": (3, {"federation": {"transport": "reduce"}}),
-            "4 ranks auto": (4, {"federation": {"transport": "auto"}}),
-        })
+        config["client"] = [
+            {**client, "resources": part} for client, part in zip(config["client"], resources, strict=True)
+        ]
+        self.expect_same(
+            config,
+            {
+                "2 ranks gather": (2, {"federation": {"transport": "gather"}}),
+                "3 ranks reduce": (3, {"federation": {"transport": "reduce"}}),
+                "4 ranks auto": (4, {"federation": {"transport": "auto"}}),
+            },
+        )
 
     def test_plain_mean_of_wanda_in_float16(self) -> None:
-        config = self.config(models.HALF, 3, prune={"method": "wanda", "sparsity": 0.6}, federation={"aggregation": "mean"})
-        self.expect_same(config, {"2 ranks reduce": (2, {"federation": {"transport": "reduce"}}),
-                                  "3 ranks gather": (3, {"federation": {"transport": "gather"}})})
+        config = self.config(
+            models.HALF, 3, prune={"method": "wanda", "sparsity": 0.6}, federation={"aggregation": "mean"}
+        )
+        self.expect_same(
+            config,
+            {
+                "2 ranks reduce": (2, {"federation": {"transport": "reduce"}}),
+                "3 ranks gather": (3, {"federation": {"transport": "gather"}}),
+            },
+        )
 
     def test_random_and_magnitude(self) -> None:
         for method in ("random", "magnitude"):
@@ -119,7 +148,9 @@ class SameBits(ProgramTest):
             found = []
             for ranks in (1, 3):
                 run_dir = folder / f"run-{ranks}"
-                self.prune(merged(config, {"prune": {"method": method}, "run": {"dir": str(run_dir)}}), ranks=ranks)
+                self.prune(
+                    merged(config, {"prune": {"method": method}, "run": {"dir": str(run_dir)}}), ranks=ranks
+                )
                 found.append(self.digests(run_dir))
             self.assertEqual(found[0], found[1], method)
 
