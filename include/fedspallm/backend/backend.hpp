@@ -1,11 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // Purpose: the run-time interface behind which all arithmetic of pruning and of the forward pass happens.
-// The reference backend is the meaning of each op; cpu (and cuda) are tested against it. An op is a block or a
-// matrix, never a column. Ops run in order on the backend's one stream; only copy_out, synchronize and ops that
-// return values to the host wait. Precision: fp32 operands, fp32 accumulation, no TF32.
-// Bits: an op's result depends on its operands and the kernel set (kernel_set()) only, never on thread count.
-// Every op checks that views belong to this backend and that shapes agree, and throws LogicError otherwise.
+// The reference backend is the meaning of each op; cpu (and cuda) are tested against it. An op is a block or
+// a matrix, never a column. Ops run in order on the backend's one stream; only copy_out, synchronize and ops
+// that return values to the host wait. Precision: fp32 operands, fp32 accumulation, no TF32. Bits: an op's
+// result depends on its operands and the kernel set (kernel_set()) only, never on thread count. Every op
+// checks that views belong to this backend and that shapes agree, and throws LogicError otherwise.
 #pragma once
+
+#include "fedspallm/backend/tensor.hpp"
+#include "fedspallm/base/cpu_features.hpp"
+#include "fedspallm/base/dtype.hpp"
 
 #include <cstddef>
 #include <cstdint>
@@ -14,9 +18,6 @@
 #include <span>
 #include <string>
 #include <vector>
-
-#include "fedspallm/backend/tensor.hpp"
-#include "fedspallm/base/dtype.hpp"
 
 namespace fedspallm::backend {
 
@@ -33,7 +34,8 @@ class LinearOps {
   virtual void gram(View x, float scale, View h) = 0;
   /// In: upper triangle of a symmetric H (c x c). Out: U upper with H^-1 = U^T U, strict lower triangle zero.
   /// One factorization: H = R R^T with R upper (Cholesky of H with rows and columns reversed), U = R^-1.
-  /// @return nothing on success, else the column whose pivot was not positive (h is then destroyed).
+  /// @return nothing on success, else the column whose pivot was not positive (h is then destroyed). A pivot
+  /// below 2^-23 of the diagonal element it came from is rounding noise and counts as not positive.
   [[nodiscard]] virtual std::optional<std::int64_t> inverse_upper_factor(View h) = 0;
 };
 
@@ -53,10 +55,12 @@ struct AttentionShape {
 class ModelOps {
  public:
   virtual ~ModelOps() = default;
-  /// y = normalised rows of x times weight (+ bias). x, y: n x c (may be the same view); weight: 1 x c; bias: 1 x c or empty.
+  /// y = normalised rows of x times weight (+ bias). x, y: n x c (may be the same view); weight: 1 x c; bias:
+  /// 1 x c or empty.
   virtual void norm(Norm kind, View x, View weight, View bias, float epsilon, View y) = 0;
-  /// Rotary embedding in place, "rotate half" convention: with half = head_dim / 2, element i and i + half of each head
-  /// are rotated by angle (row mod sequence_length, i). x: n x (heads * head_dim); cosine, sine: sequence_length x half.
+  /// Rotary embedding in place, "rotate half" convention: with half = head_dim / 2, element i and i + half of
+  /// each head are rotated by angle (row mod sequence_length, i). x: n x (heads * head_dim); cosine, sine:
+  /// sequence_length x half.
   virtual void rope(View x, View cosine, View sine, std::int64_t heads) = 0;
   /// Softmax attention of whole sequences, causal; no L x L matrix is kept in memory.
   /// q, out: n x (heads * head_dim); k, v: n x (kv_heads * head_dim); n % sequence_length == 0.
@@ -83,22 +87,25 @@ class PruneOps {
   virtual void weighted_magnitude(View w, View factor, View score) = 0;
   /// score = -1 where previous_mask == 0, so that what was dropped before goes first.
   virtual void prefer_dropped(View previous_mask, View score) = 0;
-  /// mask = 0 at the `count` smallest scores of the whole view, 1 elsewhere. Equal scores: lowest row-major index first.
-  /// By selection, not by sorting. @pre 0 <= count <= size, no NaN
+  /// mask = 0 at the `count` smallest scores of the whole view, 1 elsewhere. Equal scores: lowest row-major
+  /// index first. By selection, not by sorting. @pre 0 <= count <= size, no NaN
   virtual void select_smallest(View score, std::int64_t count, View mask) = 0;
   /// Row r of mask = 0 at its counts[r] smallest scores. Equal scores: lowest column first.
   virtual void select_smallest_per_row(View score, std::span<const std::int64_t> counts, View mask) = 0;
-  /// The published rule: threshold = sorted(scores)[index]; mask = 0 wherever score <= threshold. @pre 0 <= index < size
+  /// The published rule: threshold = sorted(scores)[index]; mask = 0 wherever score <= threshold. @pre 0 <=
+  /// index < size
   virtual void select_published(View score, std::int64_t index, View mask) = 0;
-  /// One column block of SparseGPT with a given mask (arXiv 2301.00774, algorithm 1). For each column j in order:
-  /// q = mask ? w : 0; error_j = (w_j - q) / u_jj; w_k -= error_j u_jk for k > j; w_j = q.
-  /// w, mask, error: r x b; u: b x b upper.
+  /// One column block of SparseGPT with a given mask (arXiv 2301.00774, algorithm 1). For each column j in
+  /// order: q = mask ? w : 0; error_j = (w_j - q) / u_jj; w_k -= error_j u_jk for k > j; w_j = q. w, mask,
+  /// error: r x b; u: b x b upper.
   virtual void obs_block(View w, View u, View mask, View error) = 0;
-  /// The same with N:M selection: at the first column of each group of m the m - keep smallest w^2/u_jj^2 of the group
-  /// (from weights already updated by earlier columns; ties: lowest column) are dropped; `previous_mask` (or empty) drops first.
-  /// mask is written. @pre b % m == 0
-  virtual void obs_block_n_of_m(View w, View u, int keep, int m, View previous_mask, View mask, View error) = 0;
-  /// mask for N:M without a sweep: per row and group of m the m - keep smallest scores are dropped (ties: lowest column).
+  /// The same with N:M selection: at the first column of each group of m the m - keep smallest w^2/u_jj^2 of
+  /// the group (from weights already updated by earlier columns; ties: lowest column) are dropped;
+  /// `previous_mask` (or empty) drops first. mask is written. @pre b % m == 0
+  virtual void obs_block_n_of_m(View w, View u, int keep, int m, View previous_mask, View mask,
+                                View error) = 0;
+  /// mask for N:M without a sweep: per row and group of m the m - keep smallest scores are dropped (ties:
+  /// lowest column).
   virtual void select_n_of_m(View score, int keep, int m, View mask) = 0;
   /// w = mask ? w : 0.
   virtual void apply_mask(View mask, View w) = 0;
@@ -112,13 +119,14 @@ class PruneOps {
 class SparseOps {
  public:
   virtual ~SparseOps() = default;
-  /// Bit i of `bits` (row-major index i, least significant first in each 64-bit word; padding bits zero) = mask[i];
-  /// `values` = the kept weights narrowed to dtype, row-major. @pre bits.size() == ceil(size / 64)
+  /// Bit i of `bits` (row-major index i, least significant first in each 64-bit word; padding bits zero) =
+  /// mask[i]; `values` = the kept weights narrowed to dtype, row-major. @pre bits.size() == ceil(size / 64)
   /// @return number of kept weights; values is resized to that times size_of(dtype).
   virtual std::int64_t pack(View w, View mask, DType dtype, std::span<std::uint64_t> bits,
                             std::vector<std::byte>& values) = 0;
   /// w = values at the set bits, 0 elsewhere. @pre values hold exactly popcount(bits) elements
-  virtual void unpack(std::span<const std::uint64_t> bits, std::span<const std::byte> values, DType dtype, View w) = 0;
+  virtual void unpack(std::span<const std::uint64_t> bits, std::span<const std::byte> values, DType dtype,
+                      View w) = 0;
   /// mask (u8) from bits.
   virtual void unpack_mask(std::span<const std::uint64_t> bits, View mask) = 0;
 };
@@ -139,7 +147,8 @@ class Backend {
   /// Host (row-major, contiguous) -> device. @pre source.size() == destination.size()
   virtual void copy_in(std::span<const float> source, View destination) = 0;
   virtual void copy_in(std::span<const std::uint8_t> source, View destination) = 0;
-  /// Host elements of a stored dtype (any alignment), widened to float. @pre bytes == destination.size() * size_of(dtype)
+  /// Host elements of a stored dtype (any alignment), widened to float. @pre bytes == destination.size() *
+  /// size_of(dtype)
   virtual void copy_in_widened(DType dtype, std::span<const std::byte> source, View destination) = 0;
   virtual void copy_out(View source, std::span<float> destination) = 0;
   virtual void copy_out(View source, std::span<std::uint8_t> destination) = 0;
@@ -162,9 +171,14 @@ class Backend {
   virtual void free_bytes(void* data) noexcept = 0;
 };
 
-/// @param threads  worker threads of this rank's backend, >= 1.
+/// Slow and plain: the meaning of each op.
 [[nodiscard]] std::unique_ptr<Backend> make_reference_backend();
-[[nodiscard]] std::unique_ptr<Backend> make_cpu_backend(int threads);
+/// Opens OpenBLAS at run time and, where that picked kernels far below the CPU's, once more with the
+/// environment variable OPENBLAS_CORETYPE set (unless the user set it): make the first one before threads
+/// that read the environment.
+/// @param threads  worker threads of this rank's backend, >= 1. @param isa  kernels; default: select_isa().
+/// @throws ResourceError when there is no OpenBLAS.
+[[nodiscard]] std::unique_ptr<Backend> make_cpu_backend(int threads, std::optional<Isa> isa = std::nullopt);
 /// @throws NotCompiled naming the preset when this build has no CUDA.
 [[nodiscard]] std::unique_ptr<Backend> make_cuda_backend(int device);
 

@@ -14,7 +14,9 @@ class Backend;
 
 /// Elements that device data can have. `u8` holds masks: 1 = kept, 0 = dropped.
 enum class Element : std::uint8_t { f32, u8 };
-[[nodiscard]] constexpr std::size_t size_of(Element element) { return element == Element::f32 ? 4 : 1; }
+[[nodiscard]] constexpr std::size_t size_of(Element element) {
+  return element == Element::f32 ? 4 : 1;
+}
 
 /// A rows x cols window, row-major, `stride` elements from row to row. Does not own. Cheap to copy.
 class View {
@@ -36,6 +38,8 @@ class View {
   [[nodiscard]] View row_range(std::int64_t first, std::int64_t count) const;
   /// Columns [first, first + count). @pre 0 <= first, first + count <= cols()
   [[nodiscard]] View column_range(std::int64_t first, std::int64_t count) const;
+  /// The diagonal as a column (n x 1, stride + 1) of a square view
+  [[nodiscard]] View diagonal() const { return {owner_, data_, element_, rows_, 1, stride_ + 1}; }
   /// The same elements as new_rows x new_cols. @pre contiguous(), equal size
   [[nodiscard]] View reshaped(std::int64_t new_rows, std::int64_t new_cols) const;
 
@@ -63,7 +67,9 @@ class Tensor {
  private:
   friend class Backend;
   struct Deleter {
-    Backend* owner = nullptr;
+    Deleter() noexcept : owner(nullptr) {}
+    explicit Deleter(Backend* backend) noexcept : owner(backend) {}
+    Backend* owner;
     void operator()(void* data) const noexcept;
   };
   std::unique_ptr<void, Deleter> memory_;

@@ -1,0 +1,125 @@
+// SPDX-License-Identifier: Apache-2.0
+// Purpose: what the kernel files (*.isa.cpp, compiled once per instruction set) offer, as tables of functions
+// on raw pointers; select_kernels() gives the tables of one set. Non-goals: threads, shapes, checks: those
+// are the ops'. Kernel files include this, so it must not pull in standard headers with inline code.
+#pragma once
+
+#include <cstdint>
+
+namespace fedspallm::backend::cpu {
+
+/// Rows and spans of the forward pass.
+struct ModelKernels {
+  void (*rms_norm)(const float* x, const float* weight, float epsilon, std::int64_t n, float* y);
+  void (*layer_norm)(const float* x, const float* weight, const float* bias, float epsilon, std::int64_t n,
+                     float* y);
+  /// One row of `heads` heads; cosine and sine have `half` elements.
+  void (*rope)(float* x, const float* cosine, const float* sine, std::int64_t heads, std::int64_t half);
+  void (*silu_multiply)(float* gate, const float* up, std::int64_t n);
+  void (*relu)(float* x, std::int64_t n);
+  void (*gelu)(float* x, std::int64_t n);
+  void (*add)(const float* x, float* y, std::int64_t n);
+  /// x[i] *= factor.
+  void (*multiply)(float* x, float factor, std::int64_t n);
+  /// s[i] = exp(scale (s[i] - max s)) for i < n. @return 1 / (their sum). @pre n >= 1, scale > 0
+  float (*softmax_weights)(float* s, float scale, std::int64_t n);
+  /// @pre n >= 1
+  double (*log_sum_exp)(const float* x, std::int64_t n);
+  /// Index of the first NaN or infinity, or -1.
+  std::int64_t (*first_non_finite)(const float* x, std::int64_t n);
+};
+
+/// Rows of `panel_rows` rows go through the sweep together.
+constexpr std::int64_t sweep_panel_rows = 64;
+
+/// One panel of the SparseGPT sweep: at most sweep_panel_rows rows of a column block.
+struct SweepPanel {
+  float* w;
+  float* error;
+  std::uint8_t* mask;                 // read, or written when m > 0
+  const std::uint8_t* previous_mask;  // N:M only; may be null
+  const float* u;
+  std::int64_t stride_w, stride_error, stride_mask, stride_previous, stride_u;
+  std::int64_t rows, columns;
+  int keep, m;  // m == 0: the mask is given
+};
+
+struct PruneKernels {
+  void (*saliency)(const float* w, const float* diagonal, float* score, std::int64_t n);
+  void (*weighted_magnitude)(const float* w, const float* factor, float* score, std::int64_t n);
+  void (*prefer_dropped)(const std::uint8_t* mask, float* score, std::int64_t n);
+  void (*apply_mask)(const std::uint8_t* mask, float* w, std::int64_t n);
+  double (*sum_of_squares)(const float* x, std::int64_t n);
+  /// histogram[(key(score) >> shift) & digit_mask] += 1 for each score whose key agrees with `prefix` above
+  /// the digit: key >> prefix_shift == prefix (prefix_shift == 32: all). key() orders floats as unsigned
+  /// numbers, -0 equal to 0.
+  void (*histogram)(const float* scores, std::int64_t n, int shift, std::uint32_t digit_mask,
+                    int prefix_shift, std::uint32_t prefix, std::uint32_t* histogram);
+  /// mask = key(score) > threshold, and of those equal to it the first `equal_to_drop` are 0, the rest 1.
+  /// @return how many equal ones were dropped
+  std::int64_t (*threshold_mask)(const float* scores, std::int64_t n, std::uint32_t threshold,
+                                 std::int64_t equal_to_drop, std::uint8_t* mask);
+  void (*select_n_of_m)(const float* scores, std::int64_t groups, int keep, int m, std::uint8_t* mask);
+  /// Upper triangle of a (n x n) -> R upper with a = R R^T; the strict lower triangle is neither read nor
+  /// written.
+  /// @return -1, or the column whose pivot was not above tolerance * diagonal[column]
+  std::int64_t (*factor_tile)(float* a, std::int64_t stride, std::int64_t n, const float* diagonal,
+                              float tolerance);
+  /// inverse = r^-1 with zeros below the diagonal; r upper, its strict lower triangle is not read.
+  void (*invert_tile)(const float* r, std::int64_t stride, std::int64_t n, float* inverse,
+                      std::int64_t inverse_stride);
+  /// scratch: sweep_scratch_floats(columns, m) floats, 64-byte aligned.
+  void (*sweep)(const SweepPanel& panel, float* scratch);
+};
+
+struct SparseKernels {
+  /// words[i] gets 64 mask bytes each, the last one zero-padded. @return number of ones
+  std::int64_t (*mask_to_bits)(const std::uint8_t* mask, std::int64_t n, std::uint64_t* words);
+  void (*bits_to_mask)(const std::uint64_t* words, std::int64_t n, std::uint8_t* mask);
+  /// The elements at the set bits, one after another. @return their number
+  std::int64_t (*compress_f32)(const float* source, const std::uint64_t* words, std::int64_t n,
+                               void* destination);
+  std::int64_t (*compress_16)(const std::uint16_t* source, const std::uint64_t* words, std::int64_t n,
+                              void* destination);
+  /// destination[i] = the next value at set bits, 0 elsewhere. `values` may have any alignment. @return
+  /// values used
+  std::int64_t (*expand_f32)(const void* values, const std::uint64_t* words, std::int64_t n,
+                             float* destination);
+  std::int64_t (*expand_16)(const void* values, const std::uint64_t* words, std::int64_t n,
+                            std::uint16_t* destination);
+  std::int64_t (*count_bits)(const std::uint64_t* words, std::int64_t word_count);
+  /// Conversions as in base/dtype.hpp; 16-bit pointers may have any alignment.
+  void (*narrow_bf16)(const float* source, std::int64_t n, void* destination);
+  void (*widen_bf16)(const void* source, std::int64_t n, float* destination);
+  void (*narrow_f16)(const float* source, std::int64_t n, void* destination);
+  void (*widen_f16)(const void* source, std::int64_t n, float* destination);
+};
+
+/// Columns that the sweep takes together: a multiple of m for N:M.
+[[nodiscard]] constexpr std::int64_t sweep_sub_block(int m) {
+  return m <= 0 ? 16 : (m >= 16 ? m : 16 / m * m);
+}
+[[nodiscard]] constexpr std::int64_t sweep_scratch_floats(std::int64_t columns, int m) {
+  return (columns + 3 * sweep_sub_block(m)) * sweep_panel_rows;
+}
+
+#define FEDSPALLM_DECLARE_KERNELS(isa)          \
+  namespace isa {                               \
+  [[nodiscard]] ModelKernels model_kernels();   \
+  [[nodiscard]] PruneKernels prune_kernels();   \
+  [[nodiscard]] SparseKernels sparse_kernels(); \
+  }
+FEDSPALLM_DECLARE_KERNELS(baseline)
+#if defined(__x86_64__)
+FEDSPALLM_DECLARE_KERNELS(avx2)
+FEDSPALLM_DECLARE_KERNELS(avx512)
+#endif
+#undef FEDSPALLM_DECLARE_KERNELS
+
+struct Kernels {
+  ModelKernels model;
+  PruneKernels prune;
+  SparseKernels sparse;
+};
+
+}  // namespace fedspallm::backend::cpu

@@ -1,0 +1,167 @@
+// SPDX-License-Identifier: Apache-2.0
+// Scores, the keys and histograms of selection by radix, and choices within N:M groups.
+#include "kernels.hpp"
+#include "simd.hpp"
+#include "sweep_kernel.hpp"
+
+namespace fedspallm::backend::cpu::FEDSPALLM_ISA {
+namespace {
+
+void saliency(const float* w, const float* diagonal, float* score, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) score[i] = (w[i] * w[i]) / (diagonal[i] * diagonal[i]);
+}
+
+void weighted_magnitude(const float* w, const float* factor, float* score, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) score[i] = __builtin_fabsf(w[i]) * factor[i];
+}
+
+void prefer_dropped(const std::uint8_t* mask, float* score, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) score[i] = mask[i] == 0 ? -1.0F : score[i];
+}
+
+void apply_mask(const std::uint8_t* mask, float* w, std::int64_t n) {
+  for (std::int64_t i = 0; i < n; ++i) w[i] = mask[i] == 0 ? 0.0F : w[i];
+}
+
+double sum_of_squares(const float* x, std::int64_t n) {
+  double lanes[8] = {};
+  std::int64_t i = 0;
+  for (; i + 8 <= n; i += 8)
+    for (int k = 0; k < 8; ++k) lanes[k] += static_cast<double>(x[i + k]) * static_cast<double>(x[i + k]);
+  for (int k = 0; i < n; ++i, ++k) lanes[k] += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+  return ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]));
+}
+
+constexpr std::int64_t key_chunk = 512;
+
+/// Unsigned numbers in the order of the floats; -0 and 0 give the same one.
+inline std::int64_t ordered_keys(const float* scores, std::int64_t n, std::uint32_t* keys) {
+  const std::int64_t count = n < key_chunk ? n : key_chunk;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const float score = scores[i] + 0.0F;
+    std::uint32_t bits;
+    __builtin_memcpy(&bits, &score, 4);
+    keys[i] = bits ^ (static_cast<std::uint32_t>(static_cast<std::int32_t>(bits) >> 31) | 0x80000000U);
+  }
+  return count;
+}
+
+void histogram(const float* scores, std::int64_t n, int shift, std::uint32_t digit_mask, int prefix_shift,
+               std::uint32_t prefix, std::uint32_t* counts) {
+  std::uint32_t keys[key_chunk];
+  for (std::int64_t first = 0; first < n; first += key_chunk) {
+    const std::int64_t count = ordered_keys(scores + first, n - first, keys);
+    if (prefix_shift >= 32) {
+      for (std::int64_t i = 0; i < count; ++i) ++counts[(keys[i] >> shift) & digit_mask];
+    } else {
+      for (std::int64_t i = 0; i < count; ++i)
+        if ((keys[i] >> prefix_shift) == prefix) ++counts[(keys[i] >> shift) & digit_mask];
+    }
+  }
+}
+
+std::int64_t threshold_mask(const float* scores, std::int64_t n, std::uint32_t threshold,
+                            std::int64_t equal_to_drop, std::uint8_t* mask) {
+  std::uint32_t keys[key_chunk];
+  std::int64_t dropped = 0;
+  for (std::int64_t first = 0; first < n; first += key_chunk) {
+    const std::int64_t count = ordered_keys(scores + first, n - first, keys);
+    std::uint8_t* out = mask + first;
+    std::int64_t equal = 0;
+    for (std::int64_t i = 0; i < count; ++i) out[i] = static_cast<std::uint8_t>(keys[i] > threshold);
+    for (std::int64_t i = 0; i < count; ++i) equal += keys[i] == threshold ? 1 : 0;
+    if (equal > equal_to_drop - dropped) {  // keep the later ones of the equal scores
+      std::int64_t left = equal_to_drop - dropped;
+      for (std::int64_t i = 0; i < count; ++i) {
+        if (keys[i] != threshold) continue;
+        if (left > 0) {
+          --left;
+        } else {
+          out[i] = 1;
+        }
+      }
+      dropped = equal_to_drop;
+    } else {
+      dropped += equal;
+    }
+  }
+  return dropped;
+}
+
+/// In each group an element's rank is the number of those before it in (score, column) order; ranks below m -
+/// keep drop.
+template <int M>
+inline void groups_of(const float* scores, std::int64_t groups, int keep, int m, std::uint8_t* mask) {
+  const int size = M > 0 ? M : m;
+  for (std::int64_t group = 0; group < groups; ++group) {
+    const float* s = scores + group * size;
+    for (int a = 0; a < size; ++a) {
+      int rank = 0;
+      for (int b = 0; b < a; ++b) rank += s[b] <= s[a] ? 1 : 0;
+      for (int b = a + 1; b < size; ++b) rank += s[b] < s[a] ? 1 : 0;
+      mask[group * size + a] = static_cast<std::uint8_t>(rank >= size - keep);
+    }
+  }
+}
+
+void select_n_of_m(const float* scores, std::int64_t groups, int keep, int m, std::uint8_t* mask) {
+  switch (m) {
+    case 2:
+      return groups_of<2>(scores, groups, keep, m, mask);
+    case 4:
+      return groups_of<4>(scores, groups, keep, m, mask);
+    case 8:
+      return groups_of<8>(scores, groups, keep, m, mask);
+    default:
+      return groups_of<0>(scores, groups, keep, m, mask);
+  }
+}
+
+/// y += factor x
+inline void add_scaled(const float* x, float factor, float* y, std::int64_t n) {
+  std::int64_t i = 0;
+  for (; i + width <= n; i += width) store(y + i, load(y + i) + load(x + i) * all(factor));
+  if (i < n)
+    store_part(y + i, n - i, load_part(y + i, n - i, 0.0F) + load_part(x + i, n - i, 0.0F) * all(factor));
+}
+
+constexpr std::int64_t largest_tile = 256;
+
+std::int64_t factor_tile(float* a, std::int64_t stride, std::int64_t n, const float* diagonal,
+                         float tolerance) {
+  float column[largest_tile];
+  for (std::int64_t j = n - 1; j >= 0; --j) {
+    const float square = a[j * stride + j];
+    if (!(square > tolerance * diagonal[j])) return j;  // also when it is NaN
+    const float pivot = __builtin_sqrtf(square);
+    a[j * stride + j] = pivot;
+    for (std::int64_t i = 0; i < j; ++i) {
+      column[i] = a[i * stride + j] / pivot;
+      a[i * stride + j] = column[i];
+    }
+    for (std::int64_t i = 0; i < j; ++i) add_scaled(column + i, -column[i], a + i * stride + i, j - i);
+  }
+  return -1;
+}
+
+void invert_tile(const float* r, std::int64_t stride, std::int64_t n, float* inverse,
+                 std::int64_t inverse_stride) {
+  for (std::int64_t i = n - 1; i >= 0; --i) {
+    float* row = inverse + i * inverse_stride;
+    for (std::int64_t j = 0; j < n; ++j) row[j] = 0.0F;
+    for (std::int64_t k = i + 1; k < n; ++k)
+      add_scaled(inverse + k * inverse_stride + k, r[i * stride + k], row + k, n - k);
+    const float reciprocal = 1.0F / r[i * stride + i];
+    for (std::int64_t j = i + 1; j < n; ++j) row[j] *= -reciprocal;
+    row[i] = reciprocal;
+  }
+}
+
+}  // namespace
+
+PruneKernels prune_kernels() {
+  return {saliency,       weighted_magnitude, prefer_dropped, apply_mask,  sum_of_squares, histogram,
+          threshold_mask, select_n_of_m,      factor_tile,    invert_tile, sweep};
+}
+
+}  // namespace fedspallm::backend::cpu::FEDSPALLM_ISA
