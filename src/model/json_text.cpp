@@ -23,6 +23,9 @@ std::string_view without_tag(std::string_view message) {
 }  // namespace
 
 nlohmann::json parse_json(std::string_view text, const std::string& file) {
+  // nlohmann's parser takes a zero byte for the end of the text and would ignore what follows.
+  check<ModelError>(text.find('\0') == std::string_view::npos,
+                    fmt::format("{}: is not valid JSON: it holds a zero byte", file));
   std::vector<std::set<std::string>> open_objects;
   std::string duplicate;
   using Event = nlohmann::json::parse_event_t;
