@@ -73,6 +73,17 @@ inline int count_bits(std::uint64_t word) {
   return __builtin_popcountll(word);
 }
 
+/// Largest of the lanes of an integer vector, each seen as unsigned. (GCC 12 warns in its own reduce
+/// intrinsics.)
+template <class Vector>
+inline std::uint32_t largest_lane(Vector vector) {
+  std::uint32_t lane[sizeof(Vector) / 4];
+  __builtin_memcpy(lane, &vector, sizeof(Vector));
+  std::uint32_t largest = 0;
+  for (const std::uint32_t value : lane) largest = value > largest ? value : largest;
+  return largest;
+}
+
 #if defined(__AVX512F__)
 
 constexpr int kLanes = 16;

@@ -1,53 +1,58 @@
 // SPDX-License-Identifier: Apache-2.0
-// Purpose: l0 aggregation (FedSpaLLM, arXiv 2410.14852, eq. 5) and mask expansion (eq. 6-7) of one matrix, exact:
-// sums are integers (rulings.md 6), so any order, tree, rank count, thread count or transport gives the same bits.
-// A merge is a partial state that can be merged with another one. Non-goals: MPI, choosing who takes part.
+// Purpose: l0 aggregation (FedSpaLLM, arXiv 2410.14852, eq. 5) and mask expansion (eq. 6-7) of one matrix,
+// exact: sums are integers (rulings.md 6), so any order, tree, rank count, thread count or transport gives
+// the same bits. A merge is a partial state that can be merged with another one. Non-goals: MPI, choosing who
+// takes part.
 #pragma once
 
-#include <array>
+#include "fedspallm/aggregate/rules.hpp"
+#include "fedspallm/aggregate/tile.hpp"
+#include "fedspallm/wire/update.hpp"
+
 #include <cstdint>
 #include <span>
 #include <vector>
 
-#include "fedspallm/aggregate/rules.hpp"
-#include "fedspallm/wire/update.hpp"
+namespace fedspallm {
+class ThreadPool;
+}
 
 namespace fedspallm::aggregate {
 
-constexpr std::int64_t kTile = 64;
-
-/// 64 consecutive weights (row-major): the element that travels in the reduce transport.
-struct Tile {
-  std::array<std::int64_t, kTile> sum;    // of kept values, in multiples of 2^q
-  std::array<std::uint32_t, kTile> kept;  // number of clients that kept the weight
-};
-static_assert(sizeof(Tile) == 768);
-
 /// Adds `from` to `into`, tile by tile. This is the body of our MPI_Op.
+/// @pre from.size() == into.size(); the two do not overlap
 void add_tiles(std::span<const Tile> from, std::span<Tile> into);
 
 /// The fixed-point scale q = e + b - 56, 2^e >= largest, 2^b >= clients. Same on all ranks by construction.
 struct FixedPoint {
   int q = 0;
-  /// @pre largest is finite and >= 0, clients >= 1. largest == 0 gives a scale that represents 0.
+  /// @pre largest is finite and >= 0, 1 <= clients < 2^24. largest == 0 gives a scale that represents 0.
   [[nodiscard]] static FixedPoint covering(float largest, std::int64_t clients);
   friend bool operator==(const FixedPoint&, const FixedPoint&) = default;
 };
 
-/// Integer multiple of 2^q nearest to value, halves away from zero. Exact whenever value is a multiple of 2^q.
+/// Integer multiple of 2^q nearest to value, halves away from zero. Exact whenever value is a multiple of
+/// 2^q.
+/// @pre value is finite, |value| <= 2^(q + 56)
 [[nodiscard]] std::int64_t quantize(float value, FixedPoint scale);
 
-/// Sums of one matrix over clients.
+/// Sums of one matrix over clients: 12 bytes a weight, whatever the number of clients.
 class PartialMerge {
  public:
   /// @pre rows, cols >= 0. `diagonal_scale` serves the sums of diag(H).
   PartialMerge(std::int64_t rows, std::int64_t cols, FixedPoint scale, FixedPoint diagonal_scale);
 
-  /// Adds one client's matrix (and its diag(H) when not empty).
-  /// @pre same shape; values representable: |v| <= 2^(q + 56 - b)
-  void add(const wire::PackedMatrix& matrix);
+  /// Adds one client's matrix (its diag(H) goes to add_diagonal). One pass over the tiles.
+  /// @pre same shape, mask and values agree; values representable: |v| <= 2^(q + 56 - b). A value above 2^(q
+  /// + 56) is
+  ///      refused only when it is met: the state is then good for nothing.
+  void add(const wire::PackedMatrix& matrix, ThreadPool* pool = nullptr);
+  /// Adds several clients' matrices in one pass over the tiles; the same bits as one by one, and faster.
+  /// @pre as above for each; no null pointers
+  void add(std::span<const wire::PackedMatrix* const> matrices, ThreadPool* pool = nullptr);
+  /// @pre diagonal.size() == cols, values finite, >= 0 and representable
   void add_diagonal(std::span<const float> diagonal);
-  /// Adds another partial state. @pre same shape and scales
+  /// Adds another partial state. @pre same shape and scales, not this one
   void add(const PartialMerge& other);
 
   [[nodiscard]] std::span<Tile> tiles() { return tiles_; }
@@ -68,20 +73,27 @@ class PartialMerge {
 
 /// The result for one matrix.
 struct MergedMatrix {
-  wire::PackedMatrix matrix;             // after mask expansion; kept values rounded once to dtype
-  std::vector<std::uint32_t> votes;      // per weight: number of clients that dropped it (before expansion)
-  std::vector<std::int64_t> histogram;   // clients + 1 bins of votes
-  std::int64_t common_zeros = 0;         // weights that every client dropped
-  std::int64_t expanded = 0;             // weights dropped by mask expansion
-  std::int64_t target = 0;               // ceil(s d), or -1 without mask expansion
-  bool above_target = false;             // more common zeros than the target: nothing was expanded
-  std::int64_t kept_zeros = 0;           // kept weights whose merged value is 0
+  wire::PackedMatrix matrix;            // after mask expansion; kept values rounded once to dtype
+  std::vector<std::uint32_t> votes;     // per weight: number of clients that dropped it (before expansion)
+  std::vector<std::int64_t> histogram;  // clients + 1 bins of votes
+  std::int64_t common_zeros = 0;        // weights that every client dropped
+  std::int64_t expanded = 0;            // weights dropped by mask expansion
+  std::int64_t target = 0;              // ceil(s d), for N:M (M - N) * groups, or -1 without mask expansion
+  bool above_target = false;  // more common zeros than the target (N:M: in some group); none was added there
+  std::int64_t kept_zeros = 0;  // kept weights whose merged value is 0
 };
 
-/// W_g = round(sum 2^q / n) with n = clients that kept (l0) or all clients of this block (mean), then mask expansion.
-/// @param clients  number of clients that pruned this block, >= 1
-/// @param diagonal_sums  of this matrix' input group (tie = score), may be empty for the other rules
-[[nodiscard]] MergedMatrix finish(const PartialMerge& merge, std::int64_t clients, const MergeRules& rules, DType dtype,
-                                  std::span<const std::int64_t> diagonal_sums);
+/// W_g = the element of `dtype` nearest to the exact sum 2^q / n (ties to even, one rounding), n = clients
+/// that kept the weight (l0) or all clients of this block (mean); then mask expansion. One client whose
+/// sparsity is the target comes back as it was sent, save that -0 turns into +0 and that values below 2^-32
+/// of the largest keep fewer bits.
+/// @param clients  number of clients that pruned this block, 1 <= clients < 2^24
+/// @param diagonal_sums  of this matrix' input group, cols values >= 0 (tie = score); may be empty for the
+/// other rules
+/// @pre no weight has more kept votes than clients; N:M: 0 < N <= M and cols a multiple of M; 0 <= sparsity
+/// <= 1
+[[nodiscard]] MergedMatrix finish(const PartialMerge& merge, std::int64_t clients, const MergeRules& rules,
+                                  DType dtype, std::span<const std::int64_t> diagonal_sums,
+                                  ThreadPool* pool = nullptr);
 
 }  // namespace fedspallm::aggregate

@@ -20,9 +20,16 @@ struct MergeRules {
 };
 
 /// Which client prunes which block (rulings.md 10): result[client][block].
-/// Client i gets max(1, round(resources_i * blocks)) blocks; clients in keyed random order take the least covered
-/// blocks, ties by keyed random. @pre 0 < resources_i <= 1
-[[nodiscard]] std::vector<std::vector<bool>> draw_blocks(const std::vector<double>& resources, std::int64_t blocks,
-                                                         std::uint64_t seed, std::uint32_t round);
+/// Client i gets max(1, round(resources_i * blocks)) blocks; clients in keyed random order take the least
+/// covered blocks, ties by keyed random. So no block is drawn by more than one client more than any other
+/// block is.
+/// @pre 0 < resources_i <= 1, blocks >= 1
+[[nodiscard]] std::vector<std::vector<bool>> draw_blocks(const std::vector<double>& resources,
+                                                         std::int64_t blocks, std::uint64_t seed,
+                                                         std::uint32_t round);
+
+/// The blocks that no client prunes, ascending. @pre each drawn[client] has `blocks` entries
+[[nodiscard]] std::vector<std::int64_t> uncovered_blocks(const std::vector<std::vector<bool>>& drawn,
+                                                         std::int64_t blocks);
 
 }  // namespace fedspallm::aggregate
