@@ -31,14 +31,14 @@ struct ResultRow {
 
 /// What a run ends with. Facts that are negative or empty are left out.
 struct ResultTable {
-  std::vector<std::string> sets;
-  std::vector<ResultRow> rows;  // dense, the stand-alone clients, the merged model
-  double sparsity = -1;         // of the pruned matrices
+  std::vector<std::string> sets{};
+  std::vector<ResultRow> rows{};  // dense, the stand-alone clients, the merged model
+  double sparsity = -1;           // of the pruned matrices
   std::int64_t bytes_on_wire = -1;
-  std::string transport;
+  std::string transport{};
   double seconds = -1;
   double pruning_seconds = -1;
-  std::vector<std::int64_t> peak_rss_bytes;  // by rank
+  std::vector<std::int64_t> peak_rss_bytes{};  // by rank
 };
 
 /// exp(mean(log x)); NaN when a value is missing or there is none.

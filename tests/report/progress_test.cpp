@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "fedspallm/report/progress.hpp"
+
+#include "fedspallm/base/error.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <limits>
+#include <memory>
+
+namespace fedspallm::report {
+namespace {
+
+using ::testing::EndsWith;
+using ::testing::HasSubstr;
+using ::testing::Not;
+using ::testing::StartsWith;
+
+/// A Progress whose clock the test moves and whose output it keeps.
+struct Watched {
+  double now = 100;
+  std::string shown;
+  std::unique_ptr<Progress> progress;
+
+  Watched(std::int64_t blocks, bool to_terminal, int columns = 200)
+      : progress(std::make_unique<Progress>(
+            blocks, to_terminal, [this] { return now; }, [this](std::string_view text) { shown += text; },
+            columns)) {}
+  std::string after(double seconds, BlockDone done) {
+    now += seconds;
+    return progress->block_done(done);
+  }
+};
+
+TEST(Progress, InALogGivesOneLinePerBlockWithAllFacts) {
+  Watched watched(30, false);
+  EXPECT_EQ(
+      watched.after(
+          2, {.block = 0, .error = 0.012345678, .sparsity = 0.5, .client_blocks = 4, .weights = 14000000}),
+      "block 1/30  error 0.01235  sparsity 0.5000  2.0 s  2.00 clients/s  7.0 M weights/s  left 58 s");
+  EXPECT_EQ(watched.shown, "") << "the log prints it";
+}
+
+TEST(Progress, LeavesOutWhatIsNotKnown) {
+  Watched watched(2, false);
+  EXPECT_EQ(watched.after(1, {.block = 0, .error = std::nan(""), .sparsity = 0.25}),
+            "block 1/2  sparsity 0.2500  1.0 s  left 1.0 s");
+  const std::string instant =
+      watched.after(0, {.block = 1, .error = 0, .sparsity = 0.25, .client_blocks = 4, .weights = 9});
+  EXPECT_EQ(instant, "block 2/2  error 0  sparsity 0.2500  0.0 s  done");
+}
+
+TEST(Progress, TimeLeftIsTheMedianOfTheLastBlocksTimesTheBlocksLeft) {
+  Watched watched(20, false);
+  EXPECT_LT(watched.progress->seconds_left(), 0) << "nothing is known yet";
+  watched.after(100, {.block = 0});
+  EXPECT_DOUBLE_EQ(watched.progress->seconds_left(), 19 * 100.0);
+  watched.after(2, {.block = 1});
+  EXPECT_DOUBLE_EQ(watched.progress->seconds_left(), 18 * 51.0) << "of two, their mean";
+  watched.after(2, {.block = 2});
+  EXPECT_DOUBLE_EQ(watched.progress->seconds_left(), 17 * 2.0) << "one slow block does not count";
+  std::int64_t block = 3;
+  for (; block < 10; ++block) watched.after(8, {.block = block});
+  EXPECT_DOUBLE_EQ(watched.progress->seconds_left(), 10 * 8.0) << "old blocks are forgotten";
+  for (; block < 20; ++block) watched.after(8, {.block = block});
+  EXPECT_EQ(watched.progress->seconds_left(), 0);
+}
+
+TEST(Progress, MoreBlocksThanAnnouncedDoNoHarm) {
+  Watched watched(1, false);
+  watched.after(1, {.block = 0});
+  EXPECT_THAT(watched.after(1, {.block = 1}), EndsWith("done"));
+  EXPECT_EQ(watched.progress->seconds_left(), 0);
+}
+
+TEST(Progress, OnATerminalRedrawsOneLineAndEndsItAfterTheLastBlock) {
+  Watched watched(2, true);
+  EXPECT_EQ(watched.after(3, {.block = 0, .error = 0.5, .sparsity = 0.5}), "");
+  EXPECT_THAT(watched.shown,
+              StartsWith("\r\x1b[K[##########..........] block 1/2  error 0.5  sparsity 0.5000"));
+  EXPECT_THAT(watched.shown, EndsWith("left 3.0 s"));
+  watched.shown.clear();
+  watched.after(3, {.block = 1, .error = 0.5, .sparsity = 0.5});
+  EXPECT_THAT(watched.shown, StartsWith("\r\x1b[K[####################] block 2/2"));
+  EXPECT_THAT(watched.shown, EndsWith("done\n"));
+  watched.shown.clear();
+  watched.progress.reset();
+  EXPECT_EQ(watched.shown, "") << "the line was ended already";
+}
+
+TEST(Progress, NeverDrawsWiderThanTheTerminal) {
+  for (const int columns : {1, 2, 10, 40}) {
+    Watched watched(2, true, columns);
+    watched.after(3, {.block = 0, .error = 0.5, .sparsity = 0.5});
+    const std::string erase = "\r\x1b[K";
+    ASSERT_THAT(watched.shown, StartsWith(erase));
+    EXPECT_EQ(watched.shown.size() - erase.size(), static_cast<std::size_t>(std::max(1, columns - 1)));
+    EXPECT_THAT(watched.shown, Not(HasSubstr("\n")));
+  }
+}
+
+TEST(Progress, ClearsItsLineForOthersAndEndsItWhenItGoes) {
+  Watched watched(3, true);
+  watched.progress->clear();
+  EXPECT_EQ(watched.shown, "") << "nothing is drawn yet";
+  watched.after(1, {.block = 0});
+  watched.shown.clear();
+  watched.progress->clear();
+  EXPECT_EQ(watched.shown, "\r\x1b[K");
+  watched.progress->clear();
+  EXPECT_EQ(watched.shown, "\r\x1b[K") << "once is enough";
+  watched.after(1, {.block = 1});
+  watched.shown.clear();
+  watched.progress.reset();
+  EXPECT_EQ(watched.shown, "\n");
+}
+
+TEST(Progress, AFailingOutputDoesNotEscapeTheDestructor) {
+  bool fail = false;
+  {
+    Progress progress(
+        2, true, [] { return 0.0; },
+        [&](std::string_view) {
+          if (fail) throw std::runtime_error("gone");
+        });
+    progress.block_done({.block = 0});
+    fail = true;
+  }
+  SUCCEED();
+}
+
+TEST(Progress, RefusesNoBlocks) {
+  EXPECT_THROW(Progress(0, false), LogicError);
+}
+
+}  // namespace
+}  // namespace fedspallm::report
