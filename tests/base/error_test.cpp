@@ -1,0 +1,91 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "fedspallm/base/error.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <vector>
+
+namespace fedspallm {
+namespace {
+
+template <class E>
+void expect_status(ExitStatus wanted) {
+  try {
+    throw E("the message");
+  } catch (const Error& error) {
+    EXPECT_EQ(error.status(), wanted);
+    EXPECT_STREQ(error.what(), "the message");
+  }
+}
+
+TEST(Errors, EachClassStandsForItsExitStatus) {
+  expect_status<CheckFailed>(ExitStatus::check_failed);
+  expect_status<ConfigError>(ExitStatus::bad_input);
+  expect_status<ModelError>(ExitStatus::bad_input);
+  expect_status<DataError>(ExitStatus::bad_input);
+  expect_status<NotCompiled>(ExitStatus::bad_input);
+  expect_status<LaunchError>(ExitStatus::started_wrongly);
+  expect_status<ResourceError>(ExitStatus::no_resources);
+  expect_status<LockedError>(ExitStatus::locked);
+  expect_status<PeerError>(ExitStatus::peer_lost);
+  expect_status<NumericalError>(ExitStatus::numerical);
+  expect_status<Stopped>(ExitStatus::stopped);
+}
+
+TEST(Errors, ExitStatusesAreTheDocumentedNumbers) {
+  EXPECT_EQ(static_cast<int>(ExitStatus::done), 0);
+  EXPECT_EQ(static_cast<int>(ExitStatus::check_failed), 1);
+  EXPECT_EQ(static_cast<int>(ExitStatus::bad_input), 2);
+  EXPECT_EQ(static_cast<int>(ExitStatus::started_wrongly), 3);
+  EXPECT_EQ(static_cast<int>(ExitStatus::no_resources), 4);
+  EXPECT_EQ(static_cast<int>(ExitStatus::locked), 5);
+  EXPECT_EQ(static_cast<int>(ExitStatus::peer_lost), 6);
+  EXPECT_EQ(static_cast<int>(ExitStatus::numerical), 7);
+  EXPECT_EQ(static_cast<int>(ExitStatus::stopped), 75);
+}
+
+TEST(Errors, OriginIsFileAndLineOfTheThrow) {
+  try {
+    throw DataError("x");
+  } catch (const Error& error) {
+    EXPECT_THAT(error.origin(), ::testing::MatchesRegex("error_test.cpp:[0-9]+"));
+  }
+}
+
+TEST(Errors, CheckAndRequireThrowOnlyWhenTheConditionFails) {
+  EXPECT_NO_THROW(check<ModelError>(true, "fine"));
+  EXPECT_NO_THROW(require(true, "fine"));
+  EXPECT_THROW(check<ModelError>(false, "broken"), ModelError);
+  try {
+    require(false, "rows >= 0");
+    FAIL() << "accepted";
+  } catch (const LogicError& error) {
+    EXPECT_THAT(error.what(), ::testing::HasSubstr("rows >= 0"));
+    EXPECT_THAT(error.origin(), ::testing::StartsWith("error_test.cpp:"));
+  }
+}
+
+std::string nearest(const std::string& word, const std::vector<std::string>& known) {
+  return nearest_name(word, known.data(), known.size());
+}
+
+TEST(NearestName, FindsTyposAndGivesUpOnStrangers) {
+  const std::vector<std::string> keys = {"sparsity", "pattern", "block_size", "damping", "order", "count"};
+  EXPECT_EQ(nearest("sparsity", keys), "sparsity");
+  EXPECT_EQ(nearest("sparisty", keys), "sparsity");
+  EXPECT_EQ(nearest("blocksize", keys), "block_size");
+  EXPECT_EQ(nearest("dampening", keys), "damping");
+  EXPECT_EQ(nearest("odrer", keys), "order");
+  EXPECT_EQ(nearest("transport_layer_xyz", keys), "");
+  EXPECT_EQ(nearest("qqqqqq", keys), "");
+  EXPECT_EQ(nearest("", {"abcdef"}), "");
+  EXPECT_EQ(nearest("anything", {}), "");
+}
+
+TEST(NearestName, TakesTheFirstOfEquallyNearOnes) {
+  EXPECT_EQ(nearest("bat", {"cat", "hat"}), "cat");
+}
+
+}  // namespace
+}  // namespace fedspallm
