@@ -123,6 +123,7 @@ void causal_attention(const Backend* owner, const View& q, const View& k, const 
   expect(shape.kv_heads >= 1 && shape.heads >= 1 && shape.heads % shape.kv_heads == 0, op,
          fmt::format("heads a multiple of kv_heads, found {} and {}", shape.heads, shape.kv_heads));
   expect(shape.head_dim >= 1, op, fmt::format("head_dim >= 1, found {}", shape.head_dim));
+  expect(shape.scale > 0.0F, op, fmt::format("scale > 0, found {}", shape.scale));
   expect(shape.window >= 0, op, fmt::format("window >= 0, found {}", shape.window));
   operand(owner, op, "q", q, Element::f32, q.rows(), shape.heads * shape.head_dim);
   operand(owner, op, "k", k, Element::f32, q.rows(), shape.kv_heads * shape.head_dim);

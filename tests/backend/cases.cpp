@@ -95,16 +95,19 @@ class Runner {
     std::vector<float> x = random(samples * n);
     for (std::int64_t i = 0; i < samples * n; ++i)
       x[static_cast<std::size_t>(i)] *= 1.0F + static_cast<float>(i % n % 5);
-    std::vector<float> h(static_cast<std::size_t>(n * n), 7.0F);
-    for (std::int64_t i = 0; i < n; ++i) {
-      for (std::int64_t j = i; j < n; ++j) {
-        double sum = i == j ? 0.05 * static_cast<double>(samples) : 0.0;
-        for (std::int64_t k = 0; k < samples; ++k)
-          sum += static_cast<double>(x[static_cast<std::size_t>(k * n + i)]) *
-                 x[static_cast<std::size_t>(k * n + j)];
-        h[static_cast<std::size_t>(i * n + j)] = static_cast<float>(sum / static_cast<double>(samples));
-      }
+    std::vector<double> sums(static_cast<std::size_t>(n * n), 0.0);
+    for (std::int64_t k = 0; k < samples; ++k) {
+      const float* row = x.data() + k * n;
+      for (std::int64_t i = 0; i < n; ++i)
+        for (std::int64_t j = i; j < n; ++j)
+          sums[static_cast<std::size_t>(i * n + j)] += static_cast<double>(row[i]) * row[j];
     }
+    std::vector<float> h(sums.size(), 7.0F);
+    for (std::int64_t i = 0; i < n; ++i)
+      for (std::int64_t j = i; j < n; ++j) {
+        const auto index = static_cast<std::size_t>(i * n + j);
+        h[index] = static_cast<float>(sums[index] / static_cast<double>(samples) + (i == j ? 0.05 : 0.0));
+      }
     return upload(h, n, n);
   }
   /// An upper triangular matrix like the U of a Hessian: positive diagonal, smaller elements beside it.

@@ -75,17 +75,16 @@ std::optional<std::int64_t> reversed_cholesky(std::vector<double>& matrix, std::
   return std::nullopt;
 }
 
-/// R upper -> R^-1 upper, by back substitution, row i from row n - 1 up.
+/// R upper -> R^-1 upper, by back substitution: row i of R R^-1 = I gives row i of R^-1 from the rows below
+/// it.
 std::vector<double> inverse_of_upper(const std::vector<double>& matrix, std::int64_t n) {
   std::vector<double> inverse(matrix.size(), 0.0);
   const auto index = [n](std::int64_t i, std::int64_t j) { return static_cast<std::size_t>(i * n + j); };
   for (std::int64_t i = n - 1; i >= 0; --i) {
-    inverse[index(i, i)] = 1.0 / matrix[index(i, i)];
-    for (std::int64_t j = i + 1; j < n; ++j) {
-      double sum = 0.0;
-      for (std::int64_t k = i + 1; k <= j; ++k) sum += matrix[index(i, k)] * inverse[index(k, j)];
-      inverse[index(i, j)] = -sum / matrix[index(i, i)];
-    }
+    inverse[index(i, i)] = 1.0;
+    for (std::int64_t k = i + 1; k < n; ++k)
+      for (std::int64_t j = k; j < n; ++j) inverse[index(i, j)] -= matrix[index(i, k)] * inverse[index(k, j)];
+    for (std::int64_t j = i; j < n; ++j) inverse[index(i, j)] /= matrix[index(i, i)];
   }
   return inverse;
 }
