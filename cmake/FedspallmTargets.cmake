@@ -4,7 +4,8 @@ function(fedspallm_options target)
   target_include_directories(${target} PUBLIC ${PROJECT_SOURCE_DIR}/include)
   target_compile_options(${target} PRIVATE -Wall -Wextra -Wpedantic -Wshadow -Wconversion
     -Wsign-conversion -Wnon-virtual-dtor -Woverloaded-virtual -ffp-contract=off
-    -Wno-maybe-uninitialized)  # GCC 12 reports it falsely for std::optional of move-only types
+    # GCC 12 reports these two falsely: std::optional of move-only types; std::string (PR 105651).
+    -Wno-maybe-uninitialized -Wno-restrict)
   if(FEDSPALLM_WERROR)
     target_compile_options(${target} PRIVATE -Werror)
   endif()

@@ -28,6 +28,8 @@ LocalClients::LocalClients(backend::Backend& backend, const config::Config& conf
   }
 }
 
+LocalClients::~LocalClients() = default;
+
 double LocalClients::now() const {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
 }

@@ -25,6 +25,7 @@ class LocalClients {
   /// @param start  zero of the time line in events
   LocalClients(backend::Backend& backend, const config::Config& config, const Inputs& inputs,
                std::chrono::steady_clock::time_point start);
+  ~LocalClients();
 
   /// One round over all blocks. `exchange` may be null (aggregation = "none").
   /// @param on_block  called after each block with the sum of errors and the seconds it took (progress without a root)

@@ -106,7 +106,8 @@ std::map<std::string, std::vector<report::Perplexity>> evaluate_own(comm::Commun
   });
   std::map<std::string, std::vector<report::Perplexity>> results;
   for (const std::string& text : communicator.gather(mine.dump())) {
-    for (const auto& [label, by_set] : nlohmann::json::parse(text).items()) {
+    const auto theirs = nlohmann::json::parse(text);  // named: items() only refers to it
+    for (const auto& [label, by_set] : theirs.items()) {
       for (std::size_t set = 0; set < by_set.size(); ++set) {
         std::vector<double> sums;
         for (const auto& value : by_set[set]) sums.push_back(from_bits(value));

@@ -100,7 +100,8 @@ std::vector<EvaluationSet> share(comm::Communicator& communicator, std::vector<E
   std::vector<std::uint8_t> packed(bytes.size());
   std::memcpy(packed.data(), bytes.data(), bytes.size());
   std::vector<EvaluationSet> result;
-  for (const auto& item : nlohmann::json::from_cbor(packed)) {
+  const auto list = nlohmann::json::from_cbor(packed);
+  for (const auto& item : list) {
     EvaluationSet set{item["name"], item["path"], {item["samples"], item["length"], {}}};
     set.windows.tokens = item["tokens"].get<std::vector<std::int32_t>>();
     result.push_back(std::move(set));

@@ -91,116 +91,103 @@ PhaseSeconds BlockPruner::prune_block(const Settings& settings, std::uint32_t ro
   return job.seconds;
 }
 
+/// One stage: `input(first, count)` computes the group's input for a batch and returns it; its Hessian prunes the group.
+template <class Input>
+void BlockPruner::prune_stage(Job& job, InputGroup group, std::int64_t columns, Input input) {
+  std::optional<Hessian> hessian;
+  if (needs_hessian(job.settings.method)) hessian.emplace(backend_, columns, sequences_);
+  for_each_batch([&](std::int64_t first, std::int64_t count) {
+    backend::View x;
+    {
+      const PhaseTimer timer(job.seconds.forward);
+      x = input(first, count);
+    }
+    const PhaseTimer timer(job.seconds.hessian);
+    if (hessian) hessian->add(x);
+  });
+  prune_group(job, group, hessian ? &*hessian : nullptr);
+}
+
 /// qkv pruned -> attention with pruned weights -> o -> gate, up -> down: every product runs once.
 void BlockPruner::prune_staged(Job& job) {
   const model::Architecture& architecture = model_.architecture();
   model::BlockForward& forward = workspace_.forward();
-  const std::int64_t rows = hidden_.rows();
-  const bool hessians = needs_hessian(job.settings.method);
-  std::optional<Hessian> hessian;
-  const auto begin = [&](std::int64_t columns) {
-    hessian.reset();
-    if (hessians) hessian.emplace(backend_, columns, sequences_);
-  };
-  const auto timed = [](double& sum, const auto& body) {
-    const PhaseTimer timer(sum);
-    body();
-  };
-  const auto accumulate = [&](backend::View x) {
-    if (hessian) timed(job.seconds.hessian, [&] { hessian->add(x); });
-  };
-  const auto finish = [&](InputGroup group) { prune_group(job, group, hessian ? &*hessian : nullptr); };
+  const backend::View hidden = hidden_;
 
-  begin(architecture.hidden_size);
-  if (hessians) {
-    for_each_batch([&](std::int64_t first, std::int64_t count) {
-      const backend::View h = workspace_.input(count);
-      timed(job.seconds.forward, [&] { forward.attention_input(job.weights, hidden_.view().row_range(first, count), h); });
-      accumulate(h);
-    });
+  prune_stage(job, InputGroup::qkv, architecture.hidden_size, [&](std::int64_t first, std::int64_t count) {
+    const backend::View h = workspace_.input(count);
+    forward.attention_input(job.weights, hidden.row_range(first, count), h);
+    return h;
+  });
+
+  const backend::View attended = workspace_.stage(hidden.rows(), architecture.heads * architecture.head_dim);
+  prune_stage(job, InputGroup::attention_output, attended.cols(), [&](std::int64_t first, std::int64_t count) {
+    const backend::View h = workspace_.input(count), a = attended.row_range(first, count);
+    forward.attention_input(job.weights, hidden.row_range(first, count), h);
+    forward.attention(job.weights, h, a);
+    return a;
+  });
+
+  prune_stage(job, InputGroup::mlp_in, architecture.hidden_size, [&](std::int64_t first, std::int64_t count) {
+    const backend::View x = hidden.row_range(first, count), h = workspace_.input(count);
+    forward.attention_output(job.weights, attended.row_range(first, count), x);
+    forward.mlp_input(job.weights, x, h);
+    return h;
+  });
+
+  const backend::View inner = workspace_.stage(hidden.rows(), architecture.intermediate_size);
+  prune_stage(job, InputGroup::mlp_out, inner.cols(), [&](std::int64_t first, std::int64_t count) {
+    const backend::View h = workspace_.input(count), m = inner.row_range(first, count);
+    forward.mlp_input(job.weights, hidden.row_range(first, count), h);
+    forward.mlp_hidden(job.weights, h, m);
+    return m;
+  });
+
+  const PhaseTimer timer(job.seconds.forward);
+  for_each_batch([&](std::int64_t first, std::int64_t count) {
+    forward.mlp_output(job.weights, inner.row_range(first, count), hidden.row_range(first, count));
+  });
+}
+
+/// Adds a batch's inputs of all four groups, computed from the block's dense weights, to their Hessians.
+void BlockPruner::add_dense_inputs(Job& job, std::int64_t first, std::int64_t count, GroupHessians& hessians) {
+  const model::Architecture& architecture = model_.architecture();
+  model::BlockForward& forward = workspace_.forward();
+  double elapsed = 0;
+  const double hessian_before = job.seconds.hessian;
+  const auto add = [&](InputGroup group, backend::View x) {
+    const PhaseTimer timer(job.seconds.hessian);
+    hessians[static_cast<std::size_t>(group)]->add(x);
+  };
+  {
+    const PhaseTimer timer(elapsed);
+    const backend::View x = workspace_.hidden_copy(count), h = workspace_.input(count);
+    backend_.copy(hidden_.view().row_range(first, count), x);
+    forward.attention_input(job.weights, x, h);
+    add(InputGroup::qkv, h);
+    const backend::View a = workspace_.stage(count, architecture.heads * architecture.head_dim);
+    forward.attention(job.weights, h, a);
+    add(InputGroup::attention_output, a);
+    forward.attention_output(job.weights, a, x);
+    forward.mlp_input(job.weights, x, h);
+    add(InputGroup::mlp_in, h);
+    const backend::View m = workspace_.stage(count, architecture.intermediate_size);
+    forward.mlp_hidden(job.weights, h, m);
+    add(InputGroup::mlp_out, m);
   }
-  finish(InputGroup::qkv);
-
-  const backend::View attended = workspace_.stage(rows, architecture.heads * architecture.head_dim);
-  begin(attended.cols());
-  for_each_batch([&](std::int64_t first, std::int64_t count) {
-    const backend::View a = attended.row_range(first, count);
-    timed(job.seconds.forward, [&] {
-      const backend::View h = workspace_.input(count);
-      forward.attention_input(job.weights, hidden_.view().row_range(first, count), h);
-      forward.attention(job.weights, h, a);
-    });
-    accumulate(a);
-  });
-  finish(InputGroup::attention_output);
-
-  begin(architecture.hidden_size);
-  for_each_batch([&](std::int64_t first, std::int64_t count) {
-    const backend::View x = hidden_.view().row_range(first, count), h = workspace_.input(count);
-    timed(job.seconds.forward, [&] {
-      forward.attention_output(job.weights, attended.row_range(first, count), x);
-      if (hessians) forward.mlp_input(job.weights, x, h);
-    });
-    accumulate(h);
-  });
-  finish(InputGroup::mlp_in);
-
-  const backend::View inner = workspace_.stage(rows, architecture.intermediate_size);
-  begin(inner.cols());
-  for_each_batch([&](std::int64_t first, std::int64_t count) {
-    const backend::View m = inner.row_range(first, count);
-    timed(job.seconds.forward, [&] {
-      const backend::View h = workspace_.input(count);
-      forward.mlp_input(job.weights, hidden_.view().row_range(first, count), h);
-      forward.mlp_hidden(job.weights, h, m);
-    });
-    accumulate(m);
-  });
-  finish(InputGroup::mlp_out);
-  hessian.reset();
-
-  for_each_batch([&](std::int64_t first, std::int64_t count) {
-    timed(job.seconds.forward, [&] {
-      forward.mlp_output(job.weights, inner.row_range(first, count), hidden_.view().row_range(first, count));
-    });
-  });
+  job.seconds.forward += elapsed - (job.seconds.hessian - hessian_before);
 }
 
 /// The published order: all Hessians of the block from its dense weights; then the pruned block feeds the next.
 void BlockPruner::prune_dense(Job& job) {
   const model::Architecture& architecture = model_.architecture();
-  model::BlockForward& forward = workspace_.forward();
-  std::array<std::optional<Hessian>, model::kInputGroups> hessians;
+  GroupHessians hessians;
   if (needs_hessian(job.settings.method)) {
-    const std::int64_t attended = architecture.heads * architecture.head_dim;
-    const std::array<std::int64_t, model::kInputGroups> columns = {architecture.hidden_size, attended,
-                                                                   architecture.hidden_size, architecture.intermediate_size};
+    const std::array<std::int64_t, model::kInputGroups> columns = {
+        architecture.hidden_size, architecture.heads * architecture.head_dim, architecture.hidden_size,
+        architecture.intermediate_size};
     for (std::size_t group = 0; group < hessians.size(); ++group) hessians[group].emplace(backend_, columns[group], sequences_);
-    const auto add = [&](InputGroup group, backend::View x) {
-      const PhaseTimer timer(job.seconds.hessian);
-      hessians[static_cast<std::size_t>(group)]->add(x);
-    };
-    for_each_batch([&](std::int64_t first, std::int64_t count) {
-      double all = 0;
-      const double before = job.seconds.hessian;
-      {
-        const PhaseTimer timer(all);
-        const backend::View x = workspace_.hidden_copy(count), h = workspace_.input(count);
-        backend_.copy(hidden_.view().row_range(first, count), x);
-        forward.attention_input(job.weights, x, h);
-        add(InputGroup::qkv, h);
-        const backend::View a = workspace_.stage(count, attended);
-        forward.attention(job.weights, h, a);
-        add(InputGroup::attention_output, a);
-        forward.attention_output(job.weights, a, x);
-        forward.mlp_input(job.weights, x, h);
-        add(InputGroup::mlp_in, h);
-        const backend::View m = workspace_.stage(count, architecture.intermediate_size);
-        forward.mlp_hidden(job.weights, h, m);
-        add(InputGroup::mlp_out, m);
-      }
-      job.seconds.forward += all - (job.seconds.hessian - before);
-    });
+    for_each_batch([&](std::int64_t first, std::int64_t count) { add_dense_inputs(job, first, count, hessians); });
   }
   for (std::size_t group = 0; group < hessians.size(); ++group) {
     prune_group(job, static_cast<InputGroup>(group), hessians[group] ? &*hessians[group] : nullptr);
@@ -233,59 +220,62 @@ void BlockPruner::prune_group(Job& job, InputGroup group, const Hessian* hessian
                                           identity_.name, name, job.settings.damping, kMaximumDampingSteps));
       }
     }
-    prune_matrix(job, matrix, hessian, factor ? &*factor : nullptr, diagonal, first);
+    prune_matrix(job, matrix, factor ? &*factor : nullptr, diagonal, first);
   }
 }
 
-void BlockPruner::prune_matrix(Job& job, std::size_t matrix, const Hessian* hessian, const Factor* factor,
-                               std::span<const float> diagonal, bool first) {
+double BlockPruner::apply_method(Job& job, std::size_t matrix, const Factor* factor, std::span<const float> diagonal,
+                                 backend::View mask) {
   const backend::View w = job.weights.matrices[matrix];
-  const backend::View mask = workspace_.mask(w.rows(), w.cols());
   backend::View previous;
   if (!job.previous.empty() && !job.previous[matrix].empty()) {
     previous = workspace_.previous_mask(w.rows(), w.cols());
     backend_.sparse().unpack_mask(job.previous[matrix], previous);
   }
+  switch (job.settings.method) {
+    case config::Method::sparsegpt: return job.pruner.sparsegpt(w, *factor, previous, mask);
+    case config::Method::wanda: return job.pruner.wanda(w, diagonal, previous, mask);
+    case config::Method::magnitude: return job.pruner.magnitude(w, previous, mask);
+    case config::Method::random: break;
+  }
+  const auto stream = static_cast<std::uint32_t>(job.weights.block * static_cast<std::int64_t>(job.dtypes.size())) +
+                      static_cast<std::uint32_t>(matrix);
+  const RandomKey key{identity_.seed, RandomUse::random_pruning, job.round, identity_.client, stream};
+  return job.pruner.random(w, key, previous, mask);
+}
+
+void BlockPruner::prune_matrix(Job& job, std::size_t matrix, const Factor* factor, std::span<const float> diagonal,
+                               bool first) {
+  const backend::View w = job.weights.matrices[matrix];
+  const backend::View mask = workspace_.mask(w.rows(), w.cols());
   wire::MatrixUpdate update;
   update.unit = {job.round, static_cast<std::uint32_t>(job.weights.block), static_cast<std::uint32_t>(matrix)};
   update.client = identity_.client;
-  double seconds = 0;
   {
-    const PhaseTimer timer(seconds);
-    switch (job.settings.method) {
-      case config::Method::sparsegpt: update.report.error = job.pruner.sparsegpt(w, *factor, previous, mask); break;
-      case config::Method::wanda: update.report.error = job.pruner.wanda(w, diagonal, previous, mask); break;
-      case config::Method::magnitude: update.report.error = job.pruner.magnitude(w, previous, mask); break;
-      case config::Method::random: {
-        const RandomKey key{identity_.seed, RandomUse::random_pruning, job.round, identity_.client,
-                            static_cast<std::uint32_t>(job.weights.block) * 16U + static_cast<std::uint32_t>(matrix)};
-        update.report.error = job.pruner.random(w, key, previous, mask);
-        break;
-      }
-    }
+    const PhaseTimer timer(update.report.seconds);
+    update.report.error = apply_method(job, matrix, factor, diagonal, mask);
     backend_.prune().round_to_dtype(job.dtypes[matrix], w);
-    backend_.synchronize();
+    if (const auto bad = backend_.model().first_non_finite(w))
+      throw NumericalError(fmt::format("client '{}', {}: pruning produced NaN or infinity (element {}); raise prune.damping",
+                                       identity_.name, model_.matrix_name(job.weights.block, matrix), *bad));
   }
-  job.seconds.prune += seconds;
-  const PhaseTimer timer(job.seconds.pack);
-  wire::PackedMatrix& packed = update.matrix;
-  packed.rows = w.rows();
-  packed.cols = w.cols();
-  packed.dtype = job.dtypes[matrix];
-  packed.bits.resize(static_cast<std::size_t>((w.size() + 63) / 64));
-  packed.kept = backend_.sparse().pack(w, mask, packed.dtype, packed.bits, packed.values);
-  if (const auto bad = backend_.model().first_non_finite(w))
-    throw NumericalError(fmt::format("client '{}', {}: pruning produced NaN or infinity (element {}); raise prune.damping",
-                                     identity_.name, model_.matrix_name(job.weights.block, matrix), *bad));
-  update.report.seconds = seconds;
-  update.report.kept_zeros = wire::count_kept_zeros(packed);
+  job.seconds.prune += update.report.seconds;
+  {
+    const PhaseTimer timer(job.seconds.pack);
+    wire::PackedMatrix& packed = update.matrix;
+    packed.rows = w.rows();
+    packed.cols = w.cols();
+    packed.dtype = job.dtypes[matrix];
+    packed.bits.resize(static_cast<std::size_t>((w.size() + 63) / 64));
+    packed.kept = backend_.sparse().pack(w, mask, packed.dtype, packed.bits, packed.values);
+    update.report.kept_zeros = wire::count_kept_zeros(packed);
+  }
   if (factor != nullptr) {
     update.report.damping = factor->damping;
     update.report.damping_steps = factor->damping_steps;
     update.report.dead_columns = static_cast<std::int64_t>(factor->dead.size());
   }
-  if (first && hessian != nullptr && identity_.send_diagonal)
-    update.hessian_diagonal.assign(diagonal.begin(), diagonal.end());
+  if (first && identity_.send_diagonal) update.hessian_diagonal.assign(diagonal.begin(), diagonal.end());
   job.sink(matrix, std::move(update));
 }
 

@@ -4,8 +4,10 @@
 // Memory: the block's weights, the client's hidden states, the activations of one stage, the block's Hessians.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -87,11 +89,16 @@ class BlockPruner {
   struct Job;  // one prune_block call
   template <class Body>
   void for_each_batch(Body body);
+  using GroupHessians = std::array<std::optional<Hessian>, model::kInputGroups>;
+  template <class Input>
+  void prune_stage(Job& job, model::InputGroup group, std::int64_t columns, Input input);
   void prune_staged(Job& job);
+  void add_dense_inputs(Job& job, std::int64_t first, std::int64_t count, GroupHessians& hessians);
   void prune_dense(Job& job);
   void prune_group(Job& job, model::InputGroup group, const Hessian* hessian);
-  void prune_matrix(Job& job, std::size_t matrix, const Hessian* hessian, const Factor* factor,
-                    std::span<const float> diagonal, bool first);
+  double apply_method(Job& job, std::size_t matrix, const Factor* factor, std::span<const float> diagonal,
+                      backend::View mask);
+  void prune_matrix(Job& job, std::size_t matrix, const Factor* factor, std::span<const float> diagonal, bool first);
 
   backend::Backend& backend_;
   const model::ModelDirectory& model_;
