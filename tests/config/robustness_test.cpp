@@ -127,13 +127,14 @@ TEST(Robustness, DamagedFilesAreReadOrRefusedWithAMessage) {
 }
 
 TEST(Robustness, DamagedSettingsAreReadOrRefusedWithAMessage) {
+  const std::string valid = valid_text();
+  const std::vector<std::string> keys = known_keys();
   for (std::uint64_t seed = 0; seed < 5000; ++seed) {
     Dice dice(100000 + seed);
-    const std::vector<std::string> keys = known_keys();
     std::string key = keys[dice.below(keys.size())];
     if (const auto name = key.find("NAME"); name != std::string::npos)
       key.replace(name, 4, key[0] == 'c' ? "novels" : "e");
-    accepted(valid_text(), {damaged(key + "=0.5", dice)});
+    accepted(valid, {damaged(key + "=0.5", dice)});
   }
 }
 
