@@ -75,11 +75,12 @@ void Chain::merge_own(std::size_t index, aggregate::FixedPoint scale, aggregate:
   const ScopedTime time(context_.merging_nanoseconds);
   slot->merge =
       std::make_shared<CountedMerge>(context_.plan.unit(index), scale, diagonal_scale, context_.merge_memory);
-  for (wire::MatrixUpdate& update : *own) {
-    slot->merge->add(update);
-    update = wire::MatrixUpdate();
-    context_.gate.taken(context_.plan.block_of(index));
-  }
+  if (own->empty()) return;
+  slot->merge->add(*own);
+  const std::size_t updates = own->size();
+  own->clear();
+  own->shrink_to_fit();
+  for (std::size_t i = 0; i < updates; ++i) context_.gate.taken(context_.plan.block_of(index));
 }
 
 std::size_t Chain::chunk_size(const Unit& unit, std::size_t number) const {

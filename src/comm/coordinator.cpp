@@ -72,29 +72,37 @@ void Coordinator::advance() {
 void Coordinator::grant_next() {
   for (auto found = ready_.find(next_); found != ready_.end(); found = ready_.find(next_)) {
     const auto ready = found->second;
-    while (next_client_ < ready->said.size()) {
-      if (!grant(ready, ready->said[next_client_])) return;
-      ++next_client_;
+    if (next_client_ == 0 && !own_taken_) merge_own(ready);
+    for (; next_client_ < ready->said.size(); ++next_client_) {
+      const Announcement& said = ready->said[next_client_];
+      if (context_.plan.rank_of(said.client) != context_.link.rank() && !grant(ready, said)) return;
     }
     ++next_;
     next_client_ = 0;
+    own_taken_ = false;
   }
+}
+
+/// The updates of the root's own clients are here already: one pass over the tiles adds them all.
+void Coordinator::merge_own(const std::shared_ptr<const ReadyUnit>& ready) {
+  own_taken_ = true;
+  const std::size_t clients = context_.plan.clients_on(ready->index, context_.link.rank());
+  if (clients == 0) return;
+  const auto updates = std::make_shared<std::vector<wire::MatrixUpdate>>(take_own_(ready->index));
+  merge_in_order(ready->index, clients, adding(ready, [this, ready, updates, clients] {
+                   const bool all_in = root_merge_.add(*ready, *updates);
+                   *updates = {};
+                   for (std::size_t i = 0; i < clients; ++i) {
+                     context_.gate.taken(context_.plan.block_of(ready->index));
+                   }
+                   return all_in;
+                 }));
 }
 
 /// False while there is no room for the update.
 bool Coordinator::grant(const std::shared_ptr<const ReadyUnit>& ready, const Announcement& said) {
   const std::size_t index = ready->index;
   const int rank = context_.plan.rank_of(said.client);
-  if (rank == context_.link.rank()) {
-    const auto update = std::make_shared<wire::MatrixUpdate>(take_own_(index, said.client));
-    merge_in_order(index, adding(ready, [this, ready, update] {
-                     const bool complete = root_merge_.add(*ready, *update);
-                     *update = wire::MatrixUpdate();
-                     context_.gate.taken(context_.plan.block_of(ready->index));
-                     return complete;
-                   }));
-    return true;
-  }
   const PlannedUnit& unit = context_.plan.unit(index);
   const std::int64_t capacity = ring_.capacity();
   const auto piece =
@@ -104,7 +112,7 @@ bool Coordinator::grant(const std::shared_ptr<const ReadyUnit>& ready, const Ann
   context_.link.receive(rank, Tag::payload, piece->bytes, [this, ready, said, piece = *piece] {
     const Worker::Task add = adding(
         ready, [this, ready, said, piece] { return root_merge_.add_encoded(*ready, said, piece.bytes); });
-    merge_in_order(ready->index, [this, add, piece] {
+    merge_in_order(ready->index, 1, [this, add, piece] {
       struct GiveBack {  // also when the addition throws
         Coordinator& self;
         std::uint64_t id;
@@ -126,6 +134,7 @@ Worker::Task Coordinator::adding(const std::shared_ptr<const ReadyUnit>& ready,
     if (discarding_) return;
     const ScopedTime time(context_.merging_nanoseconds);
     if (!add()) return;
+    root_merge_.complete_added(*ready);  // what was added is freed by now
     context_.desk.post([this, index = ready->index] {
       ready_.erase(index);
       ++completed_;
@@ -135,19 +144,22 @@ Worker::Task Coordinator::adding(const std::shared_ptr<const ReadyUnit>& ready,
 
 /// Units reach the merge thread in plan order, so that it holds one merge state; within a unit updates come
 /// as they arrive.
-void Coordinator::merge_in_order(std::size_t index, Worker::Task task) {
+void Coordinator::merge_in_order(std::size_t index, std::size_t clients, Worker::Task task) {
   if (index != merging_) {
-    early_[index].push_back(std::move(task));
+    early_[index].emplace_back(clients, std::move(task));
     return;
   }
   merge_worker_.post(std::move(task));
-  ++merging_posted_;
+  merging_posted_ += clients;
   while (merging_ < context_.plan.size() && merging_posted_ == context_.plan.unit(merging_).clients.size()) {
     ++merging_;
+    merging_posted_ = 0;
     auto early = early_.extract(merging_);
-    merging_posted_ = early.empty() ? 0 : early.mapped().size();
     if (early.empty()) continue;
-    for (Worker::Task& waiting : early.mapped()) merge_worker_.post(std::move(waiting));
+    for (auto& [number, waiting] : early.mapped()) {
+      merging_posted_ += number;
+      merge_worker_.post(std::move(waiting));
+    }
   }
 }
 

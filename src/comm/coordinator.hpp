@@ -24,8 +24,8 @@ constexpr int kBlocksServedAtOnce = 2;
 
 class Coordinator {
  public:
-  /// Takes an own client's update of a unit; for the root's own clients (gather).
-  using TakeOwn = std::function<wire::MatrixUpdate(std::size_t index, std::uint32_t client)>;
+  /// Takes the updates of the root's own clients of a unit (gather).
+  using TakeOwn = std::function<std::vector<wire::MatrixUpdate>(std::size_t index)>;
   using Bytes = std::shared_ptr<const std::vector<std::byte>>;
   using Provide = std::function<Bytes(std::uint32_t block)>;
 
@@ -52,8 +52,9 @@ class Coordinator {
  private:
   enum class State { running, closing, stopping };
   void grant_next();
+  void merge_own(const std::shared_ptr<const ReadyUnit>& ready);
   bool grant(const std::shared_ptr<const ReadyUnit>& ready, const Announcement& said);
-  void merge_in_order(std::size_t index, Worker::Task task);
+  void merge_in_order(std::size_t index, std::size_t clients, Worker::Task task);
   Worker::Task adding(const std::shared_ptr<const ReadyUnit>& ready, const std::function<bool()>& add);
   void start_chains();
   void serve_blocks();
@@ -73,12 +74,14 @@ class Coordinator {
   std::map<std::size_t, std::vector<Announcement>> announced_;     // not by all clients yet
   std::map<std::size_t, std::shared_ptr<const ReadyUnit>> ready_;  // by all, not completed yet
   std::size_t completed_ = 0;                                      // units called back
-  std::size_t next_ = 0;                                    // unit to be granted (gather) or scaled (reduce)
-  std::size_t next_client_ = 0;                             // of that unit
-  std::size_t merging_ = 0;                                 // unit whose additions go to the worker
-  std::size_t merging_posted_ = 0;                          // number of them
-  std::map<std::size_t, std::vector<Worker::Task>> early_;  // additions to later units
-  std::deque<std::pair<int, std::uint32_t>> fetches_;       // (rank, block), not begun
+  std::size_t next_ = 0;  // unit to be granted (gather) or scaled (reduce)
+  bool own_taken_ = false;
+  std::size_t next_client_ = 0;     // of that unit
+  std::size_t merging_ = 0;         // unit whose additions go to the worker
+  std::size_t merging_posted_ = 0;  // clients in them
+  // Additions to later units, each with its number of clients.
+  std::map<std::size_t, std::vector<std::pair<std::size_t, Worker::Task>>> early_;
+  std::deque<std::pair<int, std::uint32_t>> fetches_;  // (rank, block), not begun
   int blocks_served_ = 0;
 
   State state_ = State::running;

@@ -42,7 +42,7 @@ Engine::Engine(const Communicator& communicator, ExchangePlan plan, ExchangeOpti
     coordinator_ = std::make_unique<Coordinator>(
         context_, *merge_worker_, *provider_worker_, std::move(on_completed),
         [this](std::uint32_t block) { return provide(block); },
-        [this](std::size_t index, std::uint32_t client) { return member_->take(index, client); });
+        [this](std::size_t index) { return member_->take(index); });
   }
   member_ = std::make_unique<Member>(context_, *merge_worker_,
                                      [this](std::size_t index, const std::shared_ptr<CountedMerge>& merge) {

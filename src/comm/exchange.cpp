@@ -45,6 +45,7 @@ class Exchange::Impl {
 
   std::vector<std::byte> fetch(std::uint32_t block) {
     if (engine_.rank() == 0) {
+      engine_.gate().wait([] { return true; });  // throws the failure, if there is one
       try {
         return *engine_.provide(block);
       } catch (...) {

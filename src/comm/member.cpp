@@ -28,34 +28,29 @@ void Member::deliver(std::size_t index, Delivery&& delivery) {
   context_.link.post(kRoot, message);
 }
 
-Delivery Member::remove(std::size_t index, std::uint32_t client) {
-  const auto unit = held_.find(index);
-  check<PeerError>(unit != held_.end() && unit->second.contains(client),
-                   "the root asked for an update that is not here");
-  Delivery delivery = std::move(unit->second.extract(client).mapped());
-  if (unit->second.empty()) held_.erase(unit);
-  return delivery;
-}
-
-wire::MatrixUpdate Member::take(std::size_t index, std::uint32_t client) {
-  return remove(index, client).update;
+std::vector<wire::MatrixUpdate> Member::take(std::size_t index) {
+  std::vector<wire::MatrixUpdate> updates;
+  auto unit = held_.extract(index);
+  if (unit.empty()) return updates;
+  for (auto& [client, delivery] : unit.mapped()) updates.push_back(std::move(delivery.update));
+  return updates;
 }
 
 void Member::on(const GrantMessage& message) {
   const auto index = static_cast<std::size_t>(message.unit);
-  const auto encoded = std::make_shared<const std::vector<std::byte>>(remove(index, message.client).encoded);
+  const auto unit = held_.find(index);
+  check<PeerError>(unit != held_.end() && unit->second.contains(message.client),
+                   "the root asked for an update that is not here");
+  const auto encoded = std::make_shared<const std::vector<std::byte>>(
+      std::move(unit->second.extract(message.client).mapped().encoded));
+  if (unit->second.empty()) held_.erase(unit);
   context_.link.send(kRoot, Tag::payload, *encoded,
                      [this, index, encoded] { context_.gate.taken(context_.plan.block_of(index)); });
 }
 
 void Member::on(const ScaleMessage& message) {
   const auto index = static_cast<std::size_t>(message.unit);
-  std::vector<wire::MatrixUpdate> own;
-  auto unit = held_.extract(index);
-  if (!unit.empty()) {
-    for (auto& [client, delivery] : unit.mapped()) own.push_back(std::move(delivery.update));
-  }
-  chain_->start(index, {message.q}, {message.diagonal_q}, std::move(own));
+  chain_->start(index, {message.q}, {message.diagonal_q}, take(index));
 }
 
 void Member::fetch(const std::shared_ptr<FetchTicket>& ticket) {

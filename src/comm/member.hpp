@@ -44,8 +44,8 @@ class Member {
   void on(const StopMessage& message);
   void on(VerdictMessage&& message);
 
-  /// An own client's update, for the root's merge. @pre delivered, not taken before
-  [[nodiscard]] wire::MatrixUpdate take(std::size_t index, std::uint32_t client);
+  /// Own clients' updates of a unit, by client; each once.
+  [[nodiscard]] std::vector<wire::MatrixUpdate> take(std::size_t index);
   /// Moves the chain on; after a stop, tells the root once nothing is on its way any more. False when nothing
   /// was done.
   bool advance();
@@ -54,7 +54,6 @@ class Member {
 
  private:
   using Deliveries = std::map<std::uint32_t, Delivery>;  // by client
-  [[nodiscard]] Delivery remove(std::size_t index, std::uint32_t client);
 
   const RankContext& context_;
   std::unique_ptr<Chain> chain_;            // reduce

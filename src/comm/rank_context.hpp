@@ -7,7 +7,9 @@
 #include "threads.hpp"
 #include <atomic>
 #include <chrono>
+#include <span>
 #include <string>
+#include <vector>
 
 namespace fedspallm::comm {
 
@@ -51,9 +53,14 @@ class CountedMerge {
   CountedMerge& operator=(const CountedMerge&) = delete;
   [[nodiscard]] aggregate::PartialMerge& merge() { return merge_; }
 
-  void add(const wire::MatrixUpdate& update) {
-    merge_.add(update.matrix);
-    if (!update.hessian_diagonal.empty()) merge_.add_diagonal(update.hessian_diagonal);
+  /// Adds several clients' updates in one pass over the tiles.
+  void add(std::span<const wire::MatrixUpdate> updates) {
+    std::vector<const wire::PackedMatrix*> matrices;
+    for (const wire::MatrixUpdate& update : updates) matrices.push_back(&update.matrix);
+    merge_.add(matrices);
+    for (const wire::MatrixUpdate& update : updates) {
+      if (!update.hessian_diagonal.empty()) merge_.add_diagonal(update.hessian_diagonal);
+    }
   }
 
  private:

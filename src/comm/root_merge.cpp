@@ -19,17 +19,15 @@ ReadyUnit make_ready(std::size_t index, std::vector<Announcement> said) {
           aggregate::FixedPoint::covering(largest_diagonal, clients)};
 }
 
-bool RootMerge::add(const ReadyUnit& ready, const wire::MatrixUpdate& update) {
+bool RootMerge::add(const ReadyUnit& ready, std::span<const wire::MatrixUpdate> updates) {
   if (current_ == nullptr) {
     current_ = std::make_unique<CountedMerge>(context_.plan.unit(ready.index), ready.scale,
                                               ready.diagonal_scale, context_.merge_memory);
     added_ = 0;
   }
-  current_->add(update);
-  if (++added_ < ready.said.size()) return false;
-  complete(ready, current_->merge());
-  current_.reset();
-  return true;
+  current_->add(updates);
+  added_ += updates.size();
+  return added_ == ready.said.size();
 }
 
 bool RootMerge::add_encoded(const ReadyUnit& ready, const Announcement& said,
@@ -52,7 +50,12 @@ bool RootMerge::add_encoded(const ReadyUnit& ready, const Announcement& said,
     throw DataError(fmt::format("client {}'s update of {} keeps {} weights where {} were announced",
                                 said.client, describe(unit), update.matrix.kept, said.kept));
   }
-  return add(ready, update);
+  return add(ready, {&update, 1});
+}
+
+void RootMerge::complete_added(const ReadyUnit& ready) {
+  complete(ready, current_->merge());
+  current_.reset();
 }
 
 void RootMerge::complete(const ReadyUnit& ready, const aggregate::PartialMerge& merge) {

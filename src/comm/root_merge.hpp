@@ -27,10 +27,12 @@ class RootMerge {
   RootMerge(const RankContext& context, Exchange::OnCompleted on_completed)
       : context_(context), on_completed_(std::move(on_completed)) {}
 
-  /// Adds one client's update; units in plan order. True when that completed the unit.
-  bool add(const ReadyUnit& ready, const wire::MatrixUpdate& update);
-  /// The same for an update as it travelled. @throws DataError when it is not what was announced
+  /// Adds some clients' updates; units in plan order. True when all of the unit's are in.
+  bool add(const ReadyUnit& ready, std::span<const wire::MatrixUpdate> updates);
+  /// The same for one update as it travelled. @throws DataError when it is not what was announced
   bool add_encoded(const ReadyUnit& ready, const Announcement& said, std::span<const std::byte> bytes);
+  /// Hands over the unit whose updates were added. @pre add() has returned true
+  void complete_added(const ReadyUnit& ready);
   /// Hands over a unit that was merged elsewhere (reduce).
   void complete(const ReadyUnit& ready, const aggregate::PartialMerge& merge);
 

@@ -103,6 +103,17 @@ wire::MatrixUpdate make_update(const ExchangePlan& plan, std::size_t index, std:
   return update;
 }
 
+wire::MatrixUpdate with_kept(const ExchangePlan& plan, std::size_t index, std::uint32_t client,
+                             std::int64_t kept) {
+  wire::MatrixUpdate update = make_update(plan, index, client);
+  const auto size = static_cast<std::size_t>(update.matrix.size());
+  std::vector<float> dense(size, 0.25F);
+  std::vector<std::uint8_t> mask(size);
+  for (std::size_t i = 0; i < static_cast<std::size_t>(kept); ++i) mask[(i * 7 + client) % size] = 1;
+  update.matrix = wire::pack(update.matrix.rows, update.matrix.cols, update.matrix.dtype, dense, mask);
+  return update;
+}
+
 Seen copy_of(const CompletedUnit& unit) {
   Seen seen;
   seen.tiles.assign(unit.merge->tiles().begin(), unit.merge->tiles().end());

@@ -34,6 +34,10 @@ struct CaseOptions {
 [[nodiscard]] wire::MatrixUpdate make_update(const ExchangePlan& plan, std::size_t index,
                                              std::uint32_t client);
 
+/// The same kind of update with exactly `kept` weights kept.
+[[nodiscard]] wire::MatrixUpdate with_kept(const ExchangePlan& plan, std::size_t index, std::uint32_t client,
+                                           std::int64_t kept);
+
 /// What the root's callback saw of one unit.
 struct Seen {
   std::vector<aggregate::Tile> tiles;

@@ -105,6 +105,29 @@ TEST_P(BothTransports, FinishAtOnceWhenNothingIsPlanned) {
   EXPECT_TRUE(outcome.order.empty());
 }
 
+TEST_P(BothTransports, SendTheForecastNumberOfBytes) {
+  auto plan = make_plan(
+      {.clients = 5, .ranks = comm_.size(), .shapes = {{16, 40, DType::bf16}, {9, 40, DType::f32}}});
+  for (std::size_t index = 0; index < plan.units.size(); ++index) {
+    plan.units[index].clients = {1, 3};  // so that one number per unit can be right for all of its clients
+    plan.units[index].expected_kept = 100;
+  }
+  Exchange exchange(comm_, plan, options(), [](const CompletedUnit&) {});
+  for (std::size_t index = 0; index < plan.units.size(); ++index) {
+    for (const std::uint32_t client : plan.units[index].clients) {
+      if (plan.rank_of_client[client] == comm_.rank())
+        exchange.submit(index, with_kept(plan, index, client, 100));
+    }
+  }
+  exchange.finish();
+  const std::int64_t end = comm_.size() == 1   ? 0
+                           : comm_.rank() == 0 ? comm_.size() - 1
+                                               : 2;  // done; finish and bye
+  EXPECT_EQ(exchange.statistics().bytes_sent,
+            forecast_bytes(plan, GetParam(), comm_.rank(), comm_.size()) + end);
+  EXPECT_EQ(comm_.sum(exchange.statistics().bytes_sent), comm_.sum(exchange.statistics().bytes_received));
+}
+
 TEST_P(BothTransports, SendNothingInAWorldOfOne) {
   if (comm_.size() > 1) GTEST_SKIP() << "for one rank";
   const auto plan = make_plan({.clients = 4, .shapes = kEdgeShapes});
