@@ -119,6 +119,7 @@ void File::close() {
 }
 
 std::string library_version() {
+  quiet();
   unsigned major = 0;
   unsigned minor = 0;
   unsigned release = 0;

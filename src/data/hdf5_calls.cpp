@@ -3,6 +3,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <string_view>
 
 namespace fedspallm::data::hdf5 {
@@ -36,6 +37,10 @@ herr_t collect(unsigned /*depth*/, const H5E_error2_t* error, void* data) noexce
 }  // namespace
 
 void quiet() {
+  // HDF5's clean-up at exit crashes when a file could not be written to its end (a full disk): every handle
+  // is closed by its owner, so there is nothing for it to do. Must come before any other call; safe again.
+  static const bool no_exit_handler = H5dont_atexit() >= 0;
+  static_cast<void>(no_exit_handler);
   H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
 }
 
@@ -44,6 +49,8 @@ std::string error_stack(bool& out_of_memory) {
   H5Ewalk2(H5E_DEFAULT, H5E_WALK_UPWARD, collect, &walk);
   H5Eclear2(H5E_DEFAULT);
   out_of_memory = walk.out_of_memory;
+  // Descriptions of the operating system's errors hold line ends; a message is one line.
+  std::replace(walk.text.begin(), walk.text.end(), '\n', ' ');
   return walk.text.empty() ? "no details" : walk.text;
 }
 
