@@ -13,7 +13,12 @@ namespace fedspallm::app {
 PruneRun::PruneRun(comm::Communicator& communicator, const config::Config& config, Inputs inputs, bool quiet)
     : communicator_(communicator), config_(config), inputs_(std::move(inputs)), quiet_(quiet), paths_{config.run.dir} {
   threads_ = threads_of_rank(communicator, config.run.threads);
-  communicator_.together([&] { backend_ = make_backend(config.run.backend, threads_); });
+  communicator_.together([&] {
+    check<NotCompiled>(config.federation.transport != config::TransportKind::nccl,
+                       "federation.transport = \"nccl\": this build has no NCCL; build the preset `cuda` "
+                       "(cmake --preset cuda), or use \"auto\"");
+    backend_ = make_backend(config.run.backend, threads_);
+  });
   facts_ = facts(communicator_, *backend_, threads_);
 }
 
@@ -90,9 +95,7 @@ comm::ExchangeOptions PruneRun::exchange_options(const RoundPlan& plan) {
   switch (config_.federation.transport) {
     case config::TransportKind::reduce: options.transport = comm::Transport::reduce; break;
     case config::TransportKind::gather: options.transport = comm::Transport::gather; break;
-    case config::TransportKind::nccl:
-      throw NotCompiled("federation.transport = \"nccl\": this build has no NCCL; build the preset `cuda` "
-                        "(cmake --preset cuda), or use \"auto\"");
+    case config::TransportKind::nccl: throw LogicError("nccl was refused at the start");
     case config::TransportKind::automatic: {
       const comm::TransportChoice choice = comm::choose_transport(plan.exchange, communicator_.size());
       options.transport = choice.transport;
