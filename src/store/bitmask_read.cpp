@@ -124,6 +124,7 @@ class FileUnpacker {
 
   void add_widened(const Json& json) {
     const DType dtype = dtype_of(json.at("dtype").get<std::string>());
+    if (dtype == DType::f32) fail("widening of float32, expected float16 or bfloat16");
     const auto source = container_.stored(json.at("data"));
     const std::size_t width = size_of(dtype);
     if (source.size() % width != 0)
@@ -173,7 +174,8 @@ std::string plain_name(const Json& json, std::set<std::string>& seen) {
   const auto name = json.at("name").get<std::string>();
   const bool plain = !name.empty() && name != "." && name != ".." && name.find('/') == std::string::npos &&
                      name.find('\0') == std::string::npos;
-  if (!plain) fail("file name '{}', expected one without folders", name);
+  // As JSON: control characters are spelled out.
+  if (!plain) fail("file name {}, expected one without folders", json.at("name").dump());
   if (!seen.insert(name).second) fail("file name '{}' occurs twice", name);
   return name;
 }

@@ -9,6 +9,7 @@
 
 #include "packed_checks.hpp"
 #include <cstring>
+#include <type_traits>
 
 namespace fedspallm::store {
 
@@ -21,11 +22,12 @@ constexpr std::size_t kLongestName = 4096;
 
 template <class T>
 void append(std::vector<std::byte>& out, T value) {
+  static_assert(std::is_integral_v<T>);
   const auto* bytes = reinterpret_cast<const std::byte*>(&value);
   out.insert(out.end(), bytes, bytes + sizeof(T));
 }
 
-void append(std::vector<std::byte>& out, std::span<const std::byte> bytes) {
+void append_bytes(std::vector<std::byte>& out, std::span<const std::byte> bytes) {
   out.insert(out.end(), bytes.begin(), bytes.end());
 }
 
@@ -55,7 +57,7 @@ class Reader {
 void encode_matrix(std::vector<std::byte>& out, const MatrixRecord& record) {
   require(!record.name.empty() && record.name.size() <= kLongestName, "a matrix record has a tensor name");
   append(out, static_cast<std::uint32_t>(record.name.size()));
-  append(out, std::as_bytes(std::span(record.name)));
+  append_bytes(out, std::as_bytes(std::span(record.name)));
   append(out, static_cast<std::uint8_t>(record.pruned ? 1 : 0));
   append(out, static_cast<std::uint8_t>(record.matrix.dtype));
   append(out, std::uint16_t{0});
@@ -67,8 +69,8 @@ void encode_matrix(std::vector<std::byte>& out, const MatrixRecord& record) {
   if (!record.pruned) return;
   const std::string fault = packing_fault(record.matrix);
   require(fault.empty(), fmt::format("{}: a packed matrix agrees with its counts: {}", record.name, fault));
-  append(out, bytes_of_mask(record.matrix));
-  append(out, record.matrix.values);
+  append_bytes(out, bytes_of_mask(record.matrix));
+  append_bytes(out, record.matrix.values);
 }
 
 MatrixRecord decode_matrix(Reader& reader) {

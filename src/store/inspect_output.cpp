@@ -103,7 +103,7 @@ std::string to_json(const Inspection& inspection) {
                      {"problems", inspection.problems},     {"sparsity", inspection.sparsity},
                      {"matrices", std::move(matrices)},     {"clients", inspection.clients},
                      {"provenance", std::move(provenance)}, {"warnings", std::move(warnings)}};
-  return json.dump(1, ' ', false, Json::error_handler_t::replace) + "\n";
+  return json.dump(1, ' ', false, Json::error_handler_t::replace);
 }
 
 std::string to_text(const Inspection& inspection) {
