@@ -107,7 +107,7 @@ def change(folder: Path, edit: Callable[[dict[str, Tensor]], None]) -> Path:
 
 
 def deepen(source: Path, target: Path, blocks: int) -> Path:
-    """A llama with more blocks: those there are, again and again, rows in another order so that none is equal."""
+    """A llama with more blocks: those there are, again and again, each with its rows rolled."""
     copy_model(source, target)
     config = json.loads((target / "config.json").read_text())
     there = config["num_hidden_layers"]

@@ -98,7 +98,7 @@ def read_blocks(link_file: Path) -> Blocks:
 
 
 def digest_of_blocks(link_file: Path) -> dict[str, str]:
-    """SHA-256 of masks, values and votes: unlike the files, which hold timings, they must not depend on ranks."""
+    """SHA-256 of masks, values and votes: the files hold timings, these may not differ."""
     digests = {}
     for (round_, block), matrices in read_blocks(link_file).items():
         for name, matrix in matrices.items():

@@ -184,6 +184,14 @@ class Errors(ProgramTest):
         clients = [{**entry, "rank": index + 1} for index, entry in enumerate(self.clients)]
         self.refuse(BAD_INPUT, [r"client.*rank", "found 2", "2 ranks"], client=clients)
 
+    def test_what_this_build_lacks_names_the_preset(self) -> None:
+        if "CUDA off" not in self.done("--version").stdout:
+            self.skipTest("this build has CUDA")
+        preset = ["--preset cuda|preset `?cuda"]
+        self.refuse(BAD_INPUT, ["cuda", *preset], run={"backend": "cuda"})
+        self.refuse(BAD_INPUT, ["nccl", *preset], run={"backend": "auto"}, federation={"transport": "nccl"})
+        self.assertFalse((self.folder / self._testMethodName).exists(), "refused before anything is made")
+
     def test_blocks_that_nobody_draws(self) -> None:
         clients = [{**self.clients[0], "resources": 0.5}]
         self.refuse(
@@ -197,7 +205,7 @@ class Errors(ProgramTest):
         below_a_file = self.folder / "input" / "config.json" / "run"
         for place in (below_a_file, Path("/proc/fedspallm-run")):
             config = self.write_config(self.config(run={"dir": str(place)}))
-            self.refused(NO_RESOURCES, [str(place)], "prune", config, ranks=2)
+            self.refused(NO_RESOURCES, [f"{place}|run.dir"], "prune", config, ranks=2)
 
     def test_more_memory_than_there_is(self) -> None:
         memory = next(

@@ -273,12 +273,12 @@ class Merge(ProgramTest):
         clients = [len(oracle.read_blocks(file)) for file in sorted((run_dir / "clients").glob("*.h5"))]
         self.assertEqual(clients, [4, 2, 2, 1], "max(1, round(resources * blocks))")
 
-    def test_rounds_with_layer_sampling(self) -> None:
+    def test_blocks_not_drawn_in_the_last_round_keep_what_they_were(self) -> None:
         self.pruned(
             models.LLAMA,
             3,
             deep=4,
-            resources=(0.5, 0.5, 0.25),
+            resources=(0.25, 0.25, 0.25),
             prune={"sparsity": 0.6},
             federation={"rounds": 2, "layer_sampling": "resources", "coverage": "warn", "tie": "magnitude"},
         )

@@ -107,7 +107,11 @@ class RunDirectory(ProgramTest):
         self.assertEqual(work, {(f"client-{client}", block) for client in range(3) for block in range(2)})
 
     def test_one_line_per_block_in_a_log(self) -> None:
-        lines = [line for line in self.outcome.stderr.splitlines() if re.search(r"\bblock\b.*%", line)]
+        lines = [
+            line
+            for line in self.outcome.stderr.splitlines()
+            if re.search(r"\bblock \d/2 .*sparsity 0\.5", line)
+        ]
         self.assertGreaterEqual(len(lines), 2, str(self.outcome))
 
     def test_resolved_configuration_makes_the_same_run_again(self) -> None:
