@@ -134,6 +134,7 @@ Inputs open_inputs(comm::Communicator& communicator, const config::Config& confi
       attempt([&] { inputs.clients.push_back(read_client(config, client, *inputs.model, tokenizer, warnings)); });
     }
     if (communicator.rank() == 0) {
+      for (std::string& remark : config::remarks(config)) warnings.push_back(std::move(remark));
       warn_of_shared_text(config, warnings);
       for (const auto& set : config.evaluations)
         attempt([&] {

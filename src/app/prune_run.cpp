@@ -133,6 +133,7 @@ void PruneRun::one_round(const RoundPlan& plan) {
   const auto standalone_progress = [this, &plan](std::int64_t block, double error) {
     if (merges() || !root()) return;
     BlockSummary summary{.round = plan.round, .block = block, .error = error};
+    summary.clients = static_cast<std::int64_t>(inputs_.clients.size());
     for (const auto& matrix : inputs_.model->architecture().matrices) summary.weights += matrix.rows * matrix.cols;
     on_block(summary);
   };
@@ -161,8 +162,11 @@ void PruneRun::on_block(const BlockSummary& summary) {
   const std::int64_t blocks = inputs_.model->architecture().blocks;
   const std::string line = progress_->block_done({.block = (summary.round - 1) * blocks + summary.block,
                                                   .error = summary.error,
-                                                  .sparsity = sparsity});
+                                                  .sparsity = sparsity,
+                                                  .client_blocks = summary.clients,
+                                                  .weights = summary.weights * summary.clients});
   if (!line.empty()) log_->info("{}", line);
+  if (summary.damping_steps > 0 || summary.above_target) progress_->clear();
   if (summary.damping_steps > 0)
     log_->warn("block {}: a Hessian needed its damping raised by 10^{}", summary.block, summary.damping_steps);
   if (summary.above_target)

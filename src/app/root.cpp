@@ -44,6 +44,7 @@ void RootMerger::complete(const comm::CompletedUnit& unit) {
     summary_.error += report.report.error / static_cast<double>(clients);
     summary_.damping_steps = std::max(summary_.damping_steps, static_cast<int>(report.report.damping_steps));
   }
+  summary_.clients = clients;
   summary_.weights += planned.rows * planned.cols;
   summary_.dropped += record.matrix.dropped();
   summary_.expanded += merged.expanded;

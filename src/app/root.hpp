@@ -21,6 +21,7 @@ namespace fedspallm::app {
 struct BlockSummary {
   std::uint32_t round = 1;
   std::int64_t block = 0;
+  std::int64_t clients = 0;  // that pruned it
   std::int64_t weights = 0;
   std::int64_t dropped = 0;
   std::int64_t expanded = 0;

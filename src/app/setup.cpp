@@ -3,10 +3,7 @@
 
 #include <hdf5.h>
 #include <sched.h>
-#include <unistd.h>
 
-#include <array>
-#include <map>
 
 #include "commands.hpp"
 #include "fedspallm/base/error.hpp"
@@ -38,12 +35,8 @@ std::string hdf5_version() {
 
 int threads_of_rank(comm::Communicator& communicator, int wanted) {
   const std::string mine = communicator.host() + ":" + affinity_text();
-  std::map<std::string, int> sharing;
   std::string table;
-  for (const std::string& place : communicator.gather(mine)) {
-    ++sharing[place];
-    table += place + "\n";
-  }
+  for (const std::string& place : communicator.gather(mine)) table += place + "\n";
   table = communicator.broadcast(std::move(table));
   int same = 0;
   for (std::size_t begin = 0, end; begin < table.size(); begin = end + 1) {
@@ -54,12 +47,9 @@ int threads_of_rank(comm::Communicator& communicator, int wanted) {
 }
 
 config::BackendKind backend_kind(const std::string& word) {
-  const std::array<std::pair<const char*, config::BackendKind>, 4> known = {{{"auto", config::BackendKind::automatic},
-                                                                             {"cpu", config::BackendKind::cpu},
-                                                                             {"cuda", config::BackendKind::cuda},
-                                                                             {"reference", config::BackendKind::reference}}};
-  for (const auto& [name, kind] : known)
-    if (word == name) return kind;
+  for (const auto kind : {config::BackendKind::automatic, config::BackendKind::cpu, config::BackendKind::cuda,
+                          config::BackendKind::reference})
+    if (word == config::name_of(kind)) return kind;
   throw ConfigError(fmt::format("--backend: found '{}', expected auto, cpu, cuda or reference", word));
 }
 

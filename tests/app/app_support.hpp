@@ -12,7 +12,11 @@ inline config::Config config_for(const std::string& model, int clients) {
   config.model.path = test::data_path(model);
   config.run.dir = "unused";
   config.calibration = {.samples = 4, .sequence_length = 32};
-  for (int i = 0; i < clients; ++i) config.clients.push_back({.name = "c" + std::to_string(i), .tokens = {"unused.h5"}});
+  for (int i = 0; i < clients; ++i) {
+    config::Client& client = config.clients.emplace_back();
+    client.name = "c" + std::to_string(i);
+    client.tokens = {"unused.h5"};
+  }
   return config;
 }
 

@@ -24,7 +24,7 @@ using BlockSource = std::function<model::BlockWeights(std::int64_t block)>;
 
 /// Sum over the L - 1 predictions of each window of its negative log-likelihoods, in the order of `sets` and their windows.
 /// Embeddings and head come from `model`. Windows are taken in groups so that hidden states stay below `budget_bytes`.
-/// @throws NumericalError naming the set when a sum is not finite
+/// @throws NumericalError when a prediction is not finite
 [[nodiscard]] std::vector<std::vector<double>> window_nll(const model::ModelDirectory& model, backend::Backend& backend,
                                                           const BlockSource& source, std::span<const data::Windows> sets,
                                                           std::int64_t budget_bytes = std::int64_t{512} << 20);
