@@ -122,10 +122,7 @@ void PruneRun::prune_rounds() {
 }
 
 void PruneRun::one_round(const RoundPlan& plan) {
-  if (root()) {
-    merger_->begin_round(plan);
-    weights_ = dropped_ = 0;
-  }
+  if (root()) merger_->begin_round(plan);
   // Without merging the exchange is empty and only carries failures between ranks.
   comm::Exchange exchange(
       communicator_, plan.exchange, exchange_options(plan), [this](const comm::CompletedUnit& unit) { merger_->complete(unit); },
@@ -156,8 +153,7 @@ void PruneRun::one_round(const RoundPlan& plan) {
 
 /// Runs on the exchange's merge thread (or, without merging, on the client thread).
 void PruneRun::on_block(const BlockSummary& summary) {
-  weights_ += summary.weights;
-  dropped_ += summary.dropped;
+  dropped_[summary.block] = summary.dropped;
   const double sparsity = static_cast<double>(summary.dropped) / static_cast<double>(std::max<std::int64_t>(1, summary.weights));
   const std::int64_t blocks = inputs_.model->architecture().blocks;
   const std::string line = progress_->block_done({.block = (summary.round - 1) * blocks + summary.block,

@@ -67,7 +67,7 @@ class PruneRun {
   std::unique_ptr<RootMerger> merger_;
   std::unique_ptr<report::MetricsWriter> metrics_;
   std::unique_ptr<report::Progress> progress_;
-  std::int64_t weights_ = 0, dropped_ = 0;  // of the last round
+  std::map<std::int64_t, std::int64_t> dropped_;  // by block, of the newest round that pruned it
   // Results.
   std::optional<LocalClients> clients_;
   std::map<std::string, double> seconds_;

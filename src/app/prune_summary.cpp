@@ -47,7 +47,9 @@ nlohmann::json PruneRun::summary() const {
     for (const auto& [client, values] : standalone_) entry["standalone"][client] = values[set].perplexity;
   }
   const double weights = static_cast<double>(std::max<std::int64_t>(1, inputs_.model->prunable_weights()));
-  result["sparsity"] = merges() ? static_cast<double>(dropped_) / weights : config_.prune.sparsity;
+  std::int64_t dropped = 0;
+  for (const auto& [block, count] : dropped_) dropped += count;
+  result["sparsity"] = merges() ? static_cast<double>(dropped) / weights : config_.prune.sparsity;
   result["sparsity_scope"] = "linear weights inside decoder blocks";
   result["seconds"] = seconds_;
   result["seconds"]["total"] = now();
