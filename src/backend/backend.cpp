@@ -21,13 +21,13 @@ void* element_at(void* data, Element element, std::int64_t offset) {
 
 View View::row_range(std::int64_t first, std::int64_t count) const {
   require(first >= 0 && count >= 0 && first <= rows_ - count,
-          fmt::format("row_range: rows [{}, {}) within {} rows", first, first + count, rows_));
+          fmt::format("row_range: {} rows from row {} on within {} rows", count, first, rows_));
   return {owner_, element_at(data_, element_, first * stride_), element_, count, cols_, stride_};
 }
 
 View View::column_range(std::int64_t first, std::int64_t count) const {
   require(first >= 0 && count >= 0 && first <= cols_ - count,
-          fmt::format("column_range: columns [{}, {}) within {} columns", first, first + count, cols_));
+          fmt::format("column_range: {} columns from column {} on within {} columns", count, first, cols_));
   return {owner_, element_at(data_, element_, first), element_, rows_, count, stride_};
 }
 

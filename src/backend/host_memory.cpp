@@ -9,6 +9,7 @@
 
 #if defined(__linux__)
 #include <sys/mman.h>
+#include <sys/sysinfo.h>
 #endif
 
 #include "fedspallm/base/error.hpp"
@@ -28,16 +29,28 @@ struct Header {
 };
 static_assert(sizeof(Header) <= small_alignment);
 
+/// What this machine has, with swap. Linux would promise more and kill the process when it is touched.
+std::size_t machine_bytes() {
+#if defined(__linux__)
+  struct sysinfo info {};
+  if (sysinfo(&info) == 0) return (info.totalram + info.totalswap) * static_cast<std::size_t>(info.mem_unit);
+#endif
+  return std::numeric_limits<std::size_t>::max();
+}
+
+/// `bytes` and the header, rounded up; null when they cannot be had.
+void* aligned_block(std::size_t bytes, std::size_t alignment) {
+  if (bytes > machine_bytes() || bytes > std::numeric_limits<std::size_t>::max() / 2) return nullptr;
+  return std::aligned_alloc(alignment, (bytes + small_alignment + alignment - 1) / alignment * alignment);
+}
+
 }  // namespace
 
 void* HostMemory::allocate(std::size_t bytes) {
   if (bytes == 0) return nullptr;
   const bool large = bytes >= large_from;
   const std::size_t alignment = large ? large_alignment : small_alignment;
-  const auto limit = static_cast<std::size_t>(std::numeric_limits<std::int64_t>::max());
-  const std::size_t wanted = bytes < limit - 2 * alignment ? bytes + small_alignment : 0;
-  const std::size_t rounded = (wanted + alignment - 1) / alignment * alignment;
-  void* block = wanted == 0 ? nullptr : std::aligned_alloc(alignment, rounded);
+  void* block = aligned_block(bytes, alignment);
   if (block == nullptr)
     throw ResourceError(
         fmt::format("memory: {} bytes could not be allocated ({} bytes are in use by this backend); "
@@ -45,7 +58,7 @@ void* HostMemory::allocate(std::size_t bytes) {
                     bytes, allocated_.load()));
 #if defined(__linux__)
   // Fewer page faults and TLB misses in matrix products; only advice, so a refusal does not matter.
-  if (large) static_cast<void>(madvise(block, rounded, MADV_HUGEPAGE));
+  if (large) static_cast<void>(madvise(block, bytes, MADV_HUGEPAGE));
 #endif
   const Header header{block, bytes};
   std::memcpy(block, &header, sizeof header);

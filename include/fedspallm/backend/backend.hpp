@@ -173,9 +173,8 @@ class Backend {
 
 /// Slow and plain: the meaning of each op.
 [[nodiscard]] std::unique_ptr<Backend> make_reference_backend();
-/// Opens OpenBLAS at run time and, where that picked kernels far below the CPU's, once more with the
-/// environment variable OPENBLAS_CORETYPE set (unless the user set it): make the first one before threads
-/// that read the environment.
+/// Opens OpenBLAS at run time, after setting the environment variable OPENBLAS_CORETYPE to what the CPU can
+/// do (unless the user set it): make the first one before other threads read the environment.
 /// @param threads  worker threads of this rank's backend, >= 1. @param isa  kernels; default: select_isa().
 /// @throws ResourceError when there is no OpenBLAS.
 [[nodiscard]] std::unique_ptr<Backend> make_cpu_backend(int threads, std::optional<Isa> isa = std::nullopt);

@@ -8,10 +8,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <cstdlib>
 #include <limits>
-#include <string_view>
 
 namespace fedspallm::backend::cpu {
 
@@ -20,15 +18,14 @@ namespace {
 // The CBLAS standard's numbers.
 constexpr int row_major = 101, no_transpose = 111, transpose = 112, upper = 121;
 
-/// 2: AVX-512 kernels, 1: AVX2 kernels, 0: older. Unknown (newer) names count as best.
-int level_of(std::string_view core) {
-  constexpr std::array<std::string_view, 17> older{
-      "Prescott",  "Core2",      "Penryn",      "Dunnington",   "Nehalem",   "Sandybridge",
-      "Atom",      "Athlon",     "Opteron",     "Opteron_SSE3", "Barcelona", "Bobcat",
-      "Bulldozer", "Piledriver", "Steamroller", "Nano",         "Katmai"};
-  constexpr std::array<std::string_view, 3> avx2{"Haswell", "Zen", "Excavator"};
-  if (std::find(older.begin(), older.end(), core) != older.end()) return 0;
-  return std::find(avx2.begin(), avx2.end(), core) != avx2.end() ? 1 : 2;
+/// OpenBLAS's name for the sgemm kernels that suit this CPU: its later names (Cooperlake, SapphireRapids)
+/// differ from SkylakeX in 16-bit products only. Null where its own choice is as good as any.
+const char* suitable_core() {
+#if defined(__x86_64__)
+  if (supported(Isa::avx512)) return "SkylakeX";
+  if (supported(Isa::avx2)) return __builtin_cpu_is("amd") ? "Zen" : "Haswell";
+#endif
+  return nullptr;
 }
 
 int narrowed(std::int64_t value) {
@@ -48,12 +45,11 @@ void Blas::Close::operator()(void* library) const noexcept {
 }
 
 void Blas::open() {
-  library_.reset();
   const char* named = std::getenv("FEDSPALLM_OPENBLAS");
   std::string reasons;
   for (const char* file : {named, "libopenblas.so.0", "libopenblas.so"}) {
     if (file == nullptr) continue;
-    library_.reset(dlopen(file, RTLD_NOW | RTLD_LOCAL));
+    library_.reset(dlopen(file, RTLD_NOW | RTLD_LOCAL | RTLD_NODELETE));
     if (library_ && dlsym(library_.get(), "openblas_get_corename") != nullptr) break;
     const char* reason = dlerror();
     reasons +=
@@ -70,12 +66,8 @@ void Blas::open() {
 }
 
 Blas::Blas() {
+  if (const char* core = suitable_core(); core != nullptr) setenv("OPENBLAS_CORETYPE", core, 0);
   open();
-  const int wanted = supported(Isa::avx512) ? 2 : (supported(Isa::avx2) ? 1 : 0);
-  if (level_of(core_) < wanted && std::getenv("OPENBLAS_CORETYPE") == nullptr) {
-    setenv("OPENBLAS_CORETYPE", wanted == 2 ? "SkylakeX" : "Haswell", 0);
-    open();
-  }
   gemm_ = reinterpret_cast<Gemm>(symbol("cblas_sgemm", true));
   syrk_ = reinterpret_cast<Syrk>(symbol("cblas_ssyrk", true));
   reinterpret_cast<SetThreads>(symbol("openblas_set_num_threads", true))(1);

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Purpose: the OpenBLAS routines that the CPU backend uses, single-threaded, row-major. The library is opened
-// at run time rather than linked, because its choice of kernels happens once, at load time: old versions do
-// not know new CPUs and fall back to SSE3 kernels (5x slower). Where that happened it is opened again with
-// OPENBLAS_CORETYPE set. A value that the user set in OPENBLAS_CORETYPE is left alone. Non-goal: BLAS
-// libraries other than OpenBLAS.
+// at run time rather than linked, because it chooses its kernels once, at load time, and old versions know no
+// new CPUs: Debian 12's takes an Emerald Rapids for a Prescott and runs SSE3 kernels at a fifth of the speed.
+// So the environment variable OPENBLAS_CORETYPE is set, from what the CPU can do, before the library opens. A
+// value that the user set is left alone. Non-goal: BLAS libraries other than OpenBLAS.
 #pragma once
 
 #include <cstdint>
@@ -14,9 +14,9 @@ namespace fedspallm::backend::cpu {
 
 class Blas {
  public:
-  /// Changes the environment variable OPENBLAS_CORETYPE of this process when the first choice was poor:
-  /// construct before other threads read the environment. The variable FEDSPALLM_OPENBLAS names another
-  /// library file.
+  /// May set OPENBLAS_CORETYPE in this process' environment: construct the first one before other threads
+  /// read it. The variable FEDSPALLM_OPENBLAS names another library file. The library stays loaded until the
+  /// process ends.
   /// @throws ResourceError when no OpenBLAS can be opened.
   Blas();
 

@@ -1,0 +1,53 @@
+// SPDX-License-Identifier: Apache-2.0
+// backend_bench [NAME|cases] [THREADS] [REPETITIONS]: the table of docs/measurements/backend.md, or the
+// seconds of each op over the case list of the parity tests. Not a test: nothing passes or fails by time.
+#include "fedspallm/backend/bench.hpp"
+
+#include <fmt/format.h>
+
+#include "../backend/cases.hpp"
+#include <chrono>
+#include <cstdlib>
+#include <map>
+
+namespace {
+
+using namespace fedspallm;
+
+void print_table(backend::Backend& backend, const std::string& name, const backend::BenchOptions& options) {
+  fmt::print("{}, {} threads\n", backend.kernel_set(), options.threads);
+  fmt::print("| piece | shape | per block | ms | rate | limit | share |\n|---|---|---|---|---|---|---|\n");
+  for (const backend::BenchRow& row : run_backend_bench(backend, name, options)) {
+    const char* unit = row.limit == "sgemm" ? "GFLOP/s" : "GB/s";
+    fmt::print("| {} | {} | {} | {:.3f} | {:.1f} {} | {:.1f} {} | {:.0f} % |\n", row.name, row.shape,
+               row.per_block, row.seconds * 1e3, row.rate() * 1e-9, unit, row.limit_rate * 1e-9, row.limit,
+               row.share() * 100);
+  }
+}
+
+void print_cases(backend::Backend& backend) {
+  std::map<std::string, double> seconds;
+  for (const test::Case& item : test::all_cases()) {
+    const auto start = std::chrono::steady_clock::now();
+    static_cast<void>(test::run_case(backend, item));
+    seconds[item.op] += std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  }
+  for (const auto& [op, taken] : seconds) fmt::print("{:32} {:9.3f} ms\n", op, taken * 1e3);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::string name = argc > 1 ? argv[1] : "sparsegpt";
+  backend::BenchOptions options;
+  options.threads = argc > 2 ? std::atoi(argv[2]) : 1;
+  options.repetitions = argc > 3 ? std::atoi(argv[3]) : 5;
+  try {
+    const auto backend = backend::make_cpu_backend(options.threads);
+    name == "cases" ? print_cases(*backend) : print_table(*backend, name, options);
+  } catch (const std::exception& error) {
+    fmt::print(stderr, "{}\n", error.what());
+    return 2;
+  }
+  return 0;
+}
