@@ -92,6 +92,7 @@ class ConfigurationErrors(ProgramTest):
             "calibration.samples: found": {"calibration": {"samples": "many"}},
             "prune.sparsity: found 0.7": {"prune": {"sparsity": 0.7, "pattern": "2:4"}},
             "client": {"client": [{"name": "a", "tokens": "a"}, {"name": "a", "tokens": "b"}]},
+            'name: found "../above"': {"client": [{"name": "../above", "tokens": "a"}]},
             "resources: found 0": {"client": [{"name": "a", "tokens": "a", "resources": 0.0}]},
         }
         for message, changes in cases.items():
