@@ -6,6 +6,7 @@
 #include "../wire/lanes.hpp"
 #include "fixed_point.hpp"
 #include "kernels.hpp"
+#include "prefetch.hpp"
 
 namespace fedspallm::aggregate {
 namespace {
@@ -158,8 +159,10 @@ Added add_packed(const std::uint64_t* words, std::int64_t tiles, const unsigned 
   TileAdder<Stored> adder(q);
   constexpr int kReads = TileAdder<Stored>::kReads;
   std::int64_t used = 0, tile = 0;
-  for (; tile < tiles && used + kReads <= available; ++tile)
+  for (; tile < tiles && used + kReads <= available; ++tile) {
+    prefetch_tile(destination + tile, kTilesAhead);
     used += adder.add(words[tile], values + used * Stored::kBytes, destination[tile]);
+  }
   for (; tile < tiles; ++tile) {
     unsigned char copy[kReads * Stored::kBytes] = {};
     const int count = count_bits(words[tile]);

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Purpose: from dense elements and mask words to packed elements. For inclusion by tiles.isa.cpp only.
+// Purpose: from dense elements and mask words to packed elements, in place: a register's worth is read before
+// it is written at or before where it came from, so nothing unread is overwritten. For inclusion by
+// tiles.isa.cpp only.
 #pragma once
 
 #include "../wire/lanes.hpp"
@@ -12,7 +14,7 @@ using wire::lanes::count_bits;
 
 #if defined(__AVX512F__)
 
-/// Elements of one tile to the front of `packed`; writes up to 16 elements beyond the last one.
+/// Elements of one tile to `packed`. @pre packed <= elements
 template <int kBytes>
 inline int compress_tile(std::uint64_t word, const unsigned char* elements, unsigned char* packed) {
   int used = 0;
@@ -30,8 +32,6 @@ inline int compress_tile(std::uint64_t word, const unsigned char* elements, unsi
   }
   return used;
 }
-constexpr int kWriteBeyond = 16;
-
 #elif defined(__AVX2__)
 
 /// For each 8-bit mask the set lanes in ascending order.
@@ -70,8 +70,6 @@ inline int compress_tile(std::uint64_t word, const unsigned char* elements, unsi
   }
   return used;
 }
-constexpr int kWriteBeyond = 8;
-
 #else
 
 /// Without branches: each element is written, and the next one overwrites it unless it was chosen.
@@ -79,28 +77,19 @@ template <int kBytes>
 inline int compress_tile(std::uint64_t word, const unsigned char* elements, unsigned char* packed) {
   int used = 0;
   for (int lane = 0; lane < 64; ++lane) {
-    __builtin_memcpy(packed + used * kBytes, elements + lane * kBytes, kBytes);
+    __builtin_memmove(packed + used * kBytes, elements + lane * kBytes, kBytes);
     used += static_cast<int>((word >> lane) & 1U);
   }
   return used;
 }
-constexpr int kWriteBeyond = 1;
-
 #endif
 
-/// Straight into `packed` while its room allows to write beyond, the last tiles through a copy.
 template <int kBytes>
-void compress(const std::uint64_t* words, std::int64_t tiles, const unsigned char* elements,
-              unsigned char* packed, std::int64_t room) {
-  std::int64_t used = 0, tile = 0;
-  for (; tile < tiles && used + 64 + kWriteBeyond <= room; ++tile)
-    used += compress_tile<kBytes>(words[tile], elements + tile * 64 * kBytes, packed + used * kBytes);
-  for (; tile < tiles; ++tile) {
-    unsigned char copy[static_cast<unsigned>(64 + kWriteBeyond) * kBytes];
-    const int count = compress_tile<kBytes>(words[tile], elements + tile * 64 * kBytes, copy);
-    __builtin_memcpy(packed + used * kBytes, copy, static_cast<std::uint64_t>(count) * kBytes);
-    used += count;
-  }
+std::int64_t compress(const std::uint64_t* words, std::int64_t tiles, unsigned char* elements) {
+  std::int64_t used = 0;
+  for (std::int64_t tile = 0; tile < tiles; ++tile)
+    used += compress_tile<kBytes>(words[tile], elements + tile * 64 * kBytes, elements + used * kBytes);
+  return used;
 }
 
 }  // namespace

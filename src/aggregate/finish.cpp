@@ -1,146 +1,226 @@
 // SPDX-License-Identifier: Apache-2.0
-// From sums to the merged matrix: averages, votes, mask expansion, packing.
+// From sums to the merged matrix in two passes over memory: averages, votes and what is tied; then, once the
+// last tied weight to go is known, masks and packing.
 #include "fedspallm/aggregate/merge.hpp"
 #include "fedspallm/base/counts.hpp"
 #include "fedspallm/base/cpu_features.hpp"
 #include "fedspallm/base/error.hpp"
 
-#include "expansion.hpp"
+#include "../wire/kernels.hpp"
+#include "group_expansion.hpp"
+#include "huge_pages.hpp"
 #include "kernels.hpp"
+#include "level_guess.hpp"
+#include "tie_order.hpp"
+#include "tie_selector.hpp"
 #include "units.hpp"
-#include <cmath>
+#include <algorithm>
+#include <array>
 #include <memory>
 
 namespace fedspallm::aggregate {
 
 namespace {
 
+constexpr std::int64_t kPanel = 16;  // tiles whose sums, elements and keys stay in the first-level cache
+
+template <class Element>
+void reserve(std::vector<Element>& vector, std::int64_t count) {
+  vector.reserve(static_cast<std::size_t>(count));
+  ask_for_huge_pages(vector.data(), static_cast<std::size_t>(count) * sizeof(Element));
+}
+
 /// The steps of finish(), in order.
 class Finisher {
  public:
   Finisher(const PartialMerge& merge, std::int64_t clients, const MergeRules& rules, DType dtype,
-           ThreadPool* pool)
+           std::span<const std::int64_t> diagonal_sums, ThreadPool* pool)
       : merge_(merge),
-        clients_(clients),
+        clients_(static_cast<std::uint32_t>(clients)),
         rules_(rules),
         pool_(pool),
         kernels_(kernels_for(select_isa())),
         tiles_(std::ssize(merge.tiles())),
-        size_(merge.rows() * merge.cols()) {
+        size_(merge.rows() * merge.cols()),
+        element_bytes_(static_cast<std::int64_t>(size_of(dtype))),
+        elements_(std::make_unique_for_overwrite<std::byte[]>(
+            static_cast<std::size_t>(tiles_ * 64 * element_bytes_))),
+        order_(kernels_, rules.tie, dtype, elements_.get(), merge.cols(), diagonal_sums) {
+    ask_for_huge_pages(elements_.get(), static_cast<std::size_t>(tiles_ * 64 * element_bytes_));
     result_.matrix.rows = merge.rows();
     result_.matrix.cols = merge.cols();
     result_.matrix.dtype = dtype;
+    result_.matrix.bits.resize(static_cast<std::size_t>(tiles_));
+    tied_.resize(static_cast<std::size_t>(tiles_));
   }
 
-  MergedMatrix run(std::span<const std::int64_t> diagonal_sums) {
-    average();
-    count_votes();
+  MergedMatrix run() {
+    const bool by_level = rules_.expand && rules_.group == 0;
     result_.target = -1;
-    if (rules_.expand) expand(diagonal_sums);
+    if (by_level) {
+      result_.target = exact_count(rules_.sparsity, size_);
+      const LevelGuess guess = guess_level(kernels_, merge_.tiles(), order_, result_.matrix.dtype,
+                                           average_rule(), rules_.sparsity);
+      level_.level = guess.level;
+      window_ = guess.window;
+    }
+    average();
+    if (by_level) expand();
+    if (rules_.expand && rules_.group > 0) expand_in_groups();
     pack();
-    result_.votes.resize(static_cast<std::size_t>(size_));  // the padding of the last tile goes
     return std::move(result_);
   }
 
  private:
-  [[nodiscard]] bool grouped() const { return rules_.group > 0; }
+  /// What a worker counts while it averages.
+  struct Counts {
+    std::vector<std::int64_t> kept;
+    TieGatherer ties;
+    std::uint32_t most = 0;
+  };
 
+  [[nodiscard]] AverageRule average_rule() const {
+    return {.q = merge_.scale().q,
+            .clients = clients_,
+            .divisor = rules_.averaging == Averaging::mean ? clients_ : 0,
+            .level = level_.level};
+  }
+
+  /// First pass: dense elements, votes, histogram; which weights stay and which are tied, by level_.
   void average() {
-    const std::size_t element_bytes = size_of(result_.matrix.dtype),
-                      padded = static_cast<std::size_t>(tiles_) * 64;
-    elements_ = std::make_unique_for_overwrite<std::byte[]>(padded * element_bytes);
-    result_.votes.resize(padded);
-    result_.matrix.bits.resize(static_cast<std::size_t>(tiles_));
-    const AverageRule rule{
-        .q = merge_.scale().q,
-        .clients = static_cast<std::uint32_t>(clients_),
-        .divisor = rules_.averaging == Averaging::mean ? static_cast<std::uint32_t>(clients_) : 0};
-    std::vector<std::uint32_t> most(static_cast<std::size_t>(units_of(tiles_)), 0);
-    for_each_unit(pool_, tiles_, [&](std::int64_t unit, std::int64_t first, std::int64_t last, int) {
-      const auto start = static_cast<std::size_t>(first) * 64;
-      most[static_cast<std::size_t>(unit)] = kernels_.average[static_cast<std::size_t>(result_.matrix.dtype)](
-          merge_.tiles().data() + first, last - first, rule,
-          reinterpret_cast<unsigned char*>(elements_.get() + start * element_bytes),
-          result_.votes.data() + start, result_.matrix.bits.data() + first);
-    });
-    for (const std::uint32_t kept : most)
-      require(kept <= static_cast<std::uint32_t>(clients_),
-              "finish: no weight was kept by more than all clients");
-  }
-
-  void count_votes() {
-    const auto bins = static_cast<std::size_t>(clients_) + 1;
-    std::vector<std::vector<std::int64_t>> parts(workers_of(pool_), std::vector<std::int64_t>(bins, 0));
+    const auto limit = static_cast<std::size_t>(size_ / 16);  // of what is gathered: 16 bytes each
+    std::vector<Counts> parts(workers_of(pool_), {std::vector<std::int64_t>(std::size_t{clients_} + 1, 0),
+                                                  TieGatherer(window_, limit), 0});
+    result_.votes.clear();
+    reserve(result_.votes, size_);
+    if (parts.size() > 1) result_.votes.resize(static_cast<std::size_t>(size_));
     for_each_unit(pool_, tiles_, [&](std::int64_t, std::int64_t first, std::int64_t last, int worker) {
-      std::vector<std::int64_t>& histogram = parts[static_cast<std::size_t>(worker)];
-      const std::int64_t end = std::min(size_, last * 64);
-      for (std::int64_t i = first * 64; i < end; ++i) ++histogram[result_.votes[static_cast<std::size_t>(i)]];
+      for (std::int64_t tile = first; tile < last; tile += kPanel)
+        average_panel(tile, std::min(kPanel, last - tile), parts[static_cast<std::size_t>(worker)]);
     });
-    result_.histogram.assign(bins, 0);
-    for (const auto& part : parts)
-      for (std::size_t bin = 0; bin < bins; ++bin) result_.histogram[bin] += part[bin];
-    result_.common_zeros = result_.histogram.back();
-  }
-
-  void expand(std::span<const std::int64_t> diagonal_sums) {
-    std::vector<double> column_weights(diagonal_sums.size());
-    for (std::size_t column = 0; column < column_weights.size(); ++column)
-      column_weights[column] = static_cast<double>(diagonal_sums[column]);
-    const DenseMerge dense{.rows = merge_.rows(),
-                           .cols = merge_.cols(),
-                           .clients = static_cast<std::uint32_t>(clients_),
-                           .dtype = result_.matrix.dtype,
-                           .elements = elements_.get(),
-                           .votes = result_.votes,
-                           .words = result_.matrix.bits,
-                           .tie = rules_.tie,
-                           .column_weights = column_weights,
-                           .pool = pool_};
-    if (grouped()) {
-      const GroupExpansion done = expand_groups(dense, rules_.keep, rules_.group);
-      result_.target = size_ / rules_.group * (rules_.group - rules_.keep);
-      result_.expanded = done.expanded;
-      result_.above_target = done.above_target;
-      return;
+    for (std::size_t part = 1; part < parts.size(); ++part) {
+      for (std::size_t k = 0; k < parts[0].kept.size(); ++k) parts[0].kept[k] += parts[part].kept[k];
+      parts[0].ties.add(parts[part].ties);
+      parts[0].most = std::max(parts[0].most, parts[part].most);
     }
-    result_.target = exact_count(rules_.sparsity, size_);
-    result_.above_target = result_.common_zeros > result_.target;
-    if (result_.common_zeros >= result_.target) return;
-    result_.expanded = result_.target - result_.common_zeros;
-    expand_mask(dense, result_.histogram, result_.expanded);
+    require(parts[0].most <= clients_, "finish: no weight was kept by more than all clients");
+    ties_ = std::move(parts[0].ties);
+    parts[0].kept[0] -= tiles_ * 64 - size_;  // padding of the last tile
+    result_.histogram.assign(parts[0].kept.rbegin(), parts[0].kept.rend());
+    result_.common_zeros = parts[0].kept[0];
+    kept_ = std::move(parts[0].kept);
   }
 
+  void average_panel(std::int64_t tile, std::int64_t count, Counts& counts) {
+    std::array<std::uint32_t, kPanel * 64> votes;
+    const Tile* source = merge_.tiles().data() + tile;
+    const Averages out{reinterpret_cast<unsigned char*>(elements_.get()) + tile * 64 * element_bytes_,
+                       votes.data(), result_.matrix.bits.data() + tile, tied_.data() + tile};
+    const auto dtype = static_cast<std::size_t>(result_.matrix.dtype);
+    counts.most = std::max(counts.most, kernels_.average[dtype](source, count, average_rule(), out));
+    kernels_.count_kept(source, count, clients_, counts.kept.data());
+    store_votes(tile * 64,
+                std::span(votes).first(static_cast<std::size_t>(std::min(count * 64, size_ - tile * 64))));
+    for (std::int64_t i = tile; i < tile + count; ++i)
+      counts.ties.add(order_, i, tied_[static_cast<std::size_t>(i)]);
+  }
+
+  /// Alone, votes are appended: nothing is written twice. With threads the vector is there already.
+  void store_votes(std::int64_t start, std::span<const std::uint32_t> votes) {
+    if (workers_of(pool_) > 1) {
+      std::copy(votes.begin(), votes.end(), result_.votes.begin() + start);
+    } else {
+      result_.votes.insert(result_.votes.end(), votes.begin(), votes.end());
+    }
+  }
+
+  void expand() {
+    const Level exact = find_level(kept_, result_.target - result_.common_zeros);
+    if (exact.level != level_.level) {  // the guess was wrong: once more, now knowing it
+      level_ = exact;
+      window_ = {};
+      average();
+    }
+    level_ = exact;
+    result_.above_target = result_.common_zeros > result_.target;
+    result_.expanded = std::max<std::int64_t>(0, result_.target - result_.common_zeros);
+    const bool some_stay = exact.level > 0 && exact.rank < kept_[exact.level];
+    if (some_stay && !ties_.find(exact.rank, cut_)) cut_ = select_tied(order_, tied_, exact.rank, pool_);
+  }
+
+  void expand_in_groups() {
+    const GroupExpansion done =
+        expand_groups(merge_.tiles(), order_, size_, rules_.keep, rules_.group, result_.matrix.bits, pool_);
+    result_.target = size_ / rules_.group * (rules_.group - rules_.keep);
+    result_.expanded = done.expanded;
+    result_.above_target = done.above_target;
+  }
+
+  /// Second pass: each unit settles its ties and moves its elements together at its own start; then they are
+  /// joined.
   void pack() {
     wire::PackedMatrix& matrix = result_.matrix;
-    const auto bytes = static_cast<std::int64_t>(size_of(matrix.dtype));
-    std::vector<std::int64_t> offsets{0};
-    for (std::int64_t first = 0; first < tiles_; first += kUnit) {
-      const auto count = static_cast<std::size_t>(std::min(kUnit, tiles_ - first));
-      offsets.push_back(
-          offsets.back() +
-          wire::count_mask_bits(std::span(matrix.bits).subspan(static_cast<std::size_t>(first), count)));
-    }
-    matrix.kept = offsets.back();
-    matrix.values.resize(static_cast<std::size_t>(matrix.kept * bytes));
-    auto* packed = reinterpret_cast<unsigned char*>(matrix.values.data());
-    const auto* elements = reinterpret_cast<const unsigned char*>(elements_.get());
-    const auto compress = bytes == 4 ? kernels_.compress4 : kernels_.compress2;
+    const bool appending = workers_of(pool_) == 1;
+    const auto units = static_cast<std::size_t>(units_of(tiles_));
+    std::vector<std::int64_t> kept(units, 0), zeros(units, 0);
+    reserve(matrix.values, expected_kept() * element_bytes_);
+    const auto scan = wire::kernels_for(select_isa()).scan_values[static_cast<std::size_t>(matrix.dtype)];
     for_each_unit(pool_, tiles_, [&](std::int64_t unit, std::int64_t first, std::int64_t last, int) {
-      const std::int64_t begin = offsets[static_cast<std::size_t>(unit)],
-                         end = offsets[static_cast<std::size_t>(unit) + 1];
-      compress(matrix.bits.data() + first, last - first, elements + first * 64 * bytes,
-               packed + begin * bytes, end - begin);
+      const auto index = static_cast<std::size_t>(unit);
+      kept[index] = pack_unit(first, last);
+      zeros[index] = scan(reinterpret_cast<const unsigned char*>(packed_at(first)), kept[index]).zeros;
+      if (appending)
+        matrix.values.insert(matrix.values.end(), packed_at(first),
+                             packed_at(first) + kept[index] * element_bytes_);
     });
-    result_.kept_zeros = wire::count_kept_zeros(matrix);
+    std::vector<std::int64_t> start(units, 0);
+    for (std::size_t unit = 0; unit < units; ++unit) {
+      start[unit] = matrix.kept;
+      matrix.kept += kept[unit];
+      result_.kept_zeros += zeros[unit];
+    }
+    if (appending) return;
+    matrix.values.resize(static_cast<std::size_t>(matrix.kept * element_bytes_));
+    for_each_unit(pool_, tiles_, [&](std::int64_t unit, std::int64_t first, std::int64_t, int) {
+      const auto index = static_cast<std::size_t>(unit);
+      std::copy(packed_at(first), packed_at(first) + kept[index] * element_bytes_,
+                matrix.values.begin() + start[index] * element_bytes_);
+    });
   }
 
+  std::int64_t pack_unit(std::int64_t first, std::int64_t last) {
+    std::uint64_t* words = result_.matrix.bits.data();
+    // Ties need no looking at where all of them go.
+    if (level_.level > 0 && cut_.index >= 0) {
+      TileKeys keys;
+      for (std::int64_t tile = first; tile < last; ++tile) {
+        const std::uint64_t tied = tied_[static_cast<std::size_t>(tile)];
+        if (tied != 0) words[tile] |= tied & ~gone_of(order_, tile, tied, cut_, keys);
+      }
+    }
+    const auto compress = element_bytes_ == 4 ? kernels_.compress4 : kernels_.compress2;
+    return compress(words + first, last - first, reinterpret_cast<unsigned char*>(packed_at(first)));
+  }
+
+  [[nodiscard]] std::byte* packed_at(std::int64_t tile) const {
+    return elements_.get() + tile * 64 * element_bytes_;
+  }
+  [[nodiscard]] std::int64_t expected_kept() const { return size_ - result_.common_zeros - result_.expanded; }
+
   const PartialMerge& merge_;
-  std::int64_t clients_;
+  std::uint32_t clients_;
   const MergeRules& rules_;
   ThreadPool* pool_;
   const Kernels& kernels_;
-  std::int64_t tiles_, size_;
-  std::unique_ptr<std::byte[]> elements_;
+  std::int64_t tiles_, size_, element_bytes_;
+  std::unique_ptr<std::byte[]> elements_;  // dense, whole tiles
+  TieOrder order_;
+  std::vector<std::uint64_t> tied_;
+  std::vector<std::int64_t> kept_;  // histogram by number of clients that kept a weight
+  KeyWindow window_;
+  TieGatherer ties_;
+  Level level_;
+  Cut cut_;
   MergedMatrix result_;
 };
 
@@ -161,7 +241,7 @@ void require_rules(const PartialMerge& merge, std::int64_t clients, const MergeR
 MergedMatrix finish(const PartialMerge& merge, std::int64_t clients, const MergeRules& rules, DType dtype,
                     std::span<const std::int64_t> diagonal_sums, ThreadPool* pool) {
   require_rules(merge, clients, rules, diagonal_sums);
-  return Finisher(merge, clients, rules, dtype, pool).run(diagonal_sums);
+  return Finisher(merge, clients, rules, dtype, diagonal_sums, pool).run();
 }
 
 }  // namespace fedspallm::aggregate

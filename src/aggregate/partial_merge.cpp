@@ -3,6 +3,7 @@
 #include "fedspallm/base/cpu_features.hpp"
 #include "fedspallm/base/error.hpp"
 
+#include "huge_pages.hpp"
 #include "kernels.hpp"
 #include "units.hpp"
 #include <algorithm>
@@ -75,7 +76,10 @@ void add_tiles(std::span<const Tile> from, std::span<Tile> into) {
 PartialMerge::PartialMerge(std::int64_t rows, std::int64_t cols, FixedPoint scale, FixedPoint diagonal_scale)
     : rows_(rows), cols_(cols), scale_(scale), diagonal_scale_(diagonal_scale) {
   require(rows >= 0 && cols >= 0, "PartialMerge: rows, cols >= 0");
-  tiles_.resize(static_cast<std::size_t>(wire::mask_words(rows * cols)));
+  const auto tiles = static_cast<std::size_t>(wire::mask_words(rows * cols));
+  tiles_.reserve(tiles);
+  ask_for_huge_pages(tiles_.data(), tiles * sizeof(Tile));
+  tiles_.resize(tiles);
   diagonal_.resize(static_cast<std::size_t>(cols));
 }
 

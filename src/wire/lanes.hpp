@@ -12,6 +12,11 @@
 #include <immintrin.h>
 #endif
 
+#if defined(__GNUC__) && !defined(__clang__)
+// GCC 12 takes the undefined vectors inside its own intrinsics for uninitialized variables (GCC bug 105593).
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#endif
+
 namespace fedspallm::wire::lanes {
 namespace {
 
@@ -83,6 +88,21 @@ inline std::uint32_t largest_lane(Vector vector) {
   for (const std::uint32_t value : lane) largest = value > largest ? value : largest;
   return largest;
 }
+
+#if defined(__AVX2__)
+/// 8 stored 16-bit elements as floats.
+template <class Stored>
+inline __m256 widen8(const unsigned char* source);
+template <>
+inline __m256 widen8<StoredBf16>(const unsigned char* source) {
+  const __m128i packed = _mm_loadu_si128(reinterpret_cast<const __m128i*>(source));
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(packed), 16));
+}
+template <>
+inline __m256 widen8<StoredF16>(const unsigned char* source) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(source)));
+}
+#endif
 
 #if defined(__AVX512F__)
 

@@ -22,23 +22,41 @@ std::int64_t count_set_bits(const std::uint64_t* words, std::int64_t count) {
   return total;
 }
 
-/// Written for the compiler's vectorizer: integer maximum and a count, no branches.
+/// 64 bytes of elements as the compiler's generic vector: it takes as many registers as the kernel set needs.
+template <class Element>
+struct Lanes {
+  static constexpr std::int64_t kCount = 64 / static_cast<std::int64_t>(sizeof(Element));
+  typedef Element Vector __attribute__((vector_size(64)));
+};
+
 template <class Element, Element kMagnitude>
 ValueScan scan(const unsigned char* values, std::int64_t count) {
-  constexpr std::int64_t kChunk = 4096;  // a chunk's number of zeros fits the element type
+  using Vector = typename Lanes<Element>::Vector;
+  constexpr std::int64_t kCount = Lanes<Element>::kCount,
+                         kChunk = kCount * 16384;  // a lane's zeros fit an element
   ValueScan result;
-  for (std::int64_t start = 0; start < count; start += kChunk) {
-    const std::int64_t end = start + kChunk < count ? start + kChunk : count;
-    Element largest = 0, zeros = 0;
-    for (std::int64_t i = start; i < end; ++i) {
-      Element bits;
-      __builtin_memcpy(&bits, values + i * static_cast<std::int64_t>(sizeof(Element)), sizeof(Element));
-      bits = static_cast<Element>(bits & kMagnitude);
-      largest = bits > largest ? bits : largest;
-      zeros = static_cast<Element>(zeros + (bits == 0 ? 1 : 0));
-    }
+  const auto add_lane = [&result](Element largest, Element zeros) {
     result.largest_bits = largest > result.largest_bits ? largest : result.largest_bits;
     result.zeros += zeros;
+  };
+  const std::int64_t whole = count - count % kCount;
+  for (std::int64_t start = 0; start < whole; start += kChunk) {
+    const std::int64_t end = start + kChunk < whole ? start + kChunk : whole;
+    Vector largest = {}, zeros = {};
+    for (std::int64_t i = start; i < end; i += kCount) {
+      Vector bits;
+      __builtin_memcpy(&bits, values + i * static_cast<std::int64_t>(sizeof(Element)), sizeof bits);
+      bits &= kMagnitude;
+      largest = bits > largest ? bits : largest;
+      zeros -= reinterpret_cast<Vector>(bits == 0);  // true is -1
+    }
+    for (std::int64_t lane = 0; lane < kCount; ++lane) add_lane(largest[lane], zeros[lane]);
+  }
+  for (std::int64_t i = whole; i < count; ++i) {
+    Element bits;
+    __builtin_memcpy(&bits, values + i * static_cast<std::int64_t>(sizeof(Element)), sizeof bits);
+    bits = static_cast<Element>(bits & kMagnitude);
+    add_lane(bits, bits == 0 ? 1 : 0);
   }
   return result;
 }

@@ -9,6 +9,7 @@
 
 #include "plain_merge.hpp"
 #include "wire/random_matrix.hpp"
+#include <bit>
 #include <cmath>
 #include <cstring>
 
@@ -121,10 +122,13 @@ void expect_averages(const Kernels& kernels, DType dtype, const std::vector<Aver
   }
   std::vector<unsigned char> elements(tiles * 64 * size_of(dtype));
   std::vector<std::uint32_t> votes(tiles * 64);
-  std::vector<std::uint64_t> words(tiles);
-  const AverageRule rule{.q = q, .clients = clients, .divisor = mean ? clients : 0};
-  (void)kernels.average[static_cast<int>(dtype)](source.data(), static_cast<std::int64_t>(tiles), rule,
-                                                 elements.data(), votes.data(), words.data());
+  std::vector<std::uint64_t> stay(tiles), tied(tiles);
+  const std::uint32_t level = clients / 3;
+  const AverageRule rule{.q = q, .clients = clients, .divisor = mean ? clients : 0, .level = level};
+  const std::uint32_t largest =
+      kernels.average[static_cast<int>(dtype)](source.data(), static_cast<std::int64_t>(tiles), rule,
+                                               {elements.data(), votes.data(), stay.data(), tied.data()});
+  std::uint32_t most = 0;
   for (std::size_t i = 0; i < cases.size(); ++i) {
     std::uint32_t found = 0;
     std::memcpy(&found, elements.data() + i * size_of(dtype), size_of(dtype));
@@ -133,8 +137,11 @@ void expect_averages(const Kernels& kernels, DType dtype, const std::vector<Aver
     ASSERT_EQ(found, wanted) << name_of(dtype) << " sum " << cases[i].sum << " kept " << cases[i].kept
                              << " q " << q;
     ASSERT_EQ(votes[i], clients - cases[i].kept);
-    ASSERT_EQ((words[i / 64] >> (i % 64)) & 1U, cases[i].kept > 0 ? 1U : 0U);
+    ASSERT_EQ((stay[i / 64] >> (i % 64)) & 1U, cases[i].kept > level ? 1U : 0U);
+    ASSERT_EQ((tied[i / 64] >> (i % 64)) & 1U, level > 0 && cases[i].kept == level ? 1U : 0U);
+    most = std::max(most, cases[i].kept);
   }
+  EXPECT_EQ(largest, most);
 }
 
 TEST_P(EveryKernelSet, AveragesAreTheExactMeanRoundedOnce) {
@@ -216,12 +223,65 @@ TEST_P(EveryKernelSet, CompressesElementsUnderTheMask) {
         for (std::int64_t i = 0; i < tiles * 64; ++i)
           if (((words[static_cast<std::size_t>(i / 64)] >> (i % 64)) & 1U) != 0)
             wanted.insert(wanted.end(), elements.begin() + i * bytes, elements.begin() + (i + 1) * bytes);
-        std::vector<unsigned char> packed(wanted.size() + 32, 0xab);
         const auto compress = bytes == 2 ? kernels().compress2 : kernels().compress4;
-        compress(words.data(), tiles, elements.data(), packed.data(), std::ssize(wanted) / bytes);
-        for (std::size_t i = 0; i < packed.size(); ++i)
-          ASSERT_EQ(packed[i], i < wanted.size() ? wanted[i] : 0xab) << "byte " << i;
+        EXPECT_EQ(compress(words.data(), tiles, elements.data()), std::ssize(wanted) / bytes);
+        for (std::size_t i = 0; i < wanted.size(); ++i) ASSERT_EQ(elements[i], wanted[i]) << "byte " << i;
       }
+}
+
+TEST_P(EveryKernelSet, CountsWeightsByTheClientsThatKeptThem) {
+  const RandomKey key{.seed = 11, .use = RandomUse::simulation};
+  for (const std::uint32_t clients : {1U, 2U, 8U, 12U, 13U, 64U, 1000U})
+    for (const std::size_t tiles : {std::size_t{0}, std::size_t{1}, std::size_t{31}, std::size_t{70}}) {
+      std::vector<Tile> source(tiles, Tile{});
+      std::vector<std::int64_t> wanted(clients + 1, 5), found(wanted);  // added to what is there
+      for (std::size_t i = 0; i < 64 * tiles; ++i) {
+        const auto kept =
+            static_cast<std::uint32_t>(random_below(key, i, clients + 2));  // one too many: left out
+        source[i / 64].kept[i % 64] = kept;
+        if (kept <= clients) ++wanted[kept];
+      }
+      kernels().count_kept(source.data(), static_cast<std::int64_t>(tiles), clients, found.data());
+      EXPECT_EQ(found, wanted);
+    }
+}
+
+TEST_P(EveryKernelSet, KeysAreSquaresTimesColumnWeightsOrMagnitudes) {
+  for (const DType dtype : kTypes) {
+    const test::DenseMatrix dense = test::random_dense(12, 64, 1, dtype);
+    std::vector<unsigned char> elements(64 * size_of(dtype));
+    narrow(dtype, dense.values.data(), elements.data(), 64);
+    std::vector<double> weights(64);
+    for (std::size_t i = 0; i < 64; ++i) weights[i] = i % 5 == 0 ? 0.0 : 1e15 * test::uniform(13, i);
+    std::vector<std::uint64_t> scores(64), magnitudes(64);
+    kernels().score_keys[static_cast<int>(dtype)](elements.data(), weights.data(), scores.data());
+    kernels().magnitude_keys[static_cast<int>(dtype)](elements.data(), magnitudes.data());
+    for (std::size_t i = 0; i < 64; ++i) {
+      const double value = dense.values[i];
+      EXPECT_EQ(std::bit_cast<double>(scores[i]), value * value * weights[i]);
+      EXPECT_EQ(std::bit_cast<double>(magnitudes[i]), std::abs(value));
+    }
+  }
+}
+
+TEST_P(EveryKernelSet, ComparesKeysWithARange) {
+  std::vector<std::uint64_t> keys(64);
+  for (std::size_t i = 0; i < 64; ++i) keys[i] = (i * 37 % 64) << 52;
+  constexpr std::uint64_t kLargest = ~std::uint64_t{0} >> 1;
+  const std::pair<std::uint64_t, std::uint64_t> ranges[] = {
+      {0, 0},
+      {0, kLargest},
+      {std::uint64_t{20} << 52, std::uint64_t{20} << 52},
+      {(std::uint64_t{20} << 52) + 1, std::uint64_t{40} << 52},
+      {kLargest, kLargest},
+      {std::uint64_t{9} << 52, std::uint64_t{8} << 52}};
+  for (const auto& [low, high] : ranges) {
+    const KeyMasks masks = kernels().compare_keys(keys.data(), low, high);
+    for (std::size_t i = 0; i < 64; ++i) {
+      EXPECT_EQ((masks.below >> i) & 1U, keys[i] < low ? 1U : 0U);
+      EXPECT_EQ((masks.inside >> i) & 1U, keys[i] >= low && keys[i] <= high ? 1U : 0U);
+    }
+  }
 }
 
 TEST(KernelSets, AnUnsupportedSetIsRefused) {
