@@ -297,6 +297,8 @@ class Readers(Scratch):
     def test_the_rate_is_found_wherever_bench_puts_it(self) -> None:
         """Nested, in lists, not at all."""
         self.assertEqual(ours.find_rate({"a": [{"b": 1}, {"limit": {"sgemm_gflops": 93.5}}]}), 93.5)
+        rows = {"rows": [{"limit": "triad", "limit_rate": 2e10}, {"limit": "sgemm", "limit_rate": 186e9}]}
+        self.assertEqual(ours.find_rate(rows), 186.0)
         self.assertIsNone(ours.find_rate({"gflops": 1, "sgemm_gflops": "fast", "list": [1, None]}))
 
     def test_busy_seconds_leave_out_idle_and_waiting(self) -> None:

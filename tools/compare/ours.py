@@ -88,11 +88,13 @@ def evaluate(program: Path, model: Path, settings: dict[str, Any], client: bool)
 
 
 def find_rate(value: Any) -> float | None:
-    """The first number in VALUE whose key speaks of sgemm and GFLOP/s."""
+    """GFLOP/s: the first number by a key with sgemm and gflops, or limit_rate beside limit = sgemm."""
     if isinstance(value, list):
         return next((rate for item in value if (rate := find_rate(item)) is not None), None)
     if not isinstance(value, dict):
         return None
+    if value.get("limit") == "sgemm" and isinstance(value.get("limit_rate"), (int, float)):
+        return float(value["limit_rate"]) / 1e9
     for key, item in value.items():
         if "sgemm" in key and "gflops" in key and isinstance(item, (int, float)):
             return float(item)
