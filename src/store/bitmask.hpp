@@ -1,23 +1,22 @@
 // SPDX-License-Identifier: Apache-2.0
 // Purpose: model.fspm, a whole model directory in one file, in which each pruned matrix is a mask and its
-// kept values. Lossless: unpacking gives the directory back byte for byte and needs nothing else. Layout,
-// little-endian:
+// kept values. Lossless: unpacking gives the directory back byte for byte and needs nothing else.
+// Layout, little-endian:
 //   0   u32 magic "FSPM", u32 version 1
 //   8   u64 offset, u64 length, u64 xxh3 of the JSON header
 //   32  u64 length of the whole file, 16 zero bytes
 //   56  u64 xxh3 of bytes 0..55
-//   64  data of the segments, then the JSON header:
+//   64  stored data, then the JSON header:
 //       {"format_version":1, "kind":"fedspallm bitmask model", "model_sha256":"of the dense model",
 //        "files":[{"name":"model.safetensors","bytes":n,"segments":[SEGMENT,...]},...]}
-//   A file is its segments one after the other. SEGMENT: "kind", "bytes" (in the file), "tensor" (where it is
-//   one), and
-//     "raw"      "data": the bytes themselves
-//     "widen"    "dtype", "data": 16-bit floats that become float32
-//     "bitmask"  "dtype", "rows", "cols", "kept", "mask": ceil(rows * cols / 8) bytes (weight i, row-major,
-//     is bit i % 8 of
-//                byte i / 8; 1 = kept), "values": the kept weights; dropped weights are +0
-//   where data, mask and values are each {"offset", "stored", "xxh3"}: begin and length in model.fspm,
-//   checksum.
+// A file is its segments one after the other. Each SEGMENT has "kind", "bytes" (its length in the file),
+// "tensor" (where it is one), and by kind
+//   "raw"      "data": the bytes themselves
+//   "widen"    "dtype", "data": 16-bit floats that become float32
+//   "bitmask"  "dtype", "rows", "cols", "kept", "mask", "values": ceil(rows * cols / 8) bytes of mask, in
+//              which weight i (row-major) is bit i % 8 of byte i / 8 and 1 means kept, and the kept weights;
+//              dropped weights are +0
+// where data, mask and values are {"offset", "stored", "xxh3"}: place and length in model.fspm, checksum.
 // Non-goals: random access, compression (a mask at 50 % is at its entropy, and so are weights, nearly).
 #pragma once
 

@@ -1,18 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// Purpose: one BlockRecord as one HDF5 file, and back. Layout (docs in store/README of the run directory: any
-// HDF5 reader can use it):
-//   /            attributes format_version, kind = "fedspallm block", round, block, matrices
-//   /NAME        one group per matrix, named by its tensor; attributes format_version, name, index, pruned,
-//   rows, cols,
-//                dtype, kept, target, expanded, common_zeros, kept_zeros, N, M
-//     mask       uint8, ceil(rows * cols / 8): weight i (row-major) is bit i % 8 of byte i / 8; 1 = kept
-//     values     the kept weights in row-major order: float32, or uint16 bit patterns when dtype is 16 bits
-//     wide votes      uint8 | uint16 | uint32 [rows, cols]: clients that dropped the weight; absent where
-//     nobody voted histogram  int64, clients + 1 bins of votes; absent likewise clients/   one 1-D dataset
-//     per statistic, one element per client: client, kept, error, seconds, damping,
-//                damping_steps, dead_columns, kept_zeros
-// A matrix that nobody pruned has pruned = 0 and neither mask nor values.
-// Non-goals: checksums, renaming, manifests (run_store.cpp); what the counts ought to be (inspect.cpp).
+// Purpose: one BlockRecord as one HDF5 file, and back. Any HDF5 reader can use it:
+//   /           attributes format_version, kind = "fedspallm block", round, block, matrices
+//   /NAME       a group per matrix, named by its tensor; attributes format_version, name, index, pruned,
+//               rows, cols, dtype, kept, target, expanded, common_zeros, kept_zeros, N, M
+//   NAME/mask   uint8, ceil(rows * cols / 8): weight i (row-major) is bit i % 8 of byte i / 8; 1 = kept
+//   NAME/values the kept weights in row-major order: float32, or bit patterns in uint16 for 16-bit models
+//   NAME/votes  uint8 | uint16 | uint32 [rows, cols]: how many clients dropped the weight; not always there
+//   NAME/histogram   int64, clients + 1 bins of the votes; there when votes are
+//   NAME/clients/    1-D datasets, one element per client: client, kept, error, seconds, damping,
+//                    damping_steps, dead_columns, kept_zeros
+// A matrix that nobody pruned has pruned = 0 and neither mask nor values; a client's file has no votes.
+// Non-goals: checksums, renaming, manifests (run_store.cpp); what the counts ought to be (recount.cpp).
 #pragma once
 
 #include "fedspallm/store/records.hpp"
