@@ -70,7 +70,9 @@ TEST_P(MethodsTest, all_ties_still_give_the_exact_count) {
 
 TEST_P(MethodsTest, sparsegpt_compensates_better_than_dropping_the_same_weights_alone) {
   const std::int64_t rows = 16, cols = 32, tokens = 200;
-  const std::vector<float> x = random_values(tokens * cols, 11);
+  std::vector<float> x = random_values(tokens * cols, 11);
+  const std::vector<float> shared = random_values(tokens, 12);  // correlated inputs: others can stand in for a dropped one
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] += 2.0F * shared[i / cols];
   Hessian hessian(*backend_, cols, 2);
   hessian.add(tensor_of(*backend_, tokens, cols, x));
   const Factor factor = std::move(*factorize(*backend_, hessian, 0.01, config::Count::exact));

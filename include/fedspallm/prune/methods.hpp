@@ -19,7 +19,7 @@ namespace fedspallm::prune {
 struct Settings {
   config::Method method = config::Method::sparsegpt;
   double sparsity = 0.5;    // of this round
-  config::Pattern pattern;  // of this round
+  config::Pattern pattern{};  // of this round
   std::int64_t block_size = 128;
   double damping = 0.01;
   config::Order order = config::Order::staged;
