@@ -71,7 +71,7 @@ LevelGuess guess_level(const Kernels& kernels, std::span<const Tile> tiles, cons
   const auto weights = static_cast<double>(std::ssize(sample) * kTile);
   const Level level = find_level(kept, static_cast<std::int64_t>(dropped_share * weights) - kept[0]);
   LevelGuess guess{level.level, {}};
-  if (level.level == 0 || std::ssize(tiles) <= kSmall) return guess;
+  if (level.level == 0 || std::ssize(tiles) <= kSmall || order.keys_are_equal()) return guess;
   rule.level = level.level;
   std::vector<std::uint64_t> keys = sampled_keys(kernels, tiles, order, dtype, rule, sample);
   // At least four standard deviations of how many of the sample's weights come before the cut.

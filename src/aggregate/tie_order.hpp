@@ -27,6 +27,8 @@ class TieOrder {
   void keys(std::int64_t tile, TileKeys& keys) const;
   /// The same for elements that are not in their place yet.
   void keys_of(const unsigned char* elements, std::int64_t tile, TileKeys& keys) const;
+  /// All keys are 0: only the index counts.
+  [[nodiscard]] bool keys_are_equal() const { return tie_ == TieRule::index; }
   /// @pre low, high < 2^63
   [[nodiscard]] KeyMasks compare(const TileKeys& keys, std::uint64_t low, std::uint64_t high) const {
     return kernels_.compare_keys(keys.data(), low, high);

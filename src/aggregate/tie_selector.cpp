@@ -29,6 +29,10 @@ class Selector {
         gather_limit_(std::max<std::int64_t>(1024, std::ssize(tied) * 4)) {}  // a sixteenth of the weights
 
   Cut run() {
+    if (order_.keys_are_equal()) {
+      shift_ = 0;
+      return select_by_index();
+    }
     while (true) {
       const std::int64_t same = choose_digit(count_digits(std::max(0, shift_ - kDigitBits)));
       if (same == rank_) return {prefix_ | low_bits(), kLastIndex};

@@ -22,11 +22,19 @@ std::int64_t count_set_bits(const std::uint64_t* words, std::int64_t count) {
   return total;
 }
 
-/// 64 bytes of elements as the compiler's generic vector: it takes as many registers as the kernel set needs.
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX2__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+/// A register of elements as the compiler's generic vector.
 template <class Element>
 struct Lanes {
-  static constexpr std::int64_t kCount = 64 / static_cast<std::int64_t>(sizeof(Element));
-  typedef Element Vector __attribute__((vector_size(64)));
+  static constexpr std::int64_t kCount = kVectorBytes / static_cast<int>(sizeof(Element));
+  typedef Element Vector __attribute__((vector_size(kVectorBytes)));
 };
 
 template <class Element, Element kMagnitude>

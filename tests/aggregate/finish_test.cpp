@@ -192,6 +192,36 @@ TEST(Finish, FewDistinctKeysAreToldApartInAnyDigit) {
       expect_as_defined(input, {.tie = tie, .sparsity = sparsity}, DType::f32);
 }
 
+/// A case of many tiles in which every 16th tile or so (whichever a sample would look at) is unlike the
+/// others.
+Case misleading_case(bool in_votes) {
+  const std::int64_t rows = 400, cols = 128, size = rows * cols;  // 800 tiles
+  std::vector<PackedMatrix> clients;
+  for (std::uint32_t client = 0; client < 3; ++client) {
+    test::DenseMatrix dense = test::random_dense(40 + client, size, 0.5, DType::f32);
+    for (std::size_t i = 0; i < dense.values.size(); ++i) {
+      const std::size_t tile = i / 64;
+      const bool sampled = tile % 16 == tile / 16 * 5 % 16;
+      if (sampled && in_votes) dense.kept[i] = 1;
+      if (sampled && !in_votes) dense.values[i] *= 0x1p-10F;
+    }
+    clients.push_back(wire::pack(rows, cols, DType::f32, dense.values, dense.kept));
+  }
+  return Case(std::move(clients));
+}
+
+TEST(Finish, ASampleThatMisleadsCostsTimeOnly) {
+  for (const bool in_votes : {true, false}) {
+    const Case input = misleading_case(in_votes);
+    for (const TieRule tie : kTies)
+      for (const double sparsity : {0.2, 0.4, 0.5, 0.6, 0.86})
+        for (const int threads : {1, 2}) {
+          ThreadPool pool(threads);
+          expect_as_defined(input, {.tie = tie, .sparsity = sparsity}, DType::f32, &pool);
+        }
+  }
+}
+
 TEST(Finish, OneClientAtTheTargetComesBackAsItWasSent) {
   for (const DType dtype : kTypes)
     for (const Averaging averaging : {Averaging::l0, Averaging::mean}) {
