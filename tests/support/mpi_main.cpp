@@ -35,7 +35,11 @@ extern "C" const char* __lsan_default_suppressions() {
 
 namespace {
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr std::chrono::seconds kHangLimit{240};  // such builds are several times slower
+#else
 constexpr std::chrono::seconds kHangLimit{60};
+#endif
 
 /// Prints failures of ranks > 0, which have no result printer, with the rank; watches the time of each test.
 class RankListener : public testing::EmptyTestEventListener {
