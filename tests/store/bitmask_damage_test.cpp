@@ -63,7 +63,7 @@ Json& segment_of(Json& header, const std::string& kind) {
 }
 
 TEST_F(Bitmask, FindsEveryFlippedBit) {
-  for (std::size_t offset = 0; offset < good.size(); offset += offset < 64 ? 1 : 41) {
+  for (std::size_t offset = 0; offset < good.size(); offset += offset < 64 ? 1 : 149) {
     if (offset >= 40 && offset < 56)
       continue;  // zeros that nothing reads; their checksum finds them all the same
     flip_bit(file, offset, static_cast<int>(offset % 8));

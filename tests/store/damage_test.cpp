@@ -36,7 +36,7 @@ class Damage : public testing::Test {
 
 TEST_F(Damage, EveryFlippedBitOfABlockFileIsFound) {
   const std::size_t bytes = read_file(block_file).size();
-  for (std::size_t offset = 0; offset < bytes; offset += 37) {
+  for (std::size_t offset = 0; offset < bytes; offset += 97) {
     flip_bit(block_file, offset, static_cast<int>(offset % 8));
     expect_block_refused("damaged");
     flip_bit(block_file, offset, static_cast<int>(offset % 8));
@@ -127,7 +127,7 @@ TEST_F(Damage, AManifestMayNotPointOutOfItsFolder) {
 
 TEST_F(Damage, EveryFlippedBitOfTheRunFileIsFound) {
   const std::size_t bytes = read_file(paths.run_file()).size();
-  for (std::size_t offset = 0; offset < bytes; offset += 29) {
+  for (std::size_t offset = 0; offset < bytes; offset += 97) {
     flip_bit(paths.run_file(), offset);
     expect_error<DataError>([&] { (void)store().complete(); }, {paths.run_file().string(), "damaged"});
     expect_error<DataError>([&] { (void)store().read_provenance(); }, {paths.run_file().string()});
