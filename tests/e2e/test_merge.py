@@ -121,6 +121,9 @@ class Merge(ProgramTest):
         rounds = federation.get("rounds", 1)
         final = (group - keep) / group if group else prune["sparsity"]
         sparsity = final * (1 - (1 - round_ / rounds) ** 3)
+        if group:  # the schedule in whole weights of a group, at least one
+            sparsity = min(max(round(sparsity * group), 1), group - keep) / group
+            keep = group - round(sparsity * group)
         count = oracle.exact_count(sparsity, matrix.mask.size)
         for part in parts:
             self.assertEqual(part.dropped, count, "a client's exact count")
@@ -252,6 +255,10 @@ class Merge(ProgramTest):
             prune={"sparsity": None, "pattern": "1:8", "method": "wanda"},
             federation={"tie": "index"},
         )
+
+    def test_rounds_of_one_of_eight_drop_more_of_each_group(self) -> None:
+        pattern = {"sparsity": None, "pattern": "1:8"}
+        self.pruned(models.LLAMA, 3, prune=pattern, federation={"rounds": 3, "tie": "magnitude"})
 
     def test_without_expansion_only_common_zeros_go(self) -> None:
         self.pruned(models.LLAMA, 3, federation={"mask_expansion": False})
