@@ -71,7 +71,7 @@ void add_files(CLI::App& app, InspectOptions& inspect, ExportOptions& exporting,
 
 void add_machine(CLI::App& app, BenchOptions& bench, Chosen& chosen) {
   CLI::App* command = app.add_subcommand("bench", "Measure kernels beside their limits on this machine");
-  command->add_option("NAME", bench.name, "forward, sparsegpt, aggregate")->required();
+  command->add_option("NAME", bench.name, "forward, hessian, factorization, sweep, sparsegpt (all four), aggregate")->required();
   command->add_option("--threads", bench.threads, "threads (default: the cores given)");
   command->add_flag("--json", bench.json, "one JSON object on standard output");
   command->callback([&] { chosen.alone = [&] { return run_bench(bench); }; });
