@@ -7,6 +7,14 @@
 
 namespace fedspallm::app {
 
+namespace {
+void report(const store::ExportResult& result, const std::string& out) {
+  std::fprintf(stderr, "%s: %.1f MB, %.3f of the dense model's %.1f MB\n", out.c_str(),
+               static_cast<double>(result.written_bytes) / 1e6, result.ratio(),
+               static_cast<double>(result.dense_bytes) / 1e6);
+}
+}  // namespace
+
 ExitStatus run_inspect(const InspectOptions& options) {
   const store::Inspection inspection = store::inspect(options.path);
   std::fputs((options.json ? store::to_json(inspection) + "\n" : store::to_text(inspection)).c_str(), stdout);
@@ -22,12 +30,12 @@ ExitStatus run_export(const ExportOptions& options) {
   else
     check<ConfigError>(options.format == "huggingface",
                        fmt::format("--format: found '{}', expected huggingface or bitmask", options.format));
-  store::export_run(options.run_dir, options.out, format, options.client, options.model);
+  report(store::export_run(options.run_dir, options.out, format, options.client, options.model), options.out);
   return ExitStatus::done;
 }
 
 ExitStatus run_unpack(const UnpackOptions& options) {
-  store::unpack_bitmask(options.file, options.model, options.out);
+  report(store::unpack_bitmask(options.file, options.model, options.out), options.out);
   return ExitStatus::done;
 }
 

@@ -94,7 +94,7 @@ void RootMerger::finish_block() {
 void RootMerger::record_dense_blocks() {
   const model::Architecture& architecture = model_.architecture();
   for (std::int64_t block = 0; block < architecture.blocks; ++block) {
-    if (store_.newest(static_cast<std::uint32_t>(block))) continue;
+    if (store_.newest_round(static_cast<std::uint32_t>(block))) continue;
     store::BlockRecord record;
     record.block = static_cast<std::uint32_t>(block);
     for (std::size_t matrix = 0; matrix < architecture.matrices.size(); ++matrix) {
