@@ -19,10 +19,6 @@ struct ModelKernels {
   void (*relu)(float* x, std::int64_t n);
   void (*gelu)(float* x, std::int64_t n);
   void (*add)(const float* x, float* y, std::int64_t n);
-  /// x[i] *= factor.
-  void (*multiply)(float* x, float factor, std::int64_t n);
-  /// s[i] = exp(scale (s[i] - max s)) for i < n. @return 1 / (their sum). @pre n >= 1, scale > 0
-  float (*softmax_weights)(float* s, float scale, std::int64_t n);
   /// @pre n >= 1
   double (*log_sum_exp)(const float* x, std::int64_t n);
   /// Index of the first NaN or infinity, or -1.
@@ -103,11 +99,60 @@ struct SparseKernels {
   return (columns + 3 * sweep_sub_block(m)) * sweep_panel_rows;
 }
 
-#define FEDSPALLM_DECLARE_KERNELS(isa)          \
-  namespace isa {                               \
-  [[nodiscard]] ModelKernels model_kernels();   \
-  [[nodiscard]] PruneKernels prune_kernels();   \
-  [[nodiscard]] SparseKernels sparse_kernels(); \
+/// One tile of H += scale X^T X: rows and columns [first, last), first a multiple of the panel width.
+struct GramTile {
+  const float* packed;  // all columns of X, `depth` rows of it
+  std::int64_t depth;
+  std::int64_t row_first, row_last, column_first, column_last;
+  float scale;
+  float* h;
+  std::int64_t stride;
+};
+
+struct GramKernels {
+  std::int64_t panel_width;
+  /// packed[panel][row][lane] of rows x columns; ceil(columns / panel_width) * rows * panel_width floats.
+  void (*pack_panels)(const float* x, std::int64_t stride, std::int64_t rows, std::int64_t columns,
+                      float* packed);
+  void (*gram_tile)(const GramTile& tile);
+};
+
+/// Keys and values of one sequence and kv head, packed for AttentionKernels: both have ceil(length / width)
+/// panels.
+struct AttentionHead {
+  const float* keys;    // [panel of keys][dimension][lane]
+  const float* values;  // [key][padded dimension], zeros beyond head_dim
+  std::int64_t length, head_dim;
+  float scale;
+  std::int64_t window;  // 0: full
+};
+
+/// Query rows [first, last) of one head. q and out point to position 0's row of the head.
+struct AttentionRows {
+  const float* q;
+  float* out;
+  std::int64_t stride_q, stride_out, first, last;
+};
+
+struct AttentionKernels {
+  /// Floats that pack() writes for keys and for values.
+  std::int64_t (*packed_floats)(std::int64_t length, std::int64_t head_dim);
+  /// Floats of scratch that rows() needs.
+  std::int64_t (*scratch_floats)(std::int64_t length);
+  void (*pack_keys)(const float* k, std::int64_t stride, std::int64_t length, std::int64_t head_dim,
+                    float* packed);
+  void (*pack_values)(const float* v, std::int64_t stride, std::int64_t length, std::int64_t head_dim,
+                      float* packed);
+  void (*rows)(const AttentionHead& head, const AttentionRows& rows, float* scratch);
+};
+
+#define FEDSPALLM_DECLARE_KERNELS(isa)                \
+  namespace isa {                                     \
+  [[nodiscard]] ModelKernels model_kernels();         \
+  [[nodiscard]] AttentionKernels attention_kernels(); \
+  [[nodiscard]] GramKernels gram_kernels();           \
+  [[nodiscard]] PruneKernels prune_kernels();         \
+  [[nodiscard]] SparseKernels sparse_kernels();       \
   }
 FEDSPALLM_DECLARE_KERNELS(baseline)
 #if defined(__x86_64__)
@@ -118,6 +163,8 @@ FEDSPALLM_DECLARE_KERNELS(avx512)
 
 struct Kernels {
   ModelKernels model;
+  AttentionKernels attention;
+  GramKernels gram;
   PruneKernels prune;
   SparseKernels sparse;
 };

@@ -66,36 +66,48 @@ void CpuLinear::subtract_product(View a, View b, View c) {
   });
 }
 
+namespace {
+
+/// Rows of X that are multiplied in registers before H is touched, and how many such panels are packed at a
+/// time.
+constexpr std::int64_t gram_depth = 256;
+constexpr std::int64_t gram_panels = 8;
+/// Columns per unit of packing and of H.
+constexpr std::int64_t gram_tile = 144;
+
+}  // namespace
+
 void CpuLinear::gram(View x, float scale, View h) {
   checks::gram(owner_, x, h);
   const auto samples = floats(x);
   const auto hessian = floats(h);
   if (samples.size() == 0) return;
-  const Cut tiles = even_cut(hessian.cols, 192, 16);
-  const Cut depth{samples.rows, 512};  // packed panels of x stay in L2
-  const std::int64_t count = tiles.count();
-  // Off-diagonal tiles first: they cost twice a diagonal one, and the small ones fill the end.
+  const GramKernels& kernels = engine_.kernels.gram;
+  const Cut tiles = even_cut(hessian.cols, gram_tile, 16);
+  const std::int64_t padded =
+      (hessian.cols + kernels.panel_width - 1) / kernels.panel_width * kernels.panel_width;
+  // Tiles off the diagonal first: they cost twice a diagonal one, and the small ones fill the end.
   std::vector<std::pair<std::int64_t, std::int64_t>> units;
-  for (std::int64_t i = 0; i < count; ++i)
-    for (std::int64_t j = i + 1; j < count; ++j) units.emplace_back(i, j);
-  for (std::int64_t i = 0; i < count; ++i) units.emplace_back(i, i);
-  engine_.run(static_cast<std::int64_t>(units.size()), [&](std::int64_t unit, int) {
-    const auto [i, j] = units[static_cast<std::size_t>(unit)];
-    const Range rows = tiles[i];
-    const Range columns = tiles[j];
-    float* tile = hessian.row(rows.first) + columns.first;
-    for (std::int64_t panel = 0; panel < depth.count(); ++panel) {
-      const float* first = samples.row(depth[panel].first);
-      if (i == j) {
-        engine_.blas.syrk(rows.size(), depth[panel].size(), scale, first + rows.first, samples.stride, tile,
-                          hessian.stride);
-      } else {
-        engine_.blas.gemm(true, false, rows.size(), columns.size(), depth[panel].size(), scale,
-                          first + rows.first, samples.stride, first + columns.first, samples.stride, 1.0F,
-                          tile, hessian.stride);
-      }
-    }
-  });
+  for (std::int64_t i = 0; i < tiles.count(); ++i)
+    for (std::int64_t j = i + 1; j < tiles.count(); ++j) units.emplace_back(i, j);
+  for (std::int64_t i = 0; i < tiles.count(); ++i) units.emplace_back(i, i);
+  float* packed = engine_.shared.elements<float>(std::min(samples.rows, gram_depth * gram_panels) * padded);
+  for (std::int64_t slab = 0; slab < samples.rows; slab += gram_depth * gram_panels) {
+    const Cut depths{std::min(samples.rows - slab, gram_depth * gram_panels), gram_depth};
+    engine_.run(depths.count() * tiles.count(), [&](std::int64_t unit, int) {
+      const Range rows = depths[unit / tiles.count()];
+      const Range columns = tiles[unit % tiles.count()];
+      kernels.pack_panels(samples.row(slab + rows.first) + columns.first, samples.stride, rows.size(),
+                          columns.size(), packed + rows.first * padded + columns.first * rows.size());
+    });
+    engine_.run(static_cast<std::int64_t>(units.size()), [&](std::int64_t unit, int) {
+      const Range rows = tiles[units[static_cast<std::size_t>(unit)].first];
+      const Range columns = tiles[units[static_cast<std::size_t>(unit)].second];
+      for (std::int64_t depth = 0; depth < depths.count(); ++depth)
+        kernels.gram_tile({packed + depths[depth].first * padded, depths[depth].size(), rows.first, rows.last,
+                           columns.first, columns.last, scale, hessian.data, hessian.stride});
+    });
+  }
 }
 
 }  // namespace fedspallm::backend::cpu

@@ -2,6 +2,7 @@
 // Rows and spans of the forward pass. Sums run in fp32 lanes over at most 4096 elements and in double beyond.
 #include "kernels.hpp"
 #include "simd.hpp"
+#include "softmax_kernel.hpp"
 
 namespace fedspallm::backend::cpu::FEDSPALLM_ISA {
 namespace {
@@ -137,46 +138,6 @@ void add(const float* x, float* y, std::int64_t n) {
   zip(x, y, n, [](Floats a, Floats b) { return a + b; });
 }
 
-void multiply(float* x, float factor, std::int64_t n) {
-  map(x, n, [&](Floats v) { return v * all(factor); });
-}
-
-inline float largest(const float* x, std::int64_t n) {
-  Floats top[2] = {all(-__builtin_inff()), all(-__builtin_inff())};
-  std::int64_t i = 0;
-  for (; i + 2 * width <= n; i += 2 * width)
-    for (int k = 0; k < 2; ++k) top[k] = larger(load(x + i + k * width), top[k]);
-  for (; i + width <= n; i += width) top[0] = larger(load(x + i), top[0]);
-  if (i < n) top[1] = larger(load_part(x + i, n - i, -__builtin_inff()), top[1]);
-  return largest_of(larger(top[0], top[1]));
-}
-
-float softmax_weights(float* s, float scale, std::int64_t n) {
-  const Floats top = all(largest(s, n));
-  const Floats factor = all(scale);
-  Floats total[2] = {};
-  std::int64_t i = 0;
-  for (; i + 2 * width <= n; i += 2 * width) {
-    for (int k = 0; k < 2; ++k) {
-      const Floats e = exponential((load(s + i + k * width) - top) * factor);
-      store(s + i + k * width, e);
-      total[k] += e;
-    }
-  }
-  for (; i < n; i += width) {
-    const std::int64_t count = n - i < width ? n - i : width;
-    const Floats part = count == width ? load(s + i) : load_part(s + i, count, 0.0F);
-    const Floats e = exponential((part - top) * factor);
-    float lanes[width];
-    store(lanes, e);
-    for (int k = 0; k < width; ++k)
-      if (k >= count) lanes[k] = 0.0F;
-    total[0] += load(lanes);
-    for (std::int64_t k = 0; k < count; ++k) s[i + k] = lanes[k];
-  }
-  return 1.0F / sum_of(total[0] + total[1]);
-}
-
 double log_sum_exp(const float* x, std::int64_t n) {
   const float top = largest(x, n);
   const Floats centre = all(top);
@@ -205,8 +166,7 @@ std::int64_t first_non_finite(const float* x, std::int64_t n) {
 }  // namespace
 
 ModelKernels model_kernels() {
-  return {rms_norm, layer_norm,      rope,        silu_multiply,   relu, gelu, add,
-          multiply, softmax_weights, log_sum_exp, first_non_finite};
+  return {rms_norm, layer_norm, rope, silu_multiply, relu, gelu, add, log_sum_exp, first_non_finite};
 }
 
 }  // namespace fedspallm::backend::cpu::FEDSPALLM_ISA

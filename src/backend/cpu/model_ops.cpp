@@ -37,51 +37,6 @@ void CpuModel::rope(View x, View cosine, View sine, std::int64_t heads) {
   });
 }
 
-namespace {
-
-/// One unit of attention: a block of query rows of one head of one sequence.
-struct QueryBlock {
-  const float* q;
-  const float* k;  // row 0 of the sequence, the head's columns
-  const float* v;
-  float* out;
-  std::int64_t stride_q, stride_k, stride_v, stride_out;
-  Range rows;  // positions within the sequence
-};
-
-/// scores (rows x keys) = weights of softmax, zero where a key is not seen; scores' rows are not yet divided
-/// by their sum.
-void softmax_block(const Engine& engine, const AttentionShape& shape, Range rows, std::int64_t first_key,
-                   float* scores, std::int64_t stride, float* reciprocals) {
-  for (std::int64_t position = rows.first; position < rows.last; ++position) {
-    float* row = scores + (position - rows.first) * stride;
-    const std::int64_t from =
-        shape.window > 0 ? std::max<std::int64_t>(0, position - shape.window + 1) - first_key : 0;
-    const std::int64_t to = position + 1 - first_key;
-    std::fill(row, row + from, 0.0F);
-    reciprocals[position - rows.first] =
-        engine.kernels.model.softmax_weights(row + from, shape.scale, to - from);
-    std::fill(row + to, row + (rows.last - first_key), 0.0F);
-  }
-}
-
-void attend(const Engine& engine, const AttentionShape& shape, const QueryBlock& block, float* scores,
-            float* reciprocals) {
-  const Range rows = block.rows;
-  const std::int64_t first_key =
-      shape.window > 0 ? std::max<std::int64_t>(0, rows.first - shape.window + 1) : 0;
-  const std::int64_t keys = rows.last - first_key;
-  engine.blas.gemm(false, true, rows.size(), keys, shape.head_dim, 1.0F, block.q, block.stride_q,
-                   block.k + first_key * block.stride_k, block.stride_k, 0.0F, scores, keys);
-  softmax_block(engine, shape, rows, first_key, scores, keys, reciprocals);
-  engine.blas.gemm(false, false, rows.size(), shape.head_dim, keys, 1.0F, scores, keys,
-                   block.v + first_key * block.stride_v, block.stride_v, 0.0F, block.out, block.stride_out);
-  for (std::int64_t row = 0; row < rows.size(); ++row)
-    engine.kernels.model.multiply(block.out + row * block.stride_out, reciprocals[row], shape.head_dim);
-}
-
-}  // namespace
-
 void CpuModel::causal_attention(View q, View k, View v, const AttentionShape& shape, View out) {
   checks::causal_attention(owner_, q, k, v, shape, out);
   const auto queries = floats(q);
@@ -89,28 +44,35 @@ void CpuModel::causal_attention(View q, View k, View v, const AttentionShape& sh
   const auto values = floats(v);
   const auto output = floats(out);
   if (queries.size() == 0) return;
-  constexpr std::int64_t query_rows = 128;
-  const Cut blocks{shape.sequence_length, query_rows};
-  const std::int64_t sequences = queries.rows / shape.sequence_length;
-  engine_.reserve_per_worker(query_rows * (shape.sequence_length + 1));
-  engine_.run(sequences * shape.heads * blocks.count(), [&](std::int64_t unit, int worker) {
-    // Last blocks first: they have the most keys.
-    const Range rows = blocks[blocks.count() - 1 - unit / (sequences * shape.heads)];
-    const std::int64_t head = unit % (sequences * shape.heads) % shape.heads;
-    const std::int64_t first_row = unit % (sequences * shape.heads) / shape.heads * shape.sequence_length;
-    const std::int64_t column = head * shape.head_dim;
-    const std::int64_t kv_column = head / (shape.heads / shape.kv_heads) * shape.head_dim;
-    const QueryBlock block{queries.row(first_row + rows.first) + column,
-                           keys.row(first_row) + kv_column,
-                           values.row(first_row) + kv_column,
-                           output.row(first_row + rows.first) + column,
-                           queries.stride,
-                           keys.stride,
-                           values.stride,
-                           output.stride,
-                           rows};
-    float* reciprocals = engine_.of_worker(worker);
-    attend(engine_, shape, block, reciprocals + query_rows, reciprocals);
+  const AttentionKernels& kernels = engine_.kernels.attention;
+  const std::int64_t length = shape.sequence_length;
+  const std::int64_t packed = kernels.packed_floats(length, shape.head_dim);
+  const std::int64_t heads_of_key = shape.heads / shape.kv_heads;
+  const std::int64_t pairs = queries.rows / length * shape.kv_heads;  // of a sequence and a kv head
+  // A unit packs its keys and values itself. Few pairs: pieces of the rows as well, each with the packing
+  // again.
+  const Cut pieces =
+      even_cut(length, pairs >= 32 ? length : std::max<std::int64_t>(64, length * pairs / 32), 16);
+  engine_.reserve_per_worker(2 * packed + kernels.scratch_floats(length));
+  engine_.run(pairs * pieces.count(), [&](std::int64_t unit, int worker) {
+    const Range rows = pieces[pieces.count() - 1 - unit / pairs];  // the last rows have the most keys: first
+    const std::int64_t first_row = unit % pairs / shape.kv_heads * length;
+    const std::int64_t kv_head = unit % pairs % shape.kv_heads;
+    float* packed_keys = engine_.of_worker(worker);
+    float* packed_values = packed_keys + packed;
+    kernels.pack_keys(keys.row(first_row) + kv_head * shape.head_dim, keys.stride, rows.last, shape.head_dim,
+                      packed_keys);
+    kernels.pack_values(values.row(first_row) + kv_head * shape.head_dim, values.stride, rows.last,
+                        shape.head_dim, packed_values);
+    const AttentionHead head{packed_keys,    packed_values, rows.last,
+                             shape.head_dim, shape.scale,   shape.window};
+    for (std::int64_t i = 0; i < heads_of_key; ++i) {
+      const std::int64_t column = (kv_head * heads_of_key + i) * shape.head_dim;
+      kernels.rows(head,
+                   {queries.row(first_row) + column, output.row(first_row) + column, queries.stride,
+                    output.stride, rows.first, rows.last},
+                   packed_values + packed);
+    }
   });
 }
 

@@ -1,0 +1,158 @@
+// SPDX-License-Identifier: Apache-2.0
+// Causal attention of one head, some query rows at a time: scores of these rows with the keys that they see,
+// softmax, product with the values. Scores never leave the cache; what lies beyond the diagonal is computed
+// only to the end of a vector.
+#include "kernels.hpp"
+#include "product_kernel.hpp"
+#include "softmax_kernel.hpp"
+#include "transpose_kernel.hpp"
+
+namespace fedspallm::backend::cpu::FEDSPALLM_ISA {
+namespace {
+
+constexpr std::size_t block_rows = width == 4 ? 4 : width / 2;
+constexpr std::int64_t group_rows = 2 * static_cast<std::int64_t>(block_rows);
+
+inline std::int64_t padded(std::int64_t count) {
+  return (count + width - 1) / width * width;
+}
+
+std::int64_t packed_floats(std::int64_t length, std::int64_t head_dim) {
+  return padded(length) * padded(head_dim);
+}
+
+std::int64_t scratch_floats(std::int64_t length) {
+  return group_rows * padded(length);
+}
+
+void pack_keys(const float* k, std::int64_t stride, std::int64_t length, std::int64_t head_dim,
+               float* packed) {
+  for (std::int64_t first = 0; first < length; first += width, packed += head_dim * width) {
+    const std::int64_t count = length - first < width ? length - first : width;
+    if (count < width)
+      for (std::int64_t i = 0; i < head_dim * width; ++i) packed[i] = 0.0F;
+    transpose(k + first * stride, stride, count, head_dim, packed, width);
+  }
+}
+
+void pack_values(const float* v, std::int64_t stride, std::int64_t length, std::int64_t head_dim,
+                 float* packed) {
+  for (std::int64_t row = 0; row < padded(length); ++row) {
+    for (std::int64_t d = 0; d < head_dim; d += width, packed += width) {
+      if (row >= length) {
+        store(packed, Floats{});
+      } else {
+        const float* from = v + row * stride + d;
+        store(packed, d + width <= head_dim ? load(from) : load_part(from, head_dim - d, 0.0F));
+      }
+    }
+  }
+}
+
+/// scores[i][key] = q_i k_key for M rows and V panels of keys.
+template <std::size_t M, std::size_t V>
+inline void score_block(const AttentionHead& head, const float* q, std::int64_t stride_q, std::int64_t key,
+                        float* scores, std::int64_t stride) {
+  multiply<M, V>(
+      q, stride_q, 1, head.keys + key * head.head_dim, head.head_dim * width, width, head.head_dim,
+      [&](std::int64_t i, std::int64_t v, Floats sum) { store(scores + i * stride + key + v * width, sum); });
+}
+
+/// Scores of M rows with the keys [first_key, end_key), both multiples of the width.
+template <std::size_t M>
+inline void score_rows(const AttentionHead& head, const float* q, std::int64_t stride_q,
+                       std::int64_t first_key, std::int64_t end_key, float* scores, std::int64_t stride) {
+  std::int64_t key = first_key;
+  for (; key + 3 * width <= end_key; key += 3 * width)
+    score_block<M, 3>(head, q, stride_q, key, scores, stride);
+  if (key + 2 * width <= end_key) {
+    score_block<M, 2>(head, q, stride_q, key, scores, stride);
+    key += 2 * width;
+  }
+  if (key < end_key) score_block<M, 1>(head, q, stride_q, key, scores, stride);
+}
+
+template <std::size_t M, std::size_t V>
+inline void value_block(const AttentionHead& head, const float* weights, std::int64_t stride,
+                        std::int64_t first_key, std::int64_t end_key, const float* reciprocals,
+                        std::int64_t dimension, float* out, std::int64_t stride_out) {
+  const std::int64_t row = padded(head.head_dim);
+  multiply<M, V>(weights + first_key, stride, 1, head.values + first_key * row + dimension, width, row,
+                 end_key - first_key, [&](std::int64_t i, std::int64_t v, Floats sum) {
+                   const std::int64_t d = dimension + v * width;
+                   const Floats result = sum * all(reciprocals[i]);
+                   if (d + width <= head.head_dim) {
+                     store(out + i * stride_out + d, result);
+                   } else {
+                     store_part(out + i * stride_out + d, head.head_dim - d, result);
+                   }
+                 });
+}
+
+/// out = weights x values / sums for M rows. Four panels go as two and two, which keeps the registers busy.
+template <std::size_t M>
+inline void value_rows(const AttentionHead& head, const float* weights, std::int64_t stride,
+                       std::int64_t first_key, std::int64_t end_key, const float* reciprocals, float* out,
+                       std::int64_t stride_out) {
+  std::int64_t panels = padded(head.head_dim) / width;
+  for (std::int64_t d = 0; panels > 0;) {
+    const std::int64_t now = panels >= 3 && panels != 4 ? 3 : (panels >= 2 ? 2 : 1);
+    if (now == 3)
+      value_block<M, 3>(head, weights, stride, first_key, end_key, reciprocals, d, out, stride_out);
+    if (now == 2)
+      value_block<M, 2>(head, weights, stride, first_key, end_key, reciprocals, d, out, stride_out);
+    if (now == 1)
+      value_block<M, 1>(head, weights, stride, first_key, end_key, reciprocals, d, out, stride_out);
+    d += now * width;
+    panels -= now;
+  }
+}
+
+/// Scores become weights: 0 where the query at `position` does not see the key.
+inline float softmax_of(const AttentionHead& head, std::int64_t position, std::int64_t first_key,
+                        std::int64_t end_key, float* row) {
+  std::int64_t from = first_key;
+  if (head.window > 0 && position - head.window + 1 > from) from = position - head.window + 1;
+  for (std::int64_t key = first_key; key < from; ++key) row[key] = 0.0F;
+  for (std::int64_t key = position + 1; key < end_key; ++key) row[key] = 0.0F;
+  return softmax_weights(row + from, head.scale, position + 1 - from);
+}
+
+/// Query rows [first, last) of at most group_rows rows.
+void attend_group(const AttentionHead& head, const AttentionRows& rows, std::int64_t first, std::int64_t last,
+                  float* scores) {
+  constexpr auto block = static_cast<std::int64_t>(block_rows);
+  const std::int64_t stride = padded(head.length);
+  const std::int64_t seen_from = head.window > 0 && first >= head.window ? first - head.window + 1 : 0;
+  const std::int64_t first_key = seen_from / width * width;
+  const std::int64_t end_key = padded(last);
+  float reciprocals[group_rows];
+  std::int64_t row = first;
+  for (; row + block <= last; row += block)
+    score_rows<block_rows>(head, rows.q + row * rows.stride_q, rows.stride_q, first_key, end_key,
+                           scores + (row - first) * stride, stride);
+  for (; row < last; ++row)
+    score_rows<1>(head, rows.q + row * rows.stride_q, rows.stride_q, first_key, end_key,
+                  scores + (row - first) * stride, stride);
+  for (row = first; row < last; ++row)
+    reciprocals[row - first] = softmax_of(head, row, first_key, end_key, scores + (row - first) * stride);
+  for (row = first; row + block <= last; row += block)
+    value_rows<block_rows>(head, scores + (row - first) * stride, stride, first_key, end_key,
+                           reciprocals + (row - first), rows.out + row * rows.stride_out, rows.stride_out);
+  for (; row < last; ++row)
+    value_rows<1>(head, scores + (row - first) * stride, stride, first_key, end_key,
+                  reciprocals + (row - first), rows.out + row * rows.stride_out, rows.stride_out);
+}
+
+void attention_rows(const AttentionHead& head, const AttentionRows& rows, float* scratch) {
+  for (std::int64_t first = rows.first; first < rows.last; first += group_rows)
+    attend_group(head, rows, first, rows.last - first < group_rows ? rows.last : first + group_rows, scratch);
+}
+
+}  // namespace
+
+AttentionKernels attention_kernels() {
+  return {packed_floats, scratch_floats, pack_keys, pack_values, attention_rows};
+}
+
+}  // namespace fedspallm::backend::cpu::FEDSPALLM_ISA
