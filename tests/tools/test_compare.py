@@ -249,7 +249,9 @@ class Table(unittest.TestCase):
     def test_a_loaded_machine_and_few_trials_are_said(self) -> None:
         """Nothing to say with three quiet trials of each side."""
         self.assertEqual(table.warnings_of(self.sides, 2), [])
-        self.sides["staged"] = table.side_of([trial(16, others=1.4)], 1e12)
+        self.sides["staged"] = table.side_of([trial(16, others=1.4, perplexity={"text": 20.0})], 1e12)
+        self.assertIsNone(self.claim("speed-up")["met"])
+        self.assertIs(self.claim("perplexity not worse")["met"], True)
         found = table.warnings_of(self.sides, 2)
         self.assertIn("up to 1.4 of 2 cores", found[0])
         self.assertIn("1 trial(s)", found[1])

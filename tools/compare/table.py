@@ -134,20 +134,27 @@ def perplexity_claims(sides: dict[str, Any]) -> list[dict[str, Any]]:
     return result
 
 
+def others_of(sides: dict[str, Any]) -> float:
+    """The most cores that other processes kept busy during a trial."""
+    return max((trial.get("others", 0.0) for side in sides.values() for trial in side["trials"]), default=0.0)
+
+
 def claims_of(sides: dict[str, Any]) -> list[dict[str, Any]]:
-    """All claims that the measured sides allow."""
+    """All claims that the measured sides allow. On a disturbed machine nothing about speed is met or not met."""
     if "published" not in sides:
         return []
-    return (speed_claims(sides) if "staged" in sides else []) + perplexity_claims(sides)
+    speed = speed_claims(sides) if "staged" in sides else []
+    if others_of(sides) > DISTURBED_CORES:
+        speed = [{**found, "met": None} for found in speed]
+    return speed + perplexity_claims(sides)
 
 
 def warnings_of(sides: dict[str, Any], cores: int) -> list[str]:
     """What makes the numbers less than a measurement."""
     found = []
-    others = [trial["others"] for side in sides.values() for trial in side["trials"] if "others" in trial]
-    if others and max(others) > DISTURBED_CORES:
+    if (others := others_of(sides)) > DISTURBED_CORES:
         found.append(
-            f"other processes kept up to {max(others):.1f} of {cores} cores busy: "
+            f"other processes kept up to {others:.1f} of {cores} cores busy: "
             "indicative numbers, not a measurement"
         )
     fewest = min(len(side["trials"]) for side in sides.values())
