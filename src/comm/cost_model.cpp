@@ -11,14 +11,13 @@ namespace fedspallm::comm {
 
 namespace {
 
-// Rates of one link and one core. Only their ratios matter for the choice; docs/measurements/transport.md has
-// the measurements on one machine that they are rounded from.
-constexpr double kLinkBytesPerSecond =
-    1.2e9;  // 10 Gbit/s Ethernet, the slowest network that clusters have today
+// Rates of one link and one core. Only their ratios matter for the choice.
+constexpr double kLinkBytesPerSecond = 1.2e9;  // 10 Gbit/s Ethernet: the slowest network of today's clusters
 constexpr double kSecondsPerMessage =
-    200e-6;  // a grant and its answer, between threads that poll every 0.1 ms
-constexpr double kAddSecondsPerWeight = 0.6e-9;  // decoding a packed update and adding it to tiles, one core
-constexpr double kAddTilesSecondsPerByte = 0.1e-9;  // MPI_Reduce_local on tiles
+    200e-6;  // a request and its answer between threads that poll every 0.1 ms
+constexpr double kAddSecondsPerWeight =
+    0.8e-9;  // one core: 0.6 to add (bench transport, Zen 3), 0.2 to decode
+constexpr double kAddTilesSecondsPerByte = 1e-10;  // one core: tiles at 9 to 10 GB/s (bench transport, Zen 3)
 
 /// Bytes of the sums of one unit as they travel along a chain.
 std::int64_t chain_bytes(const PlannedUnit& unit) {

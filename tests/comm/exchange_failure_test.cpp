@@ -29,7 +29,7 @@ class Failing : public testing::TestWithParam<Transport> {
   }
 
   [[nodiscard]] ExchangePlan plan(Moment moment) const {
-    const std::int64_t rows = moment == Moment::amid_large_transfers ? 400 : 6;
+    const std::int64_t rows = moment == Moment::amid_large_transfers ? 100 : 6;
     return make_plan({.clients = 8,
                       .ranks = comm_.size(),
                       .blocks = 5,

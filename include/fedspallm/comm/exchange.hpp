@@ -80,7 +80,8 @@ class Exchange {
   /// Called at the root, on the merge thread, in the order of the plan, one at a time. An exception ends the
   /// run on all ranks.
   using OnCompleted = std::function<void(const CompletedUnit&)>;
-  /// Called at the root: the bytes of a merged block for clients of the next round.
+  /// Called at the root, on a thread of its own or the client's, one at a time: the bytes of a merged block
+  /// for clients of the next round. Asked once where several ranks want the same block.
   using Provider = std::function<std::vector<std::byte>(std::uint32_t block)>;
 
   /// Collective. `on_completed` and `provider` are used at the root only.
@@ -91,9 +92,9 @@ class Exchange {
   Exchange(const Exchange&) = delete;
   Exchange& operator=(const Exchange&) = delete;
 
-  /// Hands over one client's update of the unit `index` of the plan; the clients of a rank deliver in plan
-  /// order (all clients of the rank for unit u in any order, then u + 1...; blocks in order). Waits only when
-  /// the window is full.
+  /// Hands over one client's update of the unit `index` of the plan. Every client delivers its units in plan
+  /// order; within a block the clients of a rank may come in any order, but no client may be `window_blocks`
+  /// blocks ahead of another one of its rank, for submit() waits while so many blocks are in flight.
   /// @throws the exchange's failure, if there is one
   void submit(std::size_t index, wire::MatrixUpdate update);
   /// A merged block of the previous round, from the root. Waits.
@@ -101,8 +102,10 @@ class Exchange {
   /// Collective: all delivered, merged and called back. @throws the failure on every rank alike
   void finish();
   /// Ends the exchange everywhere: every rank's submit, fetch and finish throw an Error of this status with
-  /// this message (prefixed by rank and host). Returns when all ranks know. Safe to call from the client
-  /// thread at any time.
+  /// this message, prefixed by rank and host; of several failures at once the lowest rank's. Returns when
+  /// this rank's communication has ended: the communicator is free for other use then. From any thread of
+  /// ours except the callbacks, which throw instead. No effect after a finish() that succeeds. An MPI call
+  /// that fails ends only its own rank's exchange, with PeerError: no orderly end is possible then.
   void fail(const Error& error);
 
   [[nodiscard]] ExchangeStatistics statistics() const;
@@ -112,15 +115,18 @@ class Exchange {
   std::unique_ptr<Impl> impl_;
 };
 
-/// The cost model behind `transport = "auto"`: per unit of d weights with N clients, N' of them not on the
-/// root, on L ranks other than the root, and u = bytes of an update (9 to 17 bits a weight at 50 %;
-/// encoded_bytes), t = bytes of its tiles and diagonal sums (96 bits a weight), B = bytes per second of a
-/// link, l = seconds per message:
-///   gather = max(N' (u / B + l / 3), N d a)       the root's link, or its one merging core; three updates
-///   are on their way reduce = max clients of a rank * d a + (t + (L - 1) chunk) max(1 / B, r) + (L + 1) l
-///   own clients, then the chain
-/// with a, r = seconds to add a weight of an update and a byte of tiles. Units are summed: they follow each
-/// other.
+/// The cost model behind `transport = "auto"`. Per unit of d weights with N clients, N' of them on L ranks
+/// other than the root:
+///
+///   gather = max(N' (u / B + l / 3), N d a)
+///
+///   reduce = n d a + (t + (L - 1) c) max(1 / B, r) + (L + 1) l
+///
+/// u: bytes of an update (encoded_bytes: 9 to 17 bits a weight at 50 %); t: bytes of tiles and diagonal sums
+/// (96 bits a weight); c: chunk bytes; n: clients of the rank that has most; B: bytes per second of a link;
+/// l: seconds per message; a, r: seconds to add a weight of an update, a byte of tiles. So gather is limited
+/// by the root's link (three updates are on their way at once) or by its one merging core, reduce by own
+/// clients' merging and then by the chain. Units are summed up, for they follow each other.
 struct TransportChoice {
   Transport transport = Transport::gather;
   std::int64_t gather_bytes = 0;  // over all ranks
