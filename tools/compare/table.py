@@ -140,7 +140,7 @@ def others_of(sides: dict[str, Any]) -> float:
 
 
 def claims_of(sides: dict[str, Any]) -> list[dict[str, Any]]:
-    """All claims that the measured sides allow. On a disturbed machine nothing about speed is met or not met."""
+    """All claims that the measured sides allow; none about speed is met on a disturbed machine."""
     if "published" not in sides:
         return []
     speed = speed_claims(sides) if "staged" in sides else []
