@@ -47,7 +47,9 @@ std::optional<Factor> factorize(backend::Backend& backend, const Hessian& hessia
   std::vector<float> diagonal = hessian.diagonal();
   Factor factor;
   factor.dead = find_dead(diagonal, count);
-  const double mean_diagonal = mean(diagonal);
+  // Without any input (rulings.md 3: every score is 0) every damping does; 1 keeps the factor finite.
+  const bool all_dead = factor.dead.size() == diagonal.size() && count == config::Count::exact;
+  const double mean_diagonal = all_dead ? 1.0 / damping : mean(diagonal);
   factor.upper = backend.allocate(columns, columns);
   std::vector<float> damped(diagonal.size());
   for (; factor.damping_steps <= kMaximumDampingSteps; ++factor.damping_steps) {

@@ -144,15 +144,20 @@ class Errors(ProgramTest):
 
         self.refuse(NUMERICAL, ["embed_tokens|client"], model=self.model_with(poison))
 
-    def test_hessian_of_nothing_names_client_and_matrix(self) -> None:
-        def empty(tensors: dict[str, models.Tensor]) -> None:
-            tensors["model.embed_tokens.weight"].data[:] = 0
-
+    def test_singular_hessian_names_client_and_matrix(self) -> None:
         self.refuse(
             NUMERICAL,
             ["client-[012]", r"model\.layers\.0\.self_attn\.q_proj\.weight", "positive definite"],
-            model=self.model_with(empty),
+            prune={"damping": 1e-30},  # five times ten-fold of nothing is nothing
+            calibration={"samples": 1, "sequence_length": 8},  # fewer tokens than columns
         )
+
+    def test_inputs_of_zeros_cost_nothing_and_count_exactly(self) -> None:
+        def empty(tensors: dict[str, models.Tensor]) -> None:
+            tensors["model.embed_tokens.weight"].data[:] = 0
+
+        config = self.config(model=self.model_with(empty))
+        self.done("prune", self.write_config(config))
 
     def test_torn_or_incomplete_models(self) -> None:
         folder = models.copy_model(models.LLAMA, self.folder / "torn")

@@ -115,7 +115,7 @@ class Inspect(RunFiles):
         models.change(copy / "model", change)
         self.assertTrue(any(name in problem for problem in self.problems(CHECK_FAILED, copy)["problems"]))
 
-    def test_a_torn_block_file_is_bad_input(self) -> None:
+    def test_a_torn_block_file_is_a_failed_check(self) -> None:
         for damage in ("flip", "truncate", "remove"):
             with self.subTest(damage=damage):
                 copy = Path(shutil.copytree(self.run_dir, self.here / damage))
@@ -127,7 +127,7 @@ class Inspect(RunFiles):
                     content[len(content) // 2] ^= 0x40
                     block.write_bytes(content if damage == "flip" else content[: len(content) // 2])
                 outcome = run("inspect", copy, "--json")
-                self.assertEqual(outcome.status, BAD_INPUT, str(outcome))
+                self.assertEqual(outcome.status, CHECK_FAILED, str(outcome))
                 self.assertIn("r01-b0001.h5", outcome.stderr)
 
     def test_what_is_no_run_and_no_model_is_bad_input(self) -> None:

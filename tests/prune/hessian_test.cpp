@@ -74,8 +74,16 @@ TEST_P(HessianTest, gives_up_after_five_steps) {
   Hessian hessian(*backend_, 4, 1);
   hessian.add(tensor_of(*backend_, 1, 4, {1, 1, 1, 1}));
   EXPECT_FALSE(factorize(*backend_, hessian, 1e-30, config::Count::exact).has_value());
+}
+
+TEST_P(HessianTest, without_any_input_every_column_is_dead_and_the_factor_exists) {
   const Hessian nothing(*backend_, 4, 1);
-  EXPECT_FALSE(factorize(*backend_, nothing, 0.01, config::Count::exact).has_value());
+  const auto exact = factorize(*backend_, nothing, 0.01, config::Count::exact);
+  ASSERT_TRUE(exact.has_value());
+  EXPECT_EQ(exact->dead.size(), 4U);
+  EXPECT_EQ(exact->damping_steps, 0);
+  for (const float pivot : exact->diagonal) EXPECT_TRUE(std::isinf(pivot));
+  EXPECT_TRUE(factorize(*backend_, nothing, 0.01, config::Count::published).has_value());
 }
 
 TEST_P(HessianTest, refuses_no_columns_and_no_sequences) {
