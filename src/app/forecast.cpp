@@ -67,7 +67,9 @@ RankForecast forecast_rank(const config::Config& config, const model::ModelDirec
     result.transfer_bytes = 2 * result.clients * sizes.packed_block;
   }
   if (rank == 0 && config.federation.aggregation != config::Aggregation::none)
-    result.transfer_bytes += 2 * sizes.block_weights * 12 + sizes.block_weights * 6;
+    result.transfer_bytes += sizes.largest_matrix * (12 + 12)      // the matrix being merged, and room for arrivals
+                             + sizes.block_weights * 4             // votes of the block until it is written
+                             + 2 * sizes.packed_block;             // the merged block and its file image
   if (!config.evaluations.empty()) {
     const std::int64_t ranks = 1 + *std::max_element(rank_of_client.begin(), rank_of_client.end());
     const bool own = config.report.standalone || config.federation.aggregation == config::Aggregation::none;
