@@ -108,14 +108,27 @@ inline void value_rows(const AttentionHead& head, const float* weights, std::int
   }
 }
 
+/// The lanes [from, to) of a vector; -infinity elsewhere.
+inline Floats only_lanes(Floats value, std::int64_t from, std::int64_t to) {
+  Ints lane;
+  for (int i = 0; i < width; ++i) lane[i] = i;
+  const Ints inside = (lane >= static_cast<std::int32_t>(from)) & (lane < static_cast<std::int32_t>(to));
+  return inside ? value : all(-__builtin_inff());
+}
+
 /// Scores become weights: 0 where the query at `position` does not see the key.
 inline float softmax_of(const AttentionHead& head, std::int64_t position, std::int64_t first_key,
                         std::int64_t end_key, float* row) {
   std::int64_t from = first_key;
   if (head.window > 0 && position - head.window + 1 > from) from = position - head.window + 1;
-  for (std::int64_t key = first_key; key < from; ++key) row[key] = 0.0F;
-  for (std::int64_t key = position + 1; key < end_key; ++key) row[key] = 0.0F;
-  return softmax_weights(row + from, head.scale, position + 1 - from);
+  const std::int64_t first = from / width * width;
+  const std::int64_t end = padded(position + 1);
+  for (std::int64_t key = first_key; key < first; key += width) store(row + key, Floats{});
+  for (std::int64_t key = end; key < end_key; key += width) store(row + key, Floats{});
+  if (from > first) store(row + first, only_lanes(load(row + first), from - first, width));
+  if (end > position + 1)
+    store(row + end - width, only_lanes(load(row + end - width), 0, position + 1 - end + width));
+  return softmax_weights(row + first, head.scale, (end - first) / width);
 }
 
 /// Query rows [first, last) of at most group_rows rows.

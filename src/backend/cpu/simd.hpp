@@ -71,22 +71,29 @@ inline Floats smaller(Floats a, Floats b) {
   return a < b ? a : b;
 }
 
-/// Sum of the lanes, as a fixed tree.
+/// Lane i of the result is lane (i + by) mod width.
+template <int by>
+inline Floats rotated(Floats value) {
+  Ints index;
+  for (int i = 0; i < width; ++i) index[i] = (i + by) % width;
+  return __builtin_shuffle(value, index);
+}
+
+/// Joins all lanes by a fixed tree of `join`, whose order of operands must not matter.
+template <class Join>
+inline float joined(Floats value, Join join) {
+  if constexpr (width >= 16) value = join(value, rotated<8>(value));
+  if constexpr (width >= 8) value = join(value, rotated<4 % width>(value));
+  value = join(value, rotated<2>(value));
+  return join(value, rotated<1>(value))[0];
+}
+
 inline float sum_of(Floats value) {
-  float lanes[width];
-  store(lanes, value);
-  for (int half = width / 2; half > 0; half /= 2)
-    for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-  return lanes[0];
+  return joined(value, [](Floats a, Floats b) { return a + b; });
 }
 
 inline float largest_of(Floats value) {
-  float lanes[width];
-  store(lanes, value);
-  float largest = lanes[0];
-  for (int i = 1; i < width; ++i)
-    if (lanes[i] > largest) largest = lanes[i];
-  return largest;
+  return joined(value, [](Floats a, Floats b) { return larger(a, b); });
 }
 
 /// e^x to about 1 unit in the last place for -87.3 <= x <= 88.3; 0 below, e^88.3 above. NaN stays NaN.

@@ -17,31 +17,33 @@ inline float largest(const float* x, std::int64_t n) {
   return largest_of(larger(top[0], top[1]));
 }
 
-/// s[i] = exp(scale (s[i] - max s)) for i < n. @return 1 / (their sum). @pre n >= 1, scale > 0
-inline float softmax_weights(float* s, float scale, std::int64_t n) {
-  const Floats top = all(largest(s, n));
-  const Floats factor = all(scale);
-  Floats total[2] = {};
-  std::int64_t i = 0;
-  for (; i + 2 * width <= n; i += 2 * width) {
-    for (int k = 0; k < 2; ++k) {
-      const Floats e = exponential((load(s + i + k * width) - top) * factor);
-      store(s + i + k * width, e);
-      total[k] += e;
-    }
+/// s[i] = exp(scale (s[i] - max s)) for whole vectors; -infinity gives 0, NaN stays. @return 1 / (their sum).
+/// With y = scale log2(e) (s - max) <= 0: 2^y = 2^n 2^r, n = round(y), 2^r fitted to 2e-9 (minimax by
+/// reweighted least squares). y carries |y| 2^-24 of rounding, which weighs nothing where e^y is small. @pre
+/// vectors >= 1, scale > 0
+inline float softmax_weights(float* s, float scale, std::int64_t vectors) {
+  const std::int64_t n = vectors * width;
+  constexpr float round_magic = 12582912.0F;  // 1.5 * 2^23: adding it rounds to an integer in the low bits
+  const Floats factor = all(scale * 1.44269504F);
+  const Floats top = all(largest(s, n)) * factor;
+  Floats total = {};
+  for (std::int64_t i = 0; i < n; i += width) {
+    const Floats y = load(s + i) * factor - top;
+    const Floats shifted = y + round_magic;
+    const Floats r = y - (shifted - round_magic);
+    Floats p = all(0.00015353299386333674F);
+    p = p * r + 0.0013398951850831509F;
+    p = p * r + 0.009618437848985195F;
+    p = p * r + 0.055503323674201965F;
+    p = p * r + 0.24022647738456726F;
+    p = p * r + 0.6931471824645996F;
+    p = p * r + 1.0F;
+    const Floats e = (Floats)((Ints)p + ((Ints)shifted << 23));  // n lies in the low bits of `shifted`
+    const Floats weight = y < all(-126.0F) ? Floats{} : e;
+    store(s + i, weight);
+    total += weight;
   }
-  for (; i < n; i += width) {
-    const std::int64_t count = n - i < width ? n - i : width;
-    const Floats part = count == width ? load(s + i) : load_part(s + i, count, 0.0F);
-    const Floats e = exponential((part - top) * factor);
-    float lanes[width];
-    store(lanes, e);
-    for (int k = 0; k < width; ++k)
-      if (k >= count) lanes[k] = 0.0F;
-    total[0] += load(lanes);
-    for (std::int64_t k = 0; k < count; ++k) s[i + k] = lanes[k];
-  }
-  return 1.0F / sum_of(total[0] + total[1]);
+  return 1.0F / sum_of(total);
 }
 
 }  // namespace
