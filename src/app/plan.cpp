@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "plan.hpp"
 
+#include <algorithm>
+
 #include "fedspallm/base/counts.hpp"
 #include "fedspallm/base/error.hpp"
 
@@ -56,10 +58,16 @@ std::vector<std::vector<bool>> draw(const config::Config& config, std::int64_t b
   return aggregate::draw_blocks(resources, blocks, config.run.seed, round);
 }
 
-/// Kept weights of a client's matrix where the rules fix them, else -1.
-std::int64_t expected_kept(const prune::Settings& settings, std::int64_t size) {
-  if (settings.count == config::Count::published && !settings.pattern.structured()) return -1;
-  return size - exact_count(settings.sparsity, size);
+/// Kept weights of a client's matrix: exact, or with count = "published" what its rule gives without ties.
+std::int64_t expected_kept(const prune::Settings& settings, std::int64_t rows, std::int64_t cols) {
+  if (settings.count == config::Count::exact || settings.pattern.structured())
+    return rows * cols - exact_count(settings.sparsity, rows * cols);
+  std::int64_t kept = rows * cols;
+  for (std::int64_t c = 0; c < cols; c += settings.block_size) {
+    const std::int64_t size = rows * std::min(settings.block_size, cols - c);
+    kept -= std::min(size, static_cast<std::int64_t>(static_cast<double>(size) * settings.sparsity) + 1);
+  }
+  return kept;
 }
 
 }  // namespace
@@ -96,7 +104,7 @@ RoundPlan plan_round(const config::Config& config, const model::ModelDirectory& 
                                      .with_diagonal = first && sends_diagonal(config),
                                      .diagonal_unit = group_leader,
                                      .clients = clients,
-                                     .expected_kept = expected_kept(plan.settings, shape.rows * shape.cols)});
+                                     .expected_kept = expected_kept(plan.settings, shape.rows, shape.cols)});
     }
   }
   const bool required = config.federation.coverage == config::Coverage::required;
