@@ -166,8 +166,9 @@ Added add_packed(const std::uint64_t* words, std::int64_t tiles, const unsigned 
   for (; tile < tiles; ++tile) {
     unsigned char copy[kReads * Stored::kBytes] = {};
     const int count = count_bits(words[tile]);
-    __builtin_memcpy(copy, values + used * Stored::kBytes,
-                     static_cast<std::uint64_t>(count) * Stored::kBytes);
+    if (count > 0)  // else there may be no values at all, not even a pointer
+      __builtin_memcpy(copy, values + used * Stored::kBytes,
+                       static_cast<std::uint64_t>(count) * Stored::kBytes);
     used += adder.add(words[tile], copy, destination[tile]);
   }
   return {used, adder.largest_bits()};

@@ -111,7 +111,7 @@ TEST(Finish, EqualsThePlainDefinitionInEveryKernelSetAndForAnyNumberOfThreads) {
     if (!supported(isa)) continue;
     ASSERT_EQ(setenv("FEDSPALLM_ISA", std::string(name_of(isa)).c_str(), 1), 0);
     for (const DType dtype : kTypes) {
-      const Case input = random_case(4, 331, 400, 0.5, dtype);  // 132,400 weights: 3 units
+      const Case input = random_case(4, 170, 400, 0.5, dtype);  // 68,000 weights: 2 units
       for (const TieRule tie : kTies)
         for (const int threads : {1, 3}) {
           ThreadPool pool(threads);

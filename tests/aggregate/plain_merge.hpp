@@ -52,6 +52,7 @@ inline Wide scaled_distance(Wide sum, int q, Wide n, float element, int smallest
 
 /// Pattern of the element of `dtype` nearest to sum 2^q / n, ties to the even pattern.
 inline std::uint32_t plain_nearest(DType dtype, std::int64_t sum, int q, std::int64_t n) {
+  if (sum == 0) return 0;
   const auto guess =
       static_cast<float>(std::ldexp(static_cast<double>(std::abs(sum)) / static_cast<double>(n), q));
   const std::uint32_t sign_bit = dtype == DType::f32 ? 0x80000000U : 0x8000U, sign = sum < 0 ? sign_bit : 0;
@@ -60,8 +61,9 @@ inline std::uint32_t plain_nearest(DType dtype, std::int64_t sum, int q, std::in
   const std::uint32_t middle = element_bits(dtype, guess);
   int exponent = 0;
   (void)std::frexp(guess, &exponent);
-  // Patterns of floats near the guess have exponents of at least this; none is below 2^-149.
-  const int smallest = std::min(q, std::max(exponent - 27, -149));
+  // Floats near the guess are multiples of at least this; with 24-bit mantissas none of 2^-149 is below
+  // 2^-172.
+  const int smallest = std::min(q, std::max(exponent - 27, -172));
   std::uint32_t best = 0;
   Wide best_distance = -1;
   for (std::uint32_t bits = middle < 2 ? 0 : middle - 2; bits <= middle + 2; ++bits) {

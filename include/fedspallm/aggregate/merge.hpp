@@ -87,6 +87,8 @@ struct MergedMatrix {
 /// that kept the weight (l0) or all clients of this block (mean); then mask expansion. One client whose
 /// sparsity is the target comes back as it was sent, save that -0 turns into +0 and that values below 2^-32
 /// of the largest keep fewer bits.
+/// Two passes over memory; beside the sums it holds at most about 8.6 bytes a weight for 16-bit elements
+/// and 11.6 for f32 at a time, its result of about 5 to 6 included (tests/aggregate/memory_test.cpp).
 /// @param clients  number of clients that pruned this block, 1 <= clients < 2^24
 /// @param diagonal_sums  of this matrix' input group, cols values >= 0 (tie = score); may be empty for the
 /// other rules
