@@ -158,8 +158,9 @@ TEST_P(BothTransports, KeepTheRootsMergeMemoryWhateverTheNumberOfClients) {
                                  .shapes = {{40, 128, DType::bf16}, {24, 128, DType::bf16}}});
     ExchangeOptions chosen = options();
     chosen.chunk_bytes = 4096;
-    Exchange exchange(comm_, plan, chosen, [](const CompletedUnit&) {
-      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    chosen.window_blocks = 3;  // nobody waits, so the slow root has all of its window filled
+    Exchange exchange(comm_, plan, chosen, [](const CompletedUnit& unit) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(unit.index == 0 ? 150 : 2));
     });
     deliver_all(exchange, plan, comm_.rank(), 0);
     exchange.finish();
