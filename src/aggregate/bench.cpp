@@ -59,24 +59,42 @@ double triad_rate(int repeats, ThreadPool* pool) {
   return 24.0 * static_cast<double>(kElements) / std::accumulate(seconds.begin(), seconds.end(), 0.0);
 }
 
+/// 64 bits of which each is set with probability density, to 1/256: the digits of density choose between or
+/// and and.
+std::uint64_t random_word(const RandomKey& key, std::uint64_t index, double density) {
+  const auto digits = static_cast<unsigned>(std::min(density * 256, 255.0));
+  std::uint64_t word = 0;
+  for (unsigned bit = 0; bit < 8; ++bit) {
+    const std::uint64_t random = random_bits(key, 8 * index + bit);
+    word = ((digits >> bit) & 1U) != 0 ? word | random : word & random;
+  }
+  return word;
+}
+
+/// A random mask; values from a short table over and over, since their time does not depend on what they are.
 wire::PackedMatrix random_update(const MergeShape& shape, const MergeBenchOptions& options,
                                  std::int64_t client) {
   const RandomKey key{.seed = 1, .use = RandomUse::simulation, .client = static_cast<std::uint32_t>(client)};
+  std::array<float, 4093> numbers;
+  for (std::size_t i = 0; i < numbers.size(); ++i)
+    numbers[i] = static_cast<float>(random_bits(key, ~std::uint64_t{i}) >> 40) * 0x1p-24F - 0.5F;
+  std::array<std::byte, numbers.size() * sizeof(float)> table;
+  narrow(options.dtype, numbers.data(), table.data(), numbers.size());
+
   wire::PackedMatrix matrix;
   matrix.rows = shape.rows;
   matrix.cols = shape.cols;
   matrix.dtype = options.dtype;
-  matrix.bits.assign(static_cast<std::size_t>(wire::mask_words(matrix.size())), 0);
-  std::vector<float> values;
-  for (std::int64_t i = 0; i < matrix.size(); ++i) {
-    const std::uint64_t random = random_bits(key, static_cast<std::uint64_t>(i));
-    if (static_cast<double>(random >> 40) < options.sparsity * 0x1p24) continue;
-    matrix.bits[static_cast<std::size_t>(i / 64)] |= std::uint64_t{1} << (i % 64);
-    values.push_back(static_cast<float>(random & 0xffffff) * 0x1p-24F - 0.5F);
-  }
-  matrix.kept = std::ssize(values);
-  matrix.values.resize(values.size() * size_of(options.dtype));
-  narrow(options.dtype, values.data(), matrix.values.data(), values.size());
+  matrix.bits.resize(static_cast<std::size_t>(wire::mask_words(matrix.size())));
+  for (std::size_t i = 0; i < matrix.bits.size(); ++i)
+    matrix.bits[i] = random_word(key, i, 1 - options.sparsity);
+  if (matrix.size() % 64 != 0) matrix.bits.back() &= (std::uint64_t{1} << (matrix.size() % 64)) - 1;
+  matrix.kept = wire::count_mask_bits(matrix.bits);
+  matrix.values.resize(static_cast<std::size_t>(matrix.kept) * size_of(options.dtype));
+  const std::size_t period = numbers.size() * size_of(options.dtype);
+  for (std::size_t at = 0; at < matrix.values.size(); at += period)
+    std::copy_n(table.begin(), std::min(period, matrix.values.size() - at),
+                matrix.values.begin() + static_cast<std::ptrdiff_t>(at));
   return matrix;
 }
 
