@@ -69,7 +69,7 @@ void PruneRun::prepare_directory() {
              config_.clients.size(), communicator_.size(), threads_, backend_->kernel_set());
   for (const std::string& warning : inputs_.warnings) log_->warn("{}", warning);
   if (root()) {
-    merger_ = std::make_unique<RootMerger>(*inputs_.model, *store_, *writer_, [this](const BlockSummary& summary) { on_block(summary); });
+    merger_ = std::make_unique<RootMerger>(*inputs_.model, *store_, writer_.get(), [this](const BlockSummary& summary) { on_block(summary); });
     metrics_->write({"run_started", {{"ranks", communicator_.size()}, {"clients", config_.clients.size()}}});
   }
 }

@@ -29,14 +29,14 @@ std::vector<std::byte> dense_values(const model::ModelDirectory& model, const co
 
 }  // namespace
 
-RootMerger::RootMerger(const model::ModelDirectory& model, store::BlockStore& store, store::ModelWriter& writer,
+RootMerger::RootMerger(const model::ModelDirectory& model, store::BlockStore& store, store::ModelWriter* writer,
                        std::function<void(const BlockSummary&)> on_block)
     : model_(model), store_(store), writer_(writer), on_block_(std::move(on_block)) {}
 
 void RootMerger::begin_round(const RoundPlan& plan) { plan_ = &plan; }
 
 void RootMerger::complete(const comm::CompletedUnit& unit) {
-  require(plan_ != nullptr, "RootMerger::complete: begin_round first");
+  require(plan_ != nullptr && writer_ != nullptr, "RootMerger::complete: begin_round first, with a model writer");
   const auto start = std::chrono::steady_clock::now();
   const comm::PlannedUnit& planned = plan_->exchange.units[unit.index];
   const auto clients = static_cast<std::int64_t>(planned.clients.size());
@@ -82,7 +82,7 @@ void RootMerger::finish_block() {
     store_.write_block(record_);
   }
   for (std::size_t matrix = 0; matrix < record_.matrices.size(); ++matrix)
-    writer_.write_matrix(record_.block, matrix, record_.matrices[matrix].matrix);
+    writer_->write_matrix(record_.block, matrix, record_.matrices[matrix].matrix);
   summary_.round = record_.round;
   summary_.block = record_.block;
   summary_.write_seconds = seconds_since(start);

@@ -34,8 +34,9 @@ struct BlockSummary {
 
 class RootMerger {
  public:
+  /// @param writer  null when nothing is merged (aggregation = "none"): no unit is then ever complete
   /// @param on_block  called after each finished block
-  RootMerger(const model::ModelDirectory& model, store::BlockStore& store, store::ModelWriter& writer,
+  RootMerger(const model::ModelDirectory& model, store::BlockStore& store, store::ModelWriter* writer,
              std::function<void(const BlockSummary&)> on_block);
 
   /// Starts a round; `plan` must live until its last unit is complete.
@@ -53,7 +54,7 @@ class RootMerger {
   const model::ModelDirectory& model_;
   store::BlockStore& store_;
   mutable std::mutex store_mutex_;  // complete() and provide() run on different threads
-  store::ModelWriter& writer_;
+  store::ModelWriter* writer_;
   std::function<void(const BlockSummary&)> on_block_;
   const RoundPlan* plan_ = nullptr;
   store::BlockRecord record_;
