@@ -63,8 +63,7 @@ FEDSPALLM_ERROR_CLASS(Stopped, ExitStatus::stopped)
 FEDSPALLM_ERROR_CLASS(LogicError, ExitStatus::check_failed)
 #undef FEDSPALLM_ERROR_CLASS
 
-/// Throws E(message) unless the condition holds. The message must already be built: use check_that() with a
-/// callable where building it costs something on a hot path.
+/// Throws E(message) unless the condition holds. The message is built either way: keep it off hot paths.
 template <class E>
 inline void check(bool condition, std::string_view message,
                   std::source_location location = std::source_location::current()) {
