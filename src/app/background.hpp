@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Purpose: one thread that runs posted tasks in order, so that files are written off the critical path. The queue is
-// bounded: post() waits when it is full. A task's exception is rethrown by the next post() or by finish().
+// Purpose: one thread that runs posted tasks in order, so that files are written off the critical path. The
+// queue is bounded: post() waits when it is full. A task's exception is rethrown by the next post() or by
+// finish().
 #pragma once
 
 #include <condition_variable>
@@ -33,7 +34,7 @@ class Background {
   std::condition_variable changed_;
   std::deque<std::function<void()>> tasks_;
   std::size_t capacity_;
-  bool running_ = false;   // a task is being run
+  bool running_ = false;  // a task is being run
   bool stopping_ = false;
   std::exception_ptr failure_;
   std::jthread thread_;

@@ -1,23 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
 // bench: pieces of the program beside their limits, all measured in the same run.
-#include <algorithm>
-#include <array>
-#include <cstdio>
-#include <nlohmann/json.hpp>
-#include <string_view>
-
-#include "commands.hpp"
 #include "fedspallm/aggregate/bench.hpp"
 #include "fedspallm/backend/bench.hpp"
 #include "fedspallm/base/thread_pool.hpp"
 #include "fedspallm/report/system.hpp"
 #include "fedspallm/report/table.hpp"
 
+#include <nlohmann/json.hpp>
+
+#include "commands.hpp"
+#include <algorithm>
+#include <array>
+#include <cstdio>
+#include <string_view>
+
 namespace fedspallm::app {
 
 namespace {
 
-constexpr std::array<std::string_view, 5> kBackendBenches = {"forward", "hessian", "factorization", "sweep", "sparsegpt"};
+constexpr std::array<std::string_view, 5> kBackendBenches = {"forward", "hessian", "factorization", "sweep",
+                                                             "sparsegpt"};
 
 nlohmann::json backend_rows(const BenchOptions& options, int threads) {
   const auto backend = backend::make_cpu_backend(threads);
@@ -38,15 +40,17 @@ nlohmann::json merge_rows(int threads) {
   ThreadPool pool(threads);
   const aggregate::MergeBenchReport report = aggregate::bench_merge(aggregate::bench_shapes(), {}, &pool);
   nlohmann::json rows = nlohmann::json::array();
-  const auto add = [&](const aggregate::MergeBenchResult& result, const char* name, const aggregate::MergeTiming& timing) {
+  const auto add = [&](const aggregate::MergeBenchResult& result, const char* name,
+                       const aggregate::MergeTiming& timing) {
     const double limit = std::max(timing.triad_seconds, timing.in_cache_seconds);
-    rows.push_back({{"name", result.shape.name + ", " + name},
-                    {"shape", fmt::format("{} x {}", result.shape.rows, result.shape.cols)},
-                    {"seconds", timing.seconds},
-                    {"rate", timing.bytes / timing.seconds},
-                    {"limit", timing.triad_seconds >= timing.in_cache_seconds ? "triad" : "same kernel in cache"},
-                    {"limit_rate", timing.bytes / limit},
-                    {"share", limit / timing.seconds}});
+    rows.push_back(
+        {{"name", result.shape.name + ", " + name},
+         {"shape", fmt::format("{} x {}", result.shape.rows, result.shape.cols)},
+         {"seconds", timing.seconds},
+         {"rate", timing.bytes / timing.seconds},
+         {"limit", timing.triad_seconds >= timing.in_cache_seconds ? "triad" : "same kernel in cache"},
+         {"limit_rate", timing.bytes / limit},
+         {"share", limit / timing.seconds}});
   };
   for (const auto& result : report.results) {
     add(result, "add one by one", result.add_one_by_one);
@@ -70,12 +74,15 @@ void print_text(const nlohmann::json& rows) {
 }  // namespace
 
 ExitStatus run_bench(const BenchOptions& options) {
-  const int threads = options.threads > 0 ? options.threads : report::threads_for_rank(report::affinity_cores(), 1);
-  const bool backend_bench = std::find(kBackendBenches.begin(), kBackendBenches.end(), options.name) != kBackendBenches.end();
-  check<ConfigError>(backend_bench || options.name == "aggregate",
-                     fmt::format("bench: unknown name '{}'; expected forward, hessian, factorization, sweep, sparsegpt "
-                                 "(all four) or aggregate",
-                                 options.name));
+  const int threads =
+      options.threads > 0 ? options.threads : report::threads_for_rank(report::affinity_cores(), 1);
+  const bool backend_bench =
+      std::find(kBackendBenches.begin(), kBackendBenches.end(), options.name) != kBackendBenches.end();
+  check<ConfigError>(
+      backend_bench || options.name == "aggregate",
+      fmt::format("bench: unknown name '{}'; expected forward, hessian, factorization, sweep, sparsegpt "
+                  "(all four) or aggregate",
+                  options.name));
   const nlohmann::json rows = backend_bench ? backend_rows(options, threads) : merge_rows(threads);
   if (options.json)
     std::puts(nlohmann::json({{"format_version", 1},

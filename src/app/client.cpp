@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "client.hpp"
 
-#include <optional>
-
 #include "overlay.hpp"
+#include <optional>
 
 namespace fedspallm::app {
 
@@ -15,13 +14,20 @@ struct LocalClients::Client {
 
 LocalClients::LocalClients(backend::Backend& backend, const config::Config& config, const Inputs& inputs,
                            std::chrono::steady_clock::time_point start)
-    : backend_(backend), config_(config), inputs_(inputs), start_(start), writer_(2 * inputs.clients.size() + 1) {
+    : backend_(backend),
+      config_(config),
+      inputs_(inputs),
+      start_(start),
+      writer_(2 * inputs.clients.size() + 1) {
   if (inputs.clients.empty()) return;
-  workspace_ = std::make_unique<prune::Workspace>(backend, inputs.model->architecture(), config.calibration.sequence_length);
+  workspace_ = std::make_unique<prune::Workspace>(backend, inputs.model->architecture(),
+                                                  config.calibration.sequence_length);
   for (const LocalClient& input : inputs.clients) {
-    const prune::BlockPruner::Identity identity{input.index, input.name, config.run.seed, sends_diagonal(config)};
+    const prune::BlockPruner::Identity identity{input.index, input.name, config.run.seed,
+                                                sends_diagonal(config)};
     clients_.push_back(std::make_unique<Client>(
-        Client{&input, prune::BlockPruner(backend, *inputs.model, *workspace_, input.windows, identity), std::nullopt}));
+        Client{&input, prune::BlockPruner(backend, *inputs.model, *workspace_, input.windows, identity),
+               std::nullopt}));
     if (!config.run.keep_clients) continue;
     clients_.back()->store = store::BlockStore::of_client({config.run.dir}, input.name);
     clients_.back()->store->clear();
@@ -47,7 +53,8 @@ void LocalClients::run_round(const RoundPlan& plan, comm::Exchange* exchange,
   writer_.finish();
 }
 
-LocalClients::Base LocalClients::base_of(const RoundPlan& plan, comm::Exchange* exchange, std::int64_t block) {
+LocalClients::Base LocalClients::base_of(const RoundPlan& plan, comm::Exchange* exchange,
+                                         std::int64_t block) {
   Base base;
   if (plan.round == 1 || exchange == nullptr) return base;
   const std::vector<std::byte> bytes = exchange->fetch(static_cast<std::uint32_t>(block));
@@ -63,8 +70,8 @@ model::BlockWeights LocalClients::load(const Base& base, std::int64_t block) {
   return weights;
 }
 
-double LocalClients::prune_block(const RoundPlan& plan, comm::Exchange* exchange, const Base& base, Client& client,
-                                 std::int64_t block) {
+double LocalClients::prune_block(const RoundPlan& plan, comm::Exchange* exchange, const Base& base,
+                                 Client& client, std::int64_t block) {
   const double begin = now();
   model::BlockWeights weights = load(base, block);
   if (!plan.drawn[client.input->index][static_cast<std::size_t>(block)]) {
@@ -89,7 +96,8 @@ double LocalClients::prune_block(const RoundPlan& plan, comm::Exchange* exchange
       record.group = plan.settings.pattern.group;
       record.clients = {{client.input->index, update.matrix.kept, update.report}};
     }
-    if (exchange != nullptr) exchange->submit(plan.unit[static_cast<std::size_t>(block)][matrix], std::move(update));
+    if (exchange != nullptr)
+      exchange->submit(plan.unit[static_cast<std::size_t>(block)][matrix], std::move(update));
   };
   const prune::PhaseSeconds seconds =
       client.pruner.prune_block(plan.settings, plan.round, weights, dtypes, base.previous, sink);

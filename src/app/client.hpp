@@ -1,22 +1,24 @@
 // SPDX-License-Identifier: Apache-2.0
-// Purpose: the clients of one rank: each prunes block after block and hands its updates to the exchange and, where asked,
-// to its own file. Blocks are the outer loop and clients the inner one, so the rank holds one block's weights.
+// Purpose: the clients of one rank: each prunes block after block and hands its updates to the exchange and,
+// where asked, to its own file. Blocks are the outer loop and clients the inner one, so the rank holds one
+// block's weights.
 #pragma once
 
-#include <chrono>
-#include <cstdint>
-#include <functional>
-#include <memory>
-#include <nlohmann/json.hpp>
-#include <vector>
-
-#include "background.hpp"
 #include "fedspallm/backend/backend.hpp"
 #include "fedspallm/comm/exchange.hpp"
 #include "fedspallm/prune/block_pruner.hpp"
 #include "fedspallm/store/run_store.hpp"
+
+#include <nlohmann/json.hpp>
+
+#include "background.hpp"
 #include "inputs.hpp"
 #include "plan.hpp"
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
 
 namespace fedspallm::app {
 
@@ -28,7 +30,8 @@ class LocalClients {
   ~LocalClients();
 
   /// One round over all blocks. `exchange` may be null (aggregation = "none").
-  /// @param on_block  called after each block with the sum of errors and the seconds it took (progress without a root)
+  /// @param on_block  called after each block with the sum of errors and the seconds it took (progress
+  /// without a root)
   void run_round(const RoundPlan& plan, comm::Exchange* exchange,
                  const std::function<void(std::int64_t block, double error)>& on_block);
   /// Writes the linking files of clients/NAME.h5.
@@ -48,9 +51,10 @@ class LocalClients {
   };
   [[nodiscard]] Base base_of(const RoundPlan& plan, comm::Exchange* exchange, std::int64_t block);
   [[nodiscard]] model::BlockWeights load(const Base& base, std::int64_t block);
-  double prune_block(const RoundPlan& plan, comm::Exchange* exchange, const Base& base, Client& client, std::int64_t block);
-  void record_event(const RoundPlan& plan, const Client& client, std::int64_t block, const prune::PhaseSeconds& seconds,
-                    double begin);
+  double prune_block(const RoundPlan& plan, comm::Exchange* exchange, const Base& base, Client& client,
+                     std::int64_t block);
+  void record_event(const RoundPlan& plan, const Client& client, std::int64_t block,
+                    const prune::PhaseSeconds& seconds, double begin);
   [[nodiscard]] double now() const;
 
   backend::Backend& backend_;

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// Purpose: one function per subcommand and the options that the command line gives it. Each returns the exit status or
-// throws an Error; main() alone prints errors.
+// Purpose: one function per subcommand and the options that the command line gives it. Each returns the exit
+// status or throws an Error; main() alone prints errors.
 #pragma once
+
+#include "fedspallm/base/error.hpp"
+#include "fedspallm/comm/communicator.hpp"
 
 #include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
-
-#include "fedspallm/base/error.hpp"
-#include "fedspallm/comm/communicator.hpp"
 
 namespace fedspallm::app {
 

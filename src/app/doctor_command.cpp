@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // doctor: what this machine can do, one line a fact, with what to do where something lacks.
-#include <cstdio>
-#include <cstdlib>
-#include <filesystem>
-
-#include "commands.hpp"
 #include "fedspallm/backend/backend.hpp"
 #include "fedspallm/base/cpu_features.hpp"
 #include "fedspallm/report/system.hpp"
+
+#include "commands.hpp"
 #include "setup.hpp"
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
 
 namespace fedspallm::app {
 
@@ -24,7 +24,9 @@ void line(const std::string& name, const std::string& value) {
   std::printf("%-16s %s\n", name.c_str(), value.c_str());
 }
 
-std::string gigabytes(std::int64_t bytes) { return fmt::format("{:.1f} GB", static_cast<double>(bytes) / 1e9); }
+std::string gigabytes(std::int64_t bytes) {
+  return fmt::format("{:.1f} GB", static_cast<double>(bytes) / 1e9);
+}
 
 std::string cuda_state() {
   try {
@@ -42,14 +44,16 @@ ExitStatus run_doctor(comm::Communicator& communicator) {
   const std::filesystem::path here = std::filesystem::current_path();
   line("version", version_text());
   line("launcher", launcher());
-  line("ranks", fmt::format("{} ({} on this host, {})", communicator.size(), communicator.node_size(), communicator.host()));
+  line("ranks", fmt::format("{} ({} on this host, {})", communicator.size(), communicator.node_size(),
+                            communicator.host()));
   line("cpu", report::cpu_model());
   std::string kernels;
   for (const Isa isa : {Isa::baseline, Isa::avx2, Isa::avx512})
     kernels += fmt::format("{} {}  ", name_of(isa), supported(isa) ? "yes" : "no");
   line("kernels", kernels + "(FEDSPALLM_ISA chooses another)");
   line("kernel set", backend::make_cpu_backend(threads)->kernel_set());
-  line("threads", fmt::format("{} a rank ({} cores given to this process)", threads, report::affinity_cores()));
+  line("threads",
+       fmt::format("{} a rank ({} cores given to this process)", threads, report::affinity_cores()));
   line("cuda", cuda_state());
   line("nccl", "no: this build has none");
   line("memory", gigabytes(report::available_memory_bytes()) + " available");

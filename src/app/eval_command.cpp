@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // eval: perplexity of a model directory or of a stand-alone client, in the format of rulings.md 12.
-#include <cstdio>
-#include <filesystem>
-#include <memory>
+#include "fedspallm/store/run_store.hpp"
+
 #include <nlohmann/json.hpp>
 
 #include "commands.hpp"
 #include "evaluate.hpp"
-#include "fedspallm/store/run_store.hpp"
 #include "overlay.hpp"
 #include "setup.hpp"
+#include <cstdio>
+#include <filesystem>
+#include <memory>
 
 namespace fedspallm::app {
 
@@ -50,12 +51,15 @@ ExitStatus run_eval(comm::Communicator& communicator, const EvalOptions& options
   const int threads = threads_of_rank(communicator, 0);
   communicator.together([&] {
     if (options.client) {
-      store = std::make_shared<store::BlockStore>(store::BlockStore::of_client({options.model}, *options.client));
-      check<DataError>(store->complete(),
-                       fmt::format("{}: no finished run with a client '{}' (run.keep_clients = true keeps clients)",
-                                   options.model, *options.client));
+      store =
+          std::make_shared<store::BlockStore>(store::BlockStore::of_client({options.model}, *options.client));
+      check<DataError>(
+          store->complete(),
+          fmt::format("{}: no finished run with a client '{}' (run.keep_clients = true keeps clients)",
+                      options.model, *options.client));
     }
-    model = std::make_unique<model::ModelDirectory>(store ? model_of_run(*store) : std::filesystem::path(options.model));
+    model = std::make_unique<model::ModelDirectory>(store ? model_of_run(*store)
+                                                          : std::filesystem::path(options.model));
     backend = make_backend(backend_kind(options.backend), threads);
     for (const std::string& tokens : options.tokens)
       sets.push_back(read_evaluation(std::filesystem::path(tokens).stem().string(), tokens, options.samples,
@@ -65,18 +69,21 @@ ExitStatus run_eval(comm::Communicator& communicator, const EvalOptions& options
   if (store) {
     source = [&, store](std::int64_t block) {
       model::BlockWeights weights = model::load_block(*model, block, *backend);
-      if (const auto record = store->newest(static_cast<std::uint32_t>(block))) apply_record(*backend, *record, weights);
+      if (const auto record = store->newest(static_cast<std::uint32_t>(block)))
+        apply_record(*backend, *record, weights);
       return weights;
     };
   }
-  const auto results = evaluate(communicator, *model, *backend, source, sets, /*participates=*/true, options.model);
+  const auto results =
+      evaluate(communicator, *model, *backend, source, sets, /*participates=*/true, options.model);
   if (communicator.rank() != 0) return ExitStatus::done;
   if (options.json) {
     std::puts(to_json(options, sets, results).dump().c_str());
   } else {
     for (std::size_t set = 0; set < results.size(); ++set)
-      std::printf("%-24s perplexity %10.4f   nll %.6f   %lld windows of %lld tokens\n", sets[set].name.c_str(),
-                  results[set].perplexity, results[set].nll, static_cast<long long>(results[set].samples),
+      std::printf("%-24s perplexity %10.4f   nll %.6f   %lld windows of %lld tokens\n",
+                  sets[set].name.c_str(), results[set].perplexity, results[set].nll,
+                  static_cast<long long>(results[set].samples),
                   static_cast<long long>(options.sequence_length));
   }
   return ExitStatus::done;

@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "evaluate.hpp"
 
-#include <bit>
-#include <cmath>
+#include "fedspallm/base/error.hpp"
+
 #include <nlohmann/json.hpp>
 
-#include "fedspallm/base/error.hpp"
+#include <bit>
+#include <cmath>
 
 namespace fedspallm::app {
 
@@ -18,14 +19,17 @@ nlohmann::json bits_of(const std::vector<double>& values) {
   return list;
 }
 
-double from_bits(const nlohmann::json& value) { return std::bit_cast<double>(value.get<std::uint64_t>()); }
+double from_bits(const nlohmann::json& value) {
+  return std::bit_cast<double>(value.get<std::uint64_t>());
+}
 
 void check_finite(const std::string& label, const std::string& set, const std::vector<double>& sums) {
   for (std::size_t window = 0; window < sums.size(); ++window)
-    check<NumericalError>(std::isfinite(sums[window]),
-                          fmt::format("perplexity of {} on '{}': window {} is not finite; the model's weights or the tokens "
-                                      "are damaged",
-                                      label, set, window));
+    check<NumericalError>(
+        std::isfinite(sums[window]),
+        fmt::format("perplexity of {} on '{}': window {} is not finite; the model's weights or the tokens "
+                    "are damaged",
+                    label, set, window));
 }
 
 /// The windows of a set that a participant evaluates: number `index` of `participants`.
@@ -39,13 +43,15 @@ data::Windows share_of(const data::Windows& all, std::int64_t index, std::int64_
   return mine;
 }
 
-/// Sums by set and window, every window in a pass of its own: BLAS gives other last bits for other numbers of rows, and
-/// which windows share a pass would depend on the number of ranks (rulings.md 8).
+/// Sums by set and window, every window in a pass of its own: BLAS gives other last bits for other numbers of
+/// rows, and which windows share a pass would depend on the number of ranks (rulings.md 8).
 std::vector<std::vector<double>> nll_one_by_one(const model::ModelDirectory& model, backend::Backend& backend,
-                                                const report::BlockSource& source, const std::vector<data::Windows>& sets) {
+                                                const report::BlockSource& source,
+                                                const std::vector<data::Windows>& sets) {
   std::vector<data::Windows> single;
   for (const data::Windows& set : sets)
-    for (std::int64_t window = 0; window < set.samples; ++window) single.push_back(share_of(set, window, set.samples));
+    for (std::int64_t window = 0; window < set.samples; ++window)
+      single.push_back(share_of(set, window, set.samples));
   const auto sums = report::window_nll(model, backend, source, single);
   std::vector<std::vector<double>> by_set;
   auto next = sums.begin();
@@ -64,7 +70,8 @@ std::vector<report::Perplexity> evaluate(comm::Communicator& communicator, const
                                          const std::string& label) {
   nlohmann::json flags;
   if (communicator.rank() == 0) flags = nlohmann::json::array();
-  for (const auto& text : communicator.gather(std::string(participates ? "1" : "0"))) flags.push_back(text == "1");
+  for (const auto& text : communicator.gather(std::string(participates ? "1" : "0")))
+    flags.push_back(text == "1");
   flags = nlohmann::json::parse(communicator.broadcast(flags.dump()));
   std::int64_t participants = 0, index = 0;
   for (int rank = 0; rank < communicator.size(); ++rank) {

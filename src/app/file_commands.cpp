@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // inspect, export, unpack: what needs files only.
-#include <cstdio>
+#include "fedspallm/store/inspect.hpp"
 
 #include "commands.hpp"
-#include "fedspallm/store/inspect.hpp"
+#include <cstdio>
 
 namespace fedspallm::app {
 
@@ -19,7 +19,8 @@ ExitStatus run_inspect(const InspectOptions& options) {
   const store::Inspection inspection = store::inspect(options.path);
   std::fputs((options.json ? store::to_json(inspection) + "\n" : store::to_text(inspection)).c_str(), stdout);
   if (options.json)
-    for (const std::string& problem : inspection.problems) std::fprintf(stderr, "fedspallm: %s\n", problem.c_str());
+    for (const std::string& problem : inspection.problems)
+      std::fprintf(stderr, "fedspallm: %s\n", problem.c_str());
   return inspection.problems.empty() ? ExitStatus::done : ExitStatus::check_failed;
 }
 

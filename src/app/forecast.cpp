@@ -1,16 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "forecast.hpp"
 
-#include <algorithm>
-
 #include "fedspallm/base/error.hpp"
+
+#include <algorithm>
 
 namespace fedspallm::app {
 
 namespace {
 
-constexpr std::int64_t kProcessBytes = std::int64_t{90} << 20;  // libraries, MPI, BLAS buffers; measured on an empty run
-constexpr std::int64_t kTokensPerBatch = 2048;                  // as prune::Workspace
+constexpr std::int64_t kProcessBytes = std::int64_t{90}
+                                       << 20;   // libraries, MPI, BLAS buffers; measured on an empty run
+constexpr std::int64_t kTokensPerBatch = 2048;  // as prune::Workspace
 constexpr std::int64_t kEvaluationBudget = std::int64_t{512} << 20;  // as report::window_nll
 
 struct Sizes {
@@ -27,23 +28,29 @@ Sizes sizes_of(const config::Config& config, const model::ModelDirectory& model)
     sizes.block_weights += size;
     sizes.largest_matrix = std::max(sizes.largest_matrix, size);
     const auto kept = static_cast<std::int64_t>(static_cast<double>(size) * (1 - config.prune.sparsity)) + 1;
-    sizes.packed_block += wire::encoded_bytes(architecture.matrices[matrix].rows, architecture.matrices[matrix].cols, kept,
-                                              wire_dtype(config, model, 0, matrix), false);
+    sizes.packed_block +=
+        wire::encoded_bytes(architecture.matrices[matrix].rows, architecture.matrices[matrix].cols, kept,
+                            wire_dtype(config, model, 0, matrix), false);
   }
   return sizes;
 }
 
-std::int64_t hessian_bytes(const config::Config& config, const model::Architecture& architecture, std::int64_t attended) {
-  if (config.prune.method != config::Method::sparsegpt && config.prune.method != config::Method::wanda) return 0;
+std::int64_t hessian_bytes(const config::Config& config, const model::Architecture& architecture,
+                           std::int64_t attended) {
+  if (config.prune.method != config::Method::sparsegpt && config.prune.method != config::Method::wanda)
+    return 0;
   const auto square = [](std::int64_t n) { return n * n * 4; };
   const std::int64_t largest = std::max({architecture.hidden_size, attended, architecture.intermediate_size});
-  const std::int64_t factor = config.prune.method == config::Method::sparsegpt ? 2 * square(largest) : 0;  // U, workspace
+  const std::int64_t factor =
+      config.prune.method == config::Method::sparsegpt ? 2 * square(largest) : 0;  // U, workspace
   if (config.prune.order == config::Order::staged) return square(largest) + factor;
-  return 2 * square(architecture.hidden_size) + square(attended) + square(architecture.intermediate_size) + factor;
+  return 2 * square(architecture.hidden_size) + square(attended) + square(architecture.intermediate_size) +
+         factor;
 }
 
-RankForecast forecast_rank(const config::Config& config, const model::ModelDirectory& model, const Sizes& sizes, int rank,
-                           const std::vector<int>& rank_of_client, std::int64_t evaluation_tokens) {
+RankForecast forecast_rank(const config::Config& config, const model::ModelDirectory& model,
+                           const Sizes& sizes, int rank, const std::vector<int>& rank_of_client,
+                           std::int64_t evaluation_tokens) {
   const model::Architecture& architecture = model.architecture();
   const std::int64_t length = config.calibration.sequence_length;
   const std::int64_t batch = std::max<std::int64_t>(1, kTokensPerBatch / length) * length;
@@ -60,35 +67,43 @@ RankForecast forecast_rank(const config::Config& config, const model::ModelDirec
     result.weights_bytes = sizes.block_weights * 4 + sizes.largest_matrix * 2;
     const std::int64_t stage = config.prune.order == config::Order::staged ? most_tokens : batch;
     result.activation_bytes = stage * std::max(sizes.attended, architecture.intermediate_size) * 4 +
-                              batch * (2 * architecture.hidden_size + 2 * sizes.attended + 2 * sizes.kv +
-                                       2 * architecture.intermediate_size) * 4 +
+                              batch *
+                                  (2 * architecture.hidden_size + 2 * sizes.attended + 2 * sizes.kv +
+                                   2 * architecture.intermediate_size) *
+                                  4 +
                               sizes.largest_matrix / architecture.hidden_size * config.prune.block_size * 8;
     result.hessian_bytes = hessian_bytes(config, architecture, sizes.attended);
     result.transfer_bytes = 2 * result.clients * sizes.packed_block;
   }
   if (rank == 0 && config.federation.aggregation != config::Aggregation::none)
-    result.transfer_bytes += sizes.largest_matrix * (12 + 12)      // the matrix being merged, and room for arrivals
-                             + sizes.block_weights * 4             // votes of the block until it is written
-                             + 2 * sizes.packed_block;             // the merged block and its file image
+    result.transfer_bytes +=
+        sizes.largest_matrix * (12 + 12)  // the matrix being merged, and room for arrivals
+        + sizes.block_weights * 4         // votes of the block until it is written
+        + 2 * sizes.packed_block;         // the merged block and its file image
   if (!config.evaluations.empty()) {
     const std::int64_t ranks = 1 + *std::max_element(rank_of_client.begin(), rank_of_client.end());
     const bool own = config.report.standalone || config.federation.aggregation == config::Aggregation::none;
     const std::int64_t tokens = own ? evaluation_tokens : (evaluation_tokens + ranks - 1) / ranks;
     result.evaluation_bytes = std::min(kEvaluationBudget, tokens * architecture.hidden_size * 4) +
-                              architecture.vocab_size * architecture.hidden_size * 4 + architecture.vocab_size * 256 * 4 +
-                              sizes.block_weights * 4 +
-                              batch * (3 * architecture.hidden_size + 2 * sizes.attended + 2 * sizes.kv +
-                                       2 * architecture.intermediate_size) * 4;
+                              architecture.vocab_size * architecture.hidden_size * 4 +
+                              architecture.vocab_size * 256 * 4 + sizes.block_weights * 4 +
+                              batch *
+                                  (3 * architecture.hidden_size + 2 * sizes.attended + 2 * sizes.kv +
+                                   2 * architecture.intermediate_size) *
+                                  4;
   }
   return result;
 }
 
-std::string megabytes(std::int64_t bytes) { return fmt::format("{:.1f}", static_cast<double>(bytes) / 1e6); }
+std::string megabytes(std::int64_t bytes) {
+  return fmt::format("{:.1f}", static_cast<double>(bytes) / 1e6);
+}
 
 }  // namespace
 
 std::int64_t RankForecast::peak_bytes() const {
-  const std::int64_t pruning = weights_bytes + hidden_bytes + activation_bytes + hessian_bytes + transfer_bytes;
+  const std::int64_t pruning =
+      weights_bytes + hidden_bytes + activation_bytes + hessian_bytes + transfer_bytes;
   return kProcessBytes + std::max(pruning, evaluation_bytes + hidden_bytes);
 }
 
@@ -111,24 +126,28 @@ Forecast forecast(const config::Config& config, const model::ModelDirectory& mod
     if (config.federation.transport == config::TransportKind::reduce) transport = comm::Transport::reduce;
     result.transport = transport == comm::Transport::reduce ? "reduce" : "gather";
     for (int rank = 0; rank < ranks; ++rank)
-      result.ranks[static_cast<std::size_t>(rank)].wire_bytes += comm::forecast_bytes(plan.exchange, transport, rank, ranks);
+      result.ranks[static_cast<std::size_t>(rank)].wire_bytes +=
+          comm::forecast_bytes(plan.exchange, transport, rank, ranks);
   }
   if (config.federation.aggregation != config::Aggregation::none) {
     for (const auto& shard : model.shards()) result.model_disk_bytes += shard.file_bytes();
     const std::int64_t votes = config.clients.size() < 256 ? 1 : 2;
-    result.run_disk_bytes = config.federation.rounds * blocks * (sizes.packed_block + votes * sizes.block_weights);
+    result.run_disk_bytes =
+        config.federation.rounds * blocks * (sizes.packed_block + votes * sizes.block_weights);
   }
   if (config.run.keep_clients) result.client_disk_bytes = client_blocks * sizes.packed_block;
   return result;
 }
 
 std::string to_text(const Forecast& forecast) {
-  std::string text = fmt::format("{:>5} {:>7} {:>11} {:>11} {:>11} {:>11} {:>11} {:>11} {:>11} {:>11}\n", "rank", "clients",
-                                 "weights", "hidden", "activations", "hessian", "transfer", "evaluation", "peak MB", "wire MB");
+  std::string text = fmt::format("{:>5} {:>7} {:>11} {:>11} {:>11} {:>11} {:>11} {:>11} {:>11} {:>11}\n",
+                                 "rank", "clients", "weights", "hidden", "activations", "hessian", "transfer",
+                                 "evaluation", "peak MB", "wire MB");
   for (const RankForecast& rank : forecast.ranks)
-    text += fmt::format("{:>5} {:>7} {:>11} {:>11} {:>11} {:>11} {:>11} {:>11} {:>11} {:>11}\n", rank.rank, rank.clients,
-                        megabytes(rank.weights_bytes), megabytes(rank.hidden_bytes), megabytes(rank.activation_bytes),
-                        megabytes(rank.hessian_bytes), megabytes(rank.transfer_bytes), megabytes(rank.evaluation_bytes),
+    text += fmt::format("{:>5} {:>7} {:>11} {:>11} {:>11} {:>11} {:>11} {:>11} {:>11} {:>11}\n", rank.rank,
+                        rank.clients, megabytes(rank.weights_bytes), megabytes(rank.hidden_bytes),
+                        megabytes(rank.activation_bytes), megabytes(rank.hessian_bytes),
+                        megabytes(rank.transfer_bytes), megabytes(rank.evaluation_bytes),
                         megabytes(rank.peak_bytes()), megabytes(rank.wire_bytes));
   text += fmt::format("disk MB: model {}, run file {}, clients {}, together {}; transport {}\n",
                       megabytes(forecast.model_disk_bytes), megabytes(forecast.run_disk_bytes),
@@ -137,20 +156,25 @@ std::string to_text(const Forecast& forecast) {
   return text;
 }
 
-void check_fits(const Forecast& forecast, std::int64_t memory_available, int ranks_on_host, std::int64_t disk_available) {
+void check_fits(const Forecast& forecast, std::int64_t memory_available, int ranks_on_host,
+                std::int64_t disk_available) {
   std::vector<std::int64_t> peaks;
   for (const RankForecast& rank : forecast.ranks) peaks.push_back(rank.peak_bytes());
   std::sort(peaks.rbegin(), peaks.rend());
   std::int64_t need = 0;  // the worst set of ranks that can share a host
-  for (std::size_t i = 0; i < peaks.size() && i < static_cast<std::size_t>(ranks_on_host); ++i) need += peaks[i];
-  check<ResourceError>(need <= memory_available,
-                       fmt::format("memory: {} ranks on a host need about {} MB, found {} MB available; use fewer clients or "
-                                   "ranks per host, fewer samples, or shorter sequences (see --dry-run)",
-                                   ranks_on_host, megabytes(need), megabytes(memory_available)));
-  check<ResourceError>(forecast.disk_bytes() <= disk_available,
-                       fmt::format("disk: the run directory needs about {} MB, found {} MB free; choose another run.dir or set "
-                                   "run.keep_clients = false",
-                                   megabytes(forecast.disk_bytes()), megabytes(disk_available)));
+  for (std::size_t i = 0; i < peaks.size() && i < static_cast<std::size_t>(ranks_on_host); ++i)
+    need += peaks[i];
+  check<ResourceError>(
+      need <= memory_available,
+      fmt::format("memory: {} ranks on a host need about {} MB, found {} MB available; use fewer clients or "
+                  "ranks per host, fewer samples, or shorter sequences (see --dry-run)",
+                  ranks_on_host, megabytes(need), megabytes(memory_available)));
+  check<ResourceError>(
+      forecast.disk_bytes() <= disk_available,
+      fmt::format(
+          "disk: the run directory needs about {} MB, found {} MB free; choose another run.dir or set "
+          "run.keep_clients = false",
+          megabytes(forecast.disk_bytes()), megabytes(disk_available)));
 }
 
 }  // namespace fedspallm::app

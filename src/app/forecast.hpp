@@ -1,26 +1,25 @@
 // SPDX-License-Identifier: Apache-2.0
-// Purpose: what a run will need of memory, disk and network, from shapes alone; behind --dry-run and the check before work.
-// Non-goal: time.
+// Purpose: what a run will need of memory, disk and network, from shapes alone; behind --dry-run and the
+// check before work. Non-goal: time.
 #pragma once
 
+#include "plan.hpp"
 #include <cstdint>
 #include <string>
 #include <vector>
-
-#include "plan.hpp"
 
 namespace fedspallm::app {
 
 struct RankForecast {
   int rank = 0;
   std::int64_t clients = 0;
-  std::int64_t weights_bytes = 0;      // one block's weights in fp32 and their masks
-  std::int64_t hidden_bytes = 0;       // hidden states of the rank's clients
-  std::int64_t activation_bytes = 0;   // one stage and the batch workspace
-  std::int64_t hessian_bytes = 0;      // largest Hessian, its factor and workspace
-  std::int64_t transfer_bytes = 0;     // updates in flight, merge states at the root
-  std::int64_t evaluation_bytes = 0;   // a phase of its own: head, hidden states of windows
-  std::int64_t wire_bytes = 0;         // sent by this rank, all rounds
+  std::int64_t weights_bytes = 0;     // one block's weights in fp32 and their masks
+  std::int64_t hidden_bytes = 0;      // hidden states of the rank's clients
+  std::int64_t activation_bytes = 0;  // one stage and the batch workspace
+  std::int64_t hessian_bytes = 0;     // largest Hessian, its factor and workspace
+  std::int64_t transfer_bytes = 0;    // updates in flight, merge states at the root
+  std::int64_t evaluation_bytes = 0;  // a phase of its own: head, hidden states of windows
+  std::int64_t wire_bytes = 0;        // sent by this rank, all rounds
   /// Peak of the process, file pages aside.
   [[nodiscard]] std::int64_t peak_bytes() const;
 };
@@ -31,7 +30,9 @@ struct Forecast {
   std::int64_t model_disk_bytes = 0;
   std::int64_t run_disk_bytes = 0;     // blocks, votes
   std::int64_t client_disk_bytes = 0;  // clients/NAME.h5
-  [[nodiscard]] std::int64_t disk_bytes() const { return model_disk_bytes + run_disk_bytes + client_disk_bytes; }
+  [[nodiscard]] std::int64_t disk_bytes() const {
+    return model_disk_bytes + run_disk_bytes + client_disk_bytes;
+  }
 };
 
 /// Windows of the evaluation sets are taken as `evaluation_tokens` in all.
@@ -41,6 +42,7 @@ struct Forecast {
 
 /// @throws ResourceError with numbers when `memory_available` (of the host, for `ranks_on_host` ranks) or
 /// `disk_available` is below the need
-void check_fits(const Forecast& forecast, std::int64_t memory_available, int ranks_on_host, std::int64_t disk_available);
+void check_fits(const Forecast& forecast, std::int64_t memory_available, int ranks_on_host,
+                std::int64_t disk_available);
 
 }  // namespace fedspallm::app

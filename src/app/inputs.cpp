@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "inputs.hpp"
 
-#include <nlohmann/json.hpp>
-
-#include <cstring>
-#include <set>
-
 #include "fedspallm/base/error.hpp"
 #include "fedspallm/base/hash.hpp"
+
+#include <nlohmann/json.hpp>
+
 #include "plan.hpp"
+#include <cstring>
+#include <set>
 
 namespace fedspallm::app {
 
@@ -17,23 +17,26 @@ namespace {
 /// Refuses windows that the model cannot take, naming the config's key.
 void check_length(const std::string& key, std::int64_t length, const model::Architecture& architecture) {
   check<ConfigError>(architecture.max_positions <= 0 || length <= architecture.max_positions,
-                     fmt::format("{}: found {}, expected at most {} (max_position_embeddings of the model)", key, length,
-                                 architecture.max_positions));
+                     fmt::format("{}: found {}, expected at most {} (max_position_embeddings of the model)",
+                                 key, length, architecture.max_positions));
 }
 
-void compare_tokenizer(const data::TokenFile& file, const std::string& tokenizer, std::vector<std::string>& warnings) {
+void compare_tokenizer(const data::TokenFile& file, const std::string& tokenizer,
+                       std::vector<std::string>& warnings) {
   if (file.tokenizer_sha256.empty() || tokenizer.empty() || file.tokenizer_sha256 == tokenizer) return;
-  warnings.push_back(fmt::format(
-      "{}: its tokenizer_sha256 {:.12}... is not that of the model's tokenizer.json {:.12}...; were the tokens made for "
-      "another model?",
-      file.path.string(), file.tokenizer_sha256, tokenizer));
+  warnings.push_back(
+      fmt::format("{}: its tokenizer_sha256 {:.12}... is not that of the model's tokenizer.json {:.12}...; "
+                  "were the tokens made for "
+                  "another model?",
+                  file.path.string(), file.tokenizer_sha256, tokenizer));
 }
 
 LocalClient read_client(const config::Config& config, std::size_t index, const model::ModelDirectory& model,
                         const std::string& tokenizer, std::vector<std::string>& warnings) {
   const config::Client& client = config.clients[index];
   std::vector<data::TokenFile> files;
-  LocalClient result{.index = static_cast<std::uint32_t>(index), .name = client.name, .windows = {}, .token_sha256 = {}};
+  LocalClient result{
+      .index = static_cast<std::uint32_t>(index), .name = client.name, .windows = {}, .token_sha256 = {}};
   for (const auto& path : client.tokens) {
     files.push_back(data::read_token_file(path, model.architecture().vocab_size));
     compare_tokenizer(files.back(), tokenizer, warnings);
@@ -55,9 +58,10 @@ void warn_of_shared_text(const config::Config& config, std::vector<std::string>&
     for (const auto& path : client.tokens) calibration.insert(path.lexically_normal().string());
   for (const auto& evaluation : config.evaluations)
     if (calibration.contains(evaluation.tokens.lexically_normal().string()))
-      warnings.push_back(fmt::format("evaluation '{}': {} is also a client's calibration file; its perplexity will look better "
-                                     "than it is",
-                                     evaluation.name, evaluation.tokens.string()));
+      warnings.push_back(fmt::format(
+          "evaluation '{}': {} is also a client's calibration file; its perplexity will look better "
+          "than it is",
+          evaluation.name, evaluation.tokens.string()));
 }
 
 }  // namespace
@@ -76,7 +80,9 @@ EvaluationSet read_evaluation(const std::string& name, const std::filesystem::pa
                               std::optional<std::int64_t> samples, std::int64_t length,
                               const model::Architecture& architecture) {
   check_length(fmt::format("evaluation '{}': sequence_length", name), length, architecture);
-  check<ConfigError>(length >= 2, fmt::format("evaluation '{}': sequence_length: found {}, expected at least 2", name, length));
+  check<ConfigError>(
+      length >= 2,
+      fmt::format("evaluation '{}': sequence_length: found {}, expected at least 2", name, length));
   const data::TokenFile file = data::read_token_file(tokens, architecture.vocab_size);
   return {name, tokens.string(), data::sequential_windows(file, samples.value_or(-1), length)};
 }
@@ -114,7 +120,8 @@ Inputs open_inputs(comm::Communicator& communicator, const config::Config& confi
   communicator.together([&] {
     inputs.rank_of_client = ranks_of_clients(config, communicator.size());
     inputs.model = std::make_unique<model::ModelDirectory>(config.model.path);
-    check_length("calibration.sequence_length", config.calibration.sequence_length, inputs.model->architecture());
+    check_length("calibration.sequence_length", config.calibration.sequence_length,
+                 inputs.model->architecture());
   });
   std::vector<std::string> warnings;
   communicator.together([&] {
@@ -131,15 +138,16 @@ Inputs open_inputs(comm::Communicator& communicator, const config::Config& confi
     const std::string tokenizer = inputs.model->tokenizer_digest();
     for (std::size_t client = 0; client < config.clients.size(); ++client) {
       if (inputs.rank_of_client[client] != communicator.rank()) continue;
-      attempt([&] { inputs.clients.push_back(read_client(config, client, *inputs.model, tokenizer, warnings)); });
+      attempt(
+          [&] { inputs.clients.push_back(read_client(config, client, *inputs.model, tokenizer, warnings)); });
     }
     if (communicator.rank() == 0) {
       for (std::string& remark : config::remarks(config)) warnings.push_back(std::move(remark));
       warn_of_shared_text(config, warnings);
       for (const auto& set : config.evaluations)
         attempt([&] {
-          inputs.evaluations.push_back(
-              read_evaluation(set.name, set.tokens, set.samples, set.sequence_length, inputs.model->architecture()));
+          inputs.evaluations.push_back(read_evaluation(set.name, set.tokens, set.samples, set.sequence_length,
+                                                       inputs.model->architecture()));
         });
     }
     check<DataError>(problems.empty(), problems);
@@ -147,12 +155,14 @@ Inputs open_inputs(comm::Communicator& communicator, const config::Config& confi
   inputs.evaluations = share(communicator, std::move(inputs.evaluations));
 
   nlohmann::json mine = {{"warnings", warnings}, {"digests", nlohmann::json::object()}};
-  for (const auto& client : inputs.clients) mine["digests"][std::to_string(client.index)] = client.token_sha256;
+  for (const auto& client : inputs.clients)
+    mine["digests"][std::to_string(client.index)] = client.token_sha256;
   inputs.token_sha256.resize(config.clients.size());
   for (const std::string& text : communicator.gather(mine.dump())) {
     const auto theirs = nlohmann::json::parse(text);
     for (const auto& warning : theirs["warnings"]) inputs.warnings.push_back(warning);
-    for (const auto& [client, digest] : theirs["digests"].items()) inputs.token_sha256.at(std::stoul(client)) = digest;
+    for (const auto& [client, digest] : theirs["digests"].items())
+      inputs.token_sha256.at(std::stoul(client)) = digest;
   }
   return inputs;
 }

@@ -1,18 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// Purpose: everything a run reads, opened and checked on all ranks before any work starts; errors of all ranks are
-// reported together. Evaluation windows are read by the root and sent to the others; a client's tokens are opened by its
-// own rank only (rulings.md 14).
+// Purpose: everything a run reads, opened and checked on all ranks before any work starts; errors of all
+// ranks are reported together. Evaluation windows are read by the root and sent to the others; a client's
+// tokens are opened by its own rank only (rulings.md 14).
 #pragma once
-
-#include <memory>
-#include <optional>
-#include <string>
-#include <vector>
 
 #include "fedspallm/comm/communicator.hpp"
 #include "fedspallm/config/config.hpp"
 #include "fedspallm/data/tokens.hpp"
 #include "fedspallm/model/model_directory.hpp"
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
 
 namespace fedspallm::app {
 
@@ -32,10 +32,10 @@ struct EvaluationSet {
 struct Inputs {
   std::unique_ptr<model::ModelDirectory> model;
   std::vector<int> rank_of_client;
-  std::vector<LocalClient> clients;          // of this rank
-  std::vector<EvaluationSet> evaluations;    // on every rank
-  std::vector<std::string> token_sha256;     // of every client, at the root
-  std::vector<std::string> warnings;         // of all ranks, at the root
+  std::vector<LocalClient> clients;        // of this rank
+  std::vector<EvaluationSet> evaluations;  // on every rank
+  std::vector<std::string> token_sha256;   // of every client, at the root
+  std::vector<std::string> warnings;       // of all ranks, at the root
 };
 
 /// Rank 0 reads the file; everybody gets the resolved result. @throws ConfigError alike on all ranks
@@ -51,6 +51,7 @@ struct Inputs {
                                             const model::Architecture& architecture);
 
 /// Windows as bytes and back, for sending between ranks.
-[[nodiscard]] std::vector<EvaluationSet> share(comm::Communicator& communicator, std::vector<EvaluationSet> sets);
+[[nodiscard]] std::vector<EvaluationSet> share(comm::Communicator& communicator,
+                                               std::vector<EvaluationSet> sets);
 
 }  // namespace fedspallm::app

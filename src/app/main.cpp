@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Purpose: the command line and the one place where errors become messages and exit statuses.
+#include "fedspallm/base/error.hpp"
+
 #include <CLI/CLI.hpp>
+
+#include "commands.hpp"
 #include <cstdio>
 #include <functional>
 #include <new>
-
-#include "commands.hpp"
-#include "fedspallm/base/error.hpp"
 
 namespace {
 
@@ -28,28 +29,39 @@ struct Chosen {
 void add_prune(CLI::App& app, PruneOptions& options, Chosen& chosen) {
   CLI::App* command = app.add_subcommand("prune", "Prune a model federatedly (alone or under mpirun / srun)");
   command->add_option("CONFIG", options.config, "configuration file (TOML)")->required();
-  command->add_option("--set", options.settings, "KEY=VALUE: overrides a key, e.g. --set prune.sparsity=0.6")->allow_extra_args(false);
-  command->add_flag("--dry-run", options.dry_run, "print memory, disk and bytes on the wire per rank; refuse what cannot fit");
+  command->add_option("--set", options.settings, "KEY=VALUE: overrides a key, e.g. --set prune.sparsity=0.6")
+      ->allow_extra_args(false);
+  command->add_flag("--dry-run", options.dry_run,
+                    "print memory, disk and bytes on the wire per rank; refuse what cannot fit");
   command->add_option("--assume-ranks", options.assume_ranks, "with --dry-run: forecast for this many ranks");
   command->add_flag("--restart", options.restart, "start over, even when the run is finished");
   command->add_flag("--quiet", options.quiet, "warnings and the final table only");
-  command->callback([&] { chosen.with_mpi = [&](comm::Communicator& communicator) { return run_prune(communicator, options); }; });
+  command->callback([&] {
+    chosen.with_mpi = [&](comm::Communicator& communicator) { return run_prune(communicator, options); };
+  });
 }
 
 void add_eval(CLI::App& app, EvalOptions& options, Chosen& chosen) {
-  CLI::App* command = app.add_subcommand("eval", "Perplexity of a model directory, as transformers computes it");
-  command->add_option("MODEL_DIR", options.model, "model directory; with --client a run directory")->required();
+  CLI::App* command =
+      app.add_subcommand("eval", "Perplexity of a model directory, as transformers computes it");
+  command->add_option("MODEL_DIR", options.model, "model directory; with --client a run directory")
+      ->required();
   command->add_option("--tokens", options.tokens, "token files (HDF5)")->required();
-  command->add_option("--sequence-length", options.sequence_length, "tokens per window")->capture_default_str();
+  command->add_option("--sequence-length", options.sequence_length, "tokens per window")
+      ->capture_default_str();
   command->add_option("--samples", options.samples, "windows per file (default: all)");
   command->add_option("--client", options.client, "a stand-alone client of a run with run.keep_clients");
   command->add_option("--backend", options.backend, "auto, cpu, cuda or reference")->capture_default_str();
   command->add_flag("--json", options.json, "one JSON object on standard output");
-  command->callback([&] { chosen.with_mpi = [&](comm::Communicator& communicator) { return run_eval(communicator, options); }; });
+  command->callback([&] {
+    chosen.with_mpi = [&](comm::Communicator& communicator) { return run_eval(communicator, options); };
+  });
 }
 
-void add_files(CLI::App& app, InspectOptions& inspect, ExportOptions& exporting, UnpackOptions& unpacking, Chosen& chosen) {
-  CLI::App* command = app.add_subcommand("inspect", "Recount a run or a model: sparsity, votes, clients, provenance");
+void add_files(CLI::App& app, InspectOptions& inspect, ExportOptions& exporting, UnpackOptions& unpacking,
+               Chosen& chosen) {
+  CLI::App* command =
+      app.add_subcommand("inspect", "Recount a run or a model: sparsity, votes, clients, provenance");
   command->add_option("PATH", inspect.path, "run.h5, run directory or model directory")->required();
   command->add_flag("--json", inspect.json, "one JSON object on standard output");
   command->callback([&] { chosen.alone = [&] { return run_inspect(inspect); }; });
@@ -59,7 +71,8 @@ void add_files(CLI::App& app, InspectOptions& inspect, ExportOptions& exporting,
   command->add_option("--out", exporting.out, "output directory")->required();
   command->add_option("--format", exporting.format, "huggingface or bitmask")->capture_default_str();
   command->add_option("--client", exporting.client, "a stand-alone client of a run with run.keep_clients");
-  command->add_option("--model", exporting.model, "the dense model, where it is not at the path that the run recorded");
+  command->add_option("--model", exporting.model,
+                      "the dense model, where it is not at the path that the run recorded");
   command->callback([&] { chosen.alone = [&] { return run_export(exporting); }; });
 
   command = app.add_subcommand("unpack", "Turn a bitmask file back into a Hugging Face directory");
@@ -71,13 +84,17 @@ void add_files(CLI::App& app, InspectOptions& inspect, ExportOptions& exporting,
 
 void add_machine(CLI::App& app, BenchOptions& bench, Chosen& chosen) {
   CLI::App* command = app.add_subcommand("bench", "Measure kernels beside their limits on this machine");
-  command->add_option("NAME", bench.name, "forward, hessian, factorization, sweep, sparsegpt (all four), aggregate")->required();
+  command
+      ->add_option("NAME", bench.name,
+                   "forward, hessian, factorization, sweep, sparsegpt (all four), aggregate")
+      ->required();
   command->add_option("--threads", bench.threads, "threads (default: the cores given)");
   command->add_flag("--json", bench.json, "one JSON object on standard output");
   command->callback([&] { chosen.alone = [&] { return run_bench(bench); }; });
 
   command = app.add_subcommand("doctor", "What this machine can do: MPI, launcher, devices, locks, space");
-  command->callback([&] { chosen.with_mpi = [](comm::Communicator& communicator) { return run_doctor(communicator); }; });
+  command->callback(
+      [&] { chosen.with_mpi = [](comm::Communicator& communicator) { return run_doctor(communicator); }; });
 }
 
 int print_error(const std::string& message, bool speaks, ExitStatus status) {
@@ -85,8 +102,9 @@ int print_error(const std::string& message, bool speaks, ExitStatus status) {
   return static_cast<int>(status);
 }
 
-/// Runs what needs MPI. An error that reaches this point is the same on all ranks (Communicator::agree, Exchange::fail),
-/// so rank 0 alone prints it, and all ranks meet once more before they leave with its status.
+/// Runs what needs MPI. An error that reaches this point is the same on all ranks (Communicator::agree,
+/// Exchange::fail), so rank 0 alone prints it, and all ranks meet once more before they leave with its
+/// status.
 int run_with_mpi(int argc, char** argv, const Chosen& chosen) {
   comm::MpiSession session(argc, argv);
   comm::Communicator communicator;
@@ -100,7 +118,8 @@ int run_with_mpi(int argc, char** argv, const Chosen& chosen) {
 }
 
 int run(int argc, char** argv) {
-  CLI::App app("fedspallm prunes large language models federatedly (FedSpaLLM, arXiv 2410.14852)", "fedspallm");
+  CLI::App app("fedspallm prunes large language models federatedly (FedSpaLLM, arXiv 2410.14852)",
+               "fedspallm");
   app.require_subcommand(1);
   app.footer(kFooter);
   app.set_version_flag("--version", version_text());

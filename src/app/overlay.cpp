@@ -6,7 +6,8 @@
 namespace fedspallm::app {
 
 void apply_record(backend::Backend& backend, const store::BlockRecord& record, model::BlockWeights& weights) {
-  require(record.matrices.size() == weights.matrices.size(), "apply_record: one record per matrix of the block");
+  require(record.matrices.size() == weights.matrices.size(),
+          "apply_record: one record per matrix of the block");
   for (std::size_t matrix = 0; matrix < record.matrices.size(); ++matrix) {
     const wire::PackedMatrix& packed = record.matrices[matrix].matrix;
     if (!record.matrices[matrix].pruned) continue;

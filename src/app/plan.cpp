@@ -1,17 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "plan.hpp"
 
-#include <algorithm>
-
 #include "fedspallm/base/counts.hpp"
 #include "fedspallm/base/error.hpp"
+
+#include <algorithm>
 
 namespace fedspallm::app {
 
 std::vector<int> ranks_of_clients(const config::Config& config, int ranks) {
   std::vector<int> result;
   for (std::size_t client = 0; client < config.clients.size(); ++client) {
-    const int rank = config.clients[client].rank.value_or(static_cast<int>(client % static_cast<std::size_t>(ranks)));
+    const int rank =
+        config.clients[client].rank.value_or(static_cast<int>(client % static_cast<std::size_t>(ranks)));
     check<ConfigError>(rank >= 0 && rank < ranks,
                        fmt::format("client.{}.rank: found {}, expected 0 .. {} (this run has {} ranks)",
                                    config.clients[client].name, rank, ranks - 1, ranks));
@@ -20,12 +21,14 @@ std::vector<int> ranks_of_clients(const config::Config& config, int ranks) {
   return result;
 }
 
-DType wire_dtype(const config::Config& config, const model::ModelDirectory& model, std::int64_t block, std::size_t matrix) {
+DType wire_dtype(const config::Config& config, const model::ModelDirectory& model, std::int64_t block,
+                 std::size_t matrix) {
   return config.model.dtype == config::ModelDType::float32 ? DType::f32 : model.matrix_dtype(block, matrix);
 }
 
 bool sends_diagonal(const config::Config& config) {
-  const bool has_hessian = config.prune.method == config::Method::sparsegpt || config.prune.method == config::Method::wanda;
+  const bool has_hessian =
+      config.prune.method == config::Method::sparsegpt || config.prune.method == config::Method::wanda;
   return has_hessian && config.federation.mask_expansion && config.federation.tie == config::Tie::score &&
          config.federation.aggregation != config::Aggregation::none;
 }
@@ -35,14 +38,18 @@ namespace {
 aggregate::MergeRules rules_of(const config::Config& config, const prune::Settings& settings) {
   aggregate::MergeRules rules;
   rules.averaging = config.federation.aggregation == config::Aggregation::mean ? aggregate::Averaging::mean
-                                                                              : aggregate::Averaging::l0;
+                                                                               : aggregate::Averaging::l0;
   rules.expand = config.federation.mask_expansion;
   switch (config.federation.tie) {
     case config::Tie::score:
       rules.tie = sends_diagonal(config) ? aggregate::TieRule::score : aggregate::TieRule::magnitude;
       break;
-    case config::Tie::magnitude: rules.tie = aggregate::TieRule::magnitude; break;
-    case config::Tie::index: rules.tie = aggregate::TieRule::index; break;
+    case config::Tie::magnitude:
+      rules.tie = aggregate::TieRule::magnitude;
+      break;
+    case config::Tie::index:
+      rules.tie = aggregate::TieRule::index;
+      break;
   }
   rules.sparsity = settings.sparsity;
   rules.keep = settings.pattern.keep;
@@ -86,7 +93,8 @@ RoundPlan plan_round(const config::Config& config, const model::ModelDirectory& 
     auto& units = plan.unit.emplace_back(architecture.matrices.size(), kNoUnit);
     std::vector<std::uint32_t> clients;
     for (std::size_t client = 0; client < plan.drawn.size(); ++client)
-      if (plan.drawn[client][static_cast<std::size_t>(block)]) clients.push_back(static_cast<std::uint32_t>(client));
+      if (plan.drawn[client][static_cast<std::size_t>(block)])
+        clients.push_back(static_cast<std::uint32_t>(client));
     if (clients.empty()) plan.uncovered.push_back(block);
     std::size_t group_leader = 0;
     for (std::size_t matrix = 0; matrix < architecture.matrices.size(); ++matrix) {
@@ -96,23 +104,25 @@ RoundPlan plan_round(const config::Config& config, const model::ModelDirectory& 
       const bool first = matrix == 0 || architecture.matrices[matrix - 1].group != shape.group;
       units[matrix] = plan.exchange.units.size();
       if (first) group_leader = units[matrix];
-      plan.exchange.units.push_back({.id = {round, static_cast<std::uint32_t>(block), static_cast<std::uint32_t>(matrix)},
-                                     .name = model.matrix_name(block, matrix),
-                                     .rows = shape.rows,
-                                     .cols = shape.cols,
-                                     .dtype = wire_dtype(config, model, block, matrix),
-                                     .with_diagonal = first && sends_diagonal(config),
-                                     .diagonal_unit = group_leader,
-                                     .clients = clients,
-                                     .expected_kept = expected_kept(plan.settings, shape.rows, shape.cols)});
+      plan.exchange.units.push_back(
+          {.id = {round, static_cast<std::uint32_t>(block), static_cast<std::uint32_t>(matrix)},
+           .name = model.matrix_name(block, matrix),
+           .rows = shape.rows,
+           .cols = shape.cols,
+           .dtype = wire_dtype(config, model, block, matrix),
+           .with_diagonal = first && sends_diagonal(config),
+           .diagonal_unit = group_leader,
+           .clients = clients,
+           .expected_kept = expected_kept(plan.settings, shape.rows, shape.cols)});
     }
   }
   const bool required = config.federation.coverage == config::Coverage::required;
-  check<ConfigError>(!required || plan.uncovered.empty(),
-                     fmt::format("{} of {} blocks are drawn by no client (the first is block {}): give the clients more "
-                                 "resources, or set federation.coverage = \"warn\" to leave them dense",
-                                 plan.uncovered.size(), architecture.blocks,
-                                 plan.uncovered.empty() ? 0 : plan.uncovered.front()));
+  check<ConfigError>(
+      !required || plan.uncovered.empty(),
+      fmt::format("{} of {} blocks are drawn by no client (the first is block {}): give the clients more "
+                  "resources, or set federation.coverage = \"warn\" to leave them dense",
+                  plan.uncovered.size(), architecture.blocks,
+                  plan.uncovered.empty() ? 0 : plan.uncovered.front()));
   return plan;
 }
 

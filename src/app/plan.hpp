@@ -1,17 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// Purpose: what one round will do, computed alike on every rank: who prunes which block, which matrices are merged from
-// whom, by which rules. Pure functions of config and architecture.
+// Purpose: what one round will do, computed alike on every rank: who prunes which block, which matrices are
+// merged from whom, by which rules. Pure functions of config and architecture.
 #pragma once
-
-#include <cstdint>
-#include <string>
-#include <vector>
 
 #include "fedspallm/aggregate/rules.hpp"
 #include "fedspallm/comm/exchange.hpp"
 #include "fedspallm/config/config.hpp"
 #include "fedspallm/model/model_directory.hpp"
 #include "fedspallm/prune/methods.hpp"
+
+#include <cstdint>
+#include <string>
+#include <vector>
 
 namespace fedspallm::app {
 
@@ -30,13 +30,14 @@ constexpr std::size_t kNoUnit = static_cast<std::size_t>(-1);
 [[nodiscard]] std::vector<int> ranks_of_clients(const config::Config& config, int ranks);
 
 /// Dtype of the pruned matrix on the wire, in the run file and in the output.
-[[nodiscard]] DType wire_dtype(const config::Config& config, const model::ModelDirectory& model, std::int64_t block,
-                               std::size_t matrix);
+[[nodiscard]] DType wire_dtype(const config::Config& config, const model::ModelDirectory& model,
+                               std::int64_t block, std::size_t matrix);
 
 /// Whether updates carry diag(H): only where the score rule will need it.
 [[nodiscard]] bool sends_diagonal(const config::Config& config);
 
-/// @throws ConfigError when blocks stay uncovered and coverage is required, or an N:M group does not divide a matrix
+/// @throws ConfigError when blocks stay uncovered and coverage is required, or an N:M group does not divide a
+/// matrix
 [[nodiscard]] RoundPlan plan_round(const config::Config& config, const model::ModelDirectory& model,
                                    const std::vector<int>& rank_of_client, std::uint32_t round);
 

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// prune: reads and checks all inputs, then either forecasts (--dry-run), leaves a finished run alone, or runs.
-#include <cstdio>
-#include <limits>
+// prune: reads and checks all inputs, then either forecasts (--dry-run), leaves a finished run alone, or
+// runs.
+#include "fedspallm/report/system.hpp"
 
 #include "commands.hpp"
-#include "fedspallm/report/system.hpp"
 #include "forecast.hpp"
 #include "prune_run.hpp"
+#include <cstdio>
+#include <limits>
 
 namespace fedspallm::app {
 
@@ -20,11 +21,13 @@ std::int64_t tokens_of(const std::vector<EvaluationSet>& sets) {
 
 /// The folder itself or its nearest existing parent.
 std::filesystem::path existing_folder(std::filesystem::path folder) {
-  while (!folder.empty() && !std::filesystem::exists(folder) && folder != folder.parent_path()) folder = folder.parent_path();
+  while (!folder.empty() && !std::filesystem::exists(folder) && folder != folder.parent_path())
+    folder = folder.parent_path();
   return folder;
 }
 
-void check_resources(comm::Communicator& communicator, const config::Config& config, const Forecast& expected) {
+void check_resources(comm::Communicator& communicator, const config::Config& config,
+                     const Forecast& expected) {
   const auto ranks_on_host = static_cast<int>(communicator.maximum(communicator.node_size()));
   communicator.together([&] {
     check_fits(expected, report::available_memory_bytes(), ranks_on_host,
@@ -38,8 +41,8 @@ bool already_finished(comm::Communicator& communicator, const config::Config& co
   std::string answer = "no";
   const store::RunPaths paths{config.run.dir};
   communicator.together([&] {
-    if (communicator.rank() == 0 && std::filesystem::exists(paths.summary()) && std::filesystem::exists(paths.run_file()) &&
-        store::BlockStore::of_run(paths).complete())
+    if (communicator.rank() == 0 && std::filesystem::exists(paths.summary()) &&
+        std::filesystem::exists(paths.run_file()) && store::BlockStore::of_run(paths).complete())
       answer = "yes";
   });
   return communicator.broadcast(std::move(answer)) == "yes";
@@ -58,7 +61,8 @@ ExitStatus run_prune(comm::Communicator& communicator, const PruneOptions& optio
   Inputs inputs = open_inputs(communicator, config);
   Forecast expected;
   communicator.together([&] {
-    const int ranks = options.dry_run && options.assume_ranks > 0 ? options.assume_ranks : communicator.size();
+    const int ranks =
+        options.dry_run && options.assume_ranks > 0 ? options.assume_ranks : communicator.size();
     expected = forecast(config, *inputs.model, ranks, tokens_of(inputs.evaluations));
   });
   if (options.dry_run && communicator.rank() == 0) {

@@ -1,17 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "prune_run.hpp"
 
-#include <fstream>
-
 #include "fedspallm/base/error.hpp"
 #include "fedspallm/report/system.hpp"
+
 #include "overlay.hpp"
 #include "setup.hpp"
+#include <fstream>
 
 namespace fedspallm::app {
 
 PruneRun::PruneRun(comm::Communicator& communicator, const config::Config& config, Inputs inputs, bool quiet)
-    : communicator_(communicator), config_(config), inputs_(std::move(inputs)), quiet_(quiet), paths_{config.run.dir} {
+    : communicator_(communicator),
+      config_(config),
+      inputs_(std::move(inputs)),
+      quiet_(quiet),
+      paths_{config.run.dir} {
   threads_ = threads_of_rank(communicator, config.run.threads);
   communicator_.together([&] {
     check<NotCompiled>(config.federation.transport != config::TransportKind::nccl,
@@ -22,7 +26,9 @@ PruneRun::PruneRun(comm::Communicator& communicator, const config::Config& confi
   facts_ = facts(communicator_, *backend_, threads_);
 }
 
-double PruneRun::now() const { return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(); }
+double PruneRun::now() const {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+}
 
 template <class Step>
 void PruneRun::timed(const std::string& name, Step step) {
@@ -45,31 +51,36 @@ void PruneRun::prepare_directory() {
     if (!root()) return;
     std::error_code error;
     std::filesystem::create_directories(paths_.dir / "logs", error);
-    check<ResourceError>(!error, fmt::format("{}: cannot be created: {}", paths_.dir.string(), error.message()));
+    check<ResourceError>(!error,
+                         fmt::format("{}: cannot be created: {}", paths_.dir.string(), error.message()));
     std::filesystem::remove(paths_.summary(), error);
     store_.emplace(store::BlockStore::of_run(paths_));
     store_->clear();
     store::write_file_atomically(paths_.config(), config::to_toml(config_));
     metrics_ = std::make_unique<report::MetricsWriter>(paths_.metrics());
-    progress_ = std::make_unique<report::Progress>(
-        inputs_.model->architecture().blocks * config_.federation.rounds, /*to_terminal=*/!quiet_ && report::is_terminal());
+    progress_ =
+        std::make_unique<report::Progress>(inputs_.model->architecture().blocks * config_.federation.rounds,
+                                           /*to_terminal=*/!quiet_ && report::is_terminal());
     if (merges())
       writer_ = std::make_unique<store::ModelWriter>(*inputs_.model, paths_.model(),
                                                      config_.model.dtype == config::ModelDType::float32);
   });
   communicator_.together([&] {
     std::filesystem::create_directories(paths_.dir / "logs");
-    log_ = std::make_unique<Logger>(communicator_.rank(),
-                                    (paths_.dir / "logs" / fmt::format("rank_{:04}.log", communicator_.rank())).string(),
-                                    quiet_ ? LogLevel::warning : LogLevel::info);
+    log_ = std::make_unique<Logger>(
+        communicator_.rank(),
+        (paths_.dir / "logs" / fmt::format("rank_{:04}.log", communicator_.rank())).string(),
+        quiet_ ? LogLevel::warning : LogLevel::info);
   });
   const model::Architecture& architecture = inputs_.model->architecture();
   log_->info("{}: {} model, {} blocks, {} prunable weights; {} clients on {} ranks, {} threads a rank, {}",
-             config_.model.path.string(), architecture.family, architecture.blocks, inputs_.model->prunable_weights(),
-             config_.clients.size(), communicator_.size(), threads_, backend_->kernel_set());
+             config_.model.path.string(), architecture.family, architecture.blocks,
+             inputs_.model->prunable_weights(), config_.clients.size(), communicator_.size(), threads_,
+             backend_->kernel_set());
   for (const std::string& warning : inputs_.warnings) log_->warn("{}", warning);
   if (root()) {
-    merger_ = std::make_unique<RootMerger>(*inputs_.model, *store_, writer_.get(), [this](const BlockSummary& summary) { on_block(summary); });
+    merger_ = std::make_unique<RootMerger>(*inputs_.model, *store_, writer_.get(),
+                                           [this](const BlockSummary& summary) { on_block(summary); });
     metrics_->write({"run_started", {{"ranks", communicator_.size()}, {"clients", config_.clients.size()}}});
   }
 }
@@ -77,14 +88,20 @@ void PruneRun::prepare_directory() {
 void PruneRun::evaluate_dense() {
   if (inputs_.evaluations.empty()) return;
   const auto source = report::dense_source(*inputs_.model, *backend_);
-  dense_ = evaluate(communicator_, *inputs_.model, *backend_, source, inputs_.evaluations, /*participates=*/true, "the dense model");
+  dense_ = evaluate(communicator_, *inputs_.model, *backend_, source, inputs_.evaluations,
+                    /*participates=*/true, "the dense model");
   for (std::size_t set = 0; set < dense_.size(); ++set) {
     const std::string& name = inputs_.evaluations[set].name;
-    log_->info("dense perplexity on '{}': {:.4f} ({} windows)", name, dense_[set].perplexity, dense_[set].samples);
-    metrics_->write({"evaluation", {{"model", "dense"}, {"set", name}, {"perplexity", dense_[set].perplexity}}});
+    log_->info("dense perplexity on '{}': {:.4f} ({} windows)", name, dense_[set].perplexity,
+               dense_[set].samples);
+    metrics_->write(
+        {"evaluation", {{"model", "dense"}, {"set", name}, {"perplexity", dense_[set].perplexity}}});
     const auto vocabulary = static_cast<double>(inputs_.model->architecture().vocab_size);
     if (dense_[set].perplexity > vocabulary)
-      log_->warn("dense perplexity on '{}' is above the vocabulary size: worse than guessing; are the tokens for this model?", name);
+      log_->warn(
+          "dense perplexity on '{}' is above the vocabulary size: worse than guessing; are the tokens for "
+          "this model?",
+          name);
   }
 }
 
@@ -93,9 +110,14 @@ comm::ExchangeOptions PruneRun::exchange_options(const RoundPlan& plan) {
   options.chunk_bytes = config_.federation.chunk_bytes;
   std::string reason = "as the configuration says";
   switch (config_.federation.transport) {
-    case config::TransportKind::reduce: options.transport = comm::Transport::reduce; break;
-    case config::TransportKind::gather: options.transport = comm::Transport::gather; break;
-    case config::TransportKind::nccl: throw LogicError("nccl was refused at the start");
+    case config::TransportKind::reduce:
+      options.transport = comm::Transport::reduce;
+      break;
+    case config::TransportKind::gather:
+      options.transport = comm::Transport::gather;
+      break;
+    case config::TransportKind::nccl:
+      throw LogicError("nccl was refused at the start");
     case config::TransportKind::automatic: {
       const comm::TransportChoice choice = comm::choose_transport(plan.exchange, communicator_.size());
       options.transport = choice.transport;
@@ -116,7 +138,8 @@ void PruneRun::prune_rounds() {
       plan = plan_round(config_, *inputs_.model, inputs_.rank_of_client, static_cast<std::uint32_t>(round));
     });
     if (!plan.uncovered.empty())
-      log_->warn("round {}: {} blocks are drawn by no client and stay as they are", round, plan.uncovered.size());
+      log_->warn("round {}: {} blocks are drawn by no client and stay as they are", round,
+                 plan.uncovered.size());
     one_round(plan);
   }
 }
@@ -125,13 +148,15 @@ void PruneRun::one_round(const RoundPlan& plan) {
   if (root()) merger_->begin_round(plan);
   // Without merging the exchange is empty and only carries failures between ranks.
   comm::Exchange exchange(
-      communicator_, plan.exchange, exchange_options(plan), [this](const comm::CompletedUnit& unit) { merger_->complete(unit); },
+      communicator_, plan.exchange, exchange_options(plan),
+      [this](const comm::CompletedUnit& unit) { merger_->complete(unit); },
       [this](std::uint32_t block) { return merger_->provide(block); });
   const auto standalone_progress = [this, &plan](std::int64_t block, double error) {
     if (merges() || !root()) return;
     BlockSummary summary{.round = plan.round, .block = block, .error = error};
     summary.clients = static_cast<std::int64_t>(inputs_.clients.size());
-    for (const auto& matrix : inputs_.model->architecture().matrices) summary.weights += matrix.rows * matrix.cols;
+    for (const auto& matrix : inputs_.model->architecture().matrices)
+      summary.weights += matrix.rows * matrix.cols;
     on_block(summary);
   };
   try {
@@ -154,7 +179,8 @@ void PruneRun::one_round(const RoundPlan& plan) {
 /// Runs on the exchange's merge thread (or, without merging, on the client thread).
 void PruneRun::on_block(const BlockSummary& summary) {
   dropped_[summary.block] = summary.dropped;
-  const double sparsity = static_cast<double>(summary.dropped) / static_cast<double>(std::max<std::int64_t>(1, summary.weights));
+  const double sparsity =
+      static_cast<double>(summary.dropped) / static_cast<double>(std::max<std::int64_t>(1, summary.weights));
   const std::int64_t blocks = inputs_.model->architecture().blocks;
   const std::string line = progress_->block_done({.block = (summary.round - 1) * blocks + summary.block,
                                                   .error = summary.error,
@@ -164,9 +190,12 @@ void PruneRun::on_block(const BlockSummary& summary) {
   if (!line.empty()) log_->info("{}", line);
   if (summary.damping_steps > 0 || summary.above_target) progress_->clear();
   if (summary.damping_steps > 0)
-    log_->warn("block {}: a Hessian needed its damping raised by 10^{}", summary.block, summary.damping_steps);
+    log_->warn("block {}: a Hessian needed its damping raised by 10^{}", summary.block,
+               summary.damping_steps);
   if (summary.above_target)
-    log_->warn("block {}: the clients agree on more zeros than the target asks for; nothing was expanded there", summary.block);
+    log_->warn(
+        "block {}: the clients agree on more zeros than the target asks for; nothing was expanded there",
+        summary.block);
   metrics_->write({"block",
                    {{"round", summary.round},
                     {"block", summary.block},
@@ -217,7 +246,8 @@ void PruneRun::evaluate_results() {
 }
 
 void PruneRun::evaluate_merged() {
-  // The merged model is evaluated where it can be seen: on every rank of a shared file system, else at the root.
+  // The merged model is evaluated where it can be seen: on every rank of a shared file system, else at the
+  // root.
   std::unique_ptr<model::ModelDirectory> merged;
   communicator_.together([&] {
     if (root() || std::filesystem::exists(paths_.model() / "config.json"))
@@ -225,12 +255,13 @@ void PruneRun::evaluate_merged() {
   });
   const bool sees = merged != nullptr;
   const model::ModelDirectory& model = sees ? *merged : *inputs_.model;
-  merged_ = evaluate(communicator_, model, *backend_, report::dense_source(model, *backend_), inputs_.evaluations, sees,
-                     "the merged model");
+  merged_ = evaluate(communicator_, model, *backend_, report::dense_source(model, *backend_),
+                     inputs_.evaluations, sees, "the merged model");
   for (std::size_t set = 0; set < merged_.size(); ++set) {
     const std::string& name = inputs_.evaluations[set].name;
     log_->info("merged perplexity on '{}': {:.4f}", name, merged_[set].perplexity);
-    metrics_->write({"evaluation", {{"model", "merged"}, {"set", name}, {"perplexity", merged_[set].perplexity}}});
+    metrics_->write(
+        {"evaluation", {{"model", "merged"}, {"set", name}, {"perplexity", merged_[set].perplexity}}});
   }
 }
 
@@ -250,7 +281,9 @@ void PruneRun::evaluate_standalone() {
   for (const auto& [client, results] : standalone_)
     for (std::size_t set = 0; set < results.size(); ++set)
       metrics_->write({"evaluation",
-                       {{"model", client}, {"set", inputs_.evaluations[set].name}, {"perplexity", results[set].perplexity}}});
+                       {{"model", client},
+                        {"set", inputs_.evaluations[set].name},
+                        {"perplexity", results[set].perplexity}}});
 }
 
 }  // namespace fedspallm::app

@@ -1,25 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
-// Purpose: one run of `fedspallm prune`, step by step. The order of the steps is run(); each step is collective.
-// Non-goals: parsing, dry runs (dry_run.hpp).
+// Purpose: one run of `fedspallm prune`, step by step. The order of the steps is run(); each step is
+// collective. Non-goals: parsing, dry runs (dry_run.hpp).
 #pragma once
 
-#include <chrono>
-#include <map>
-#include <memory>
-#include <mutex>
+#include "fedspallm/base/log.hpp"
+#include "fedspallm/report/metrics.hpp"
+#include "fedspallm/report/progress.hpp"
+
 #include <nlohmann/json.hpp>
-#include <optional>
-#include <string>
-#include <vector>
 
 #include "client.hpp"
 #include "commands.hpp"
 #include "evaluate.hpp"
-#include "fedspallm/base/log.hpp"
-#include "fedspallm/report/metrics.hpp"
-#include "fedspallm/report/progress.hpp"
 #include "inputs.hpp"
 #include "root.hpp"
+#include <chrono>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <vector>
 
 namespace fedspallm::app {
 

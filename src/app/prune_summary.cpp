@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The end of a run: statistics of all ranks, summary.json and the table that people read.
-#include <cstdio>
-
 #include "fedspallm/base/error.hpp"
 #include "fedspallm/report/system.hpp"
 #include "fedspallm/report/table.hpp"
+
 #include "prune_run.hpp"
+#include <cstdio>
 
 namespace fedspallm::app {
 
@@ -74,8 +74,10 @@ void PruneRun::print_table(const nlohmann::json& summary) const {
   };
   row("dense", dense_);
   for (const auto& client : config_.clients)
-    if (const auto found = standalone_.find(client.name); found != standalone_.end()) row("stand-alone " + client.name, found->second);
-  row(config_.federation.aggregation == config::Aggregation::mean ? "federated (mean)" : "federated", merged_);
+    if (const auto found = standalone_.find(client.name); found != standalone_.end())
+      row("stand-alone " + client.name, found->second);
+  row(config_.federation.aggregation == config::Aggregation::mean ? "federated (mean)" : "federated",
+      merged_);
   table.sparsity = summary["sparsity"];
   table.bytes_on_wire = bytes_on_wire_;
   table.transport = transport_;
@@ -83,11 +85,13 @@ void PruneRun::print_table(const nlohmann::json& summary) const {
   table.pruning_seconds = seconds_.at("pruning");
   table.peak_rss_bytes = peak_rss_;
   std::fputs(report::to_text(table).c_str(), stdout);
-  std::fputs(fmt::format("{}\nA pruned model is as large and as fast as before: its zeros are stored. Sparse kernels or "
-                         "`fedspallm export --format bitmask` make use of them.\n",
-                         (merges() ? paths_.model() : paths_.clients()).string())
-                 .c_str(),
-             stdout);
+  std::fputs(
+      fmt::format(
+          "{}\nA pruned model is as large and as fast as before: its zeros are stored. Sparse kernels or "
+          "`fedspallm export --format bitmask` make use of them.\n",
+          (merges() ? paths_.model() : paths_.clients()).string())
+          .c_str(),
+      stdout);
   std::fflush(stdout);
 }
 

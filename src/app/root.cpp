@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "root.hpp"
 
-#include <algorithm>
-#include <chrono>
-#include <span>
-
 #include "fedspallm/aggregate/merge.hpp"
 #include "fedspallm/base/dtype.hpp"
 #include "fedspallm/base/error.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <span>
 
 namespace fedspallm::app {
 
@@ -16,8 +16,8 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-/// The model's own bits as a packed matrix's values. Sparsity 0 changes none (rulings.md 3, 15), but sums in fixed point
-/// turn -0 into +0 and round what is tiny beside the largest weight.
+/// The model's own bits as a packed matrix's values. Sparsity 0 changes none (rulings.md 3, 15), but sums in
+/// fixed point turn -0 into +0 and round what is tiny beside the largest weight.
 std::vector<std::byte> dense_values(const model::ModelDirectory& model, const comm::PlannedUnit& unit) {
   const model::TensorView tensor = model.tensor(unit.name);
   if (tensor.dtype() == unit.dtype) return {tensor.bytes.begin(), tensor.bytes.end()};
@@ -29,14 +29,17 @@ std::vector<std::byte> dense_values(const model::ModelDirectory& model, const co
 
 }  // namespace
 
-RootMerger::RootMerger(const model::ModelDirectory& model, store::BlockStore& store, store::ModelWriter* writer,
-                       std::function<void(const BlockSummary&)> on_block)
+RootMerger::RootMerger(const model::ModelDirectory& model, store::BlockStore& store,
+                       store::ModelWriter* writer, std::function<void(const BlockSummary&)> on_block)
     : model_(model), store_(store), writer_(writer), on_block_(std::move(on_block)) {}
 
-void RootMerger::begin_round(const RoundPlan& plan) { plan_ = &plan; }
+void RootMerger::begin_round(const RoundPlan& plan) {
+  plan_ = &plan;
+}
 
 void RootMerger::complete(const comm::CompletedUnit& unit) {
-  require(plan_ != nullptr && writer_ != nullptr, "RootMerger::complete: begin_round first, with a model writer");
+  require(plan_ != nullptr && writer_ != nullptr,
+          "RootMerger::complete: begin_round first, with a model writer");
   const auto start = std::chrono::steady_clock::now();
   const comm::PlannedUnit& planned = plan_->exchange.units[unit.index];
   const auto clients = static_cast<std::int64_t>(planned.clients.size());

@@ -1,19 +1,21 @@
 // SPDX-License-Identifier: Apache-2.0
-// Purpose: what rank 0 does with complete merges: finish them, write each block to the run file and the output model, and
-// report. Holds the block in work and nothing of other blocks. Runs on the exchange's merge thread.
+// Purpose: what rank 0 does with complete merges: finish them, write each block to the run file and the
+// output model, and report. Holds the block in work and nothing of other blocks. Runs on the exchange's merge
+// thread.
 #pragma once
-
-#include <cstdint>
-#include <functional>
-#include <mutex>
-#include <nlohmann/json.hpp>
-#include <vector>
 
 #include "fedspallm/comm/exchange.hpp"
 #include "fedspallm/model/model_directory.hpp"
 #include "fedspallm/store/model_writer.hpp"
 #include "fedspallm/store/run_store.hpp"
+
+#include <nlohmann/json.hpp>
+
 #include "plan.hpp"
+#include <cstdint>
+#include <functional>
+#include <mutex>
+#include <vector>
 
 namespace fedspallm::app {
 
@@ -25,8 +27,8 @@ struct BlockSummary {
   std::int64_t weights = 0;
   std::int64_t dropped = 0;
   std::int64_t expanded = 0;
-  double error = 0;        // mean over clients of the sum of squared scaled errors
-  int damping_steps = 0;   // largest of any client
+  double error = 0;       // mean over clients of the sum of squared scaled errors
+  int damping_steps = 0;  // largest of any client
   bool above_target = false;
   double merge_seconds = 0;
   double write_seconds = 0;
@@ -45,7 +47,8 @@ class RootMerger {
   void complete(const comm::CompletedUnit& unit);
   /// Records as dense the blocks that nobody ever pruned, so that the run file names every block.
   void record_dense_blocks();
-  /// Exchange::Provider: the newest merged block of earlier rounds, empty when nobody has pruned it. Any thread.
+  /// Exchange::Provider: the newest merged block of earlier rounds, empty when nobody has pruned it. Any
+  /// thread.
   [[nodiscard]] std::vector<std::byte> provide(std::uint32_t block) const;
 
  private:

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "setup.hpp"
 
+#include "fedspallm/base/error.hpp"
+#include "fedspallm/report/system.hpp"
+
 #include <hdf5.h>
 #include <sched.h>
 
-
 #include "commands.hpp"
-#include "fedspallm/base/error.hpp"
-#include "fedspallm/report/system.hpp"
 #include "version.hpp"
 
 namespace fedspallm::app {
@@ -56,9 +56,12 @@ config::BackendKind backend_kind(const std::string& word) {
 std::unique_ptr<backend::Backend> make_backend(config::BackendKind kind, int threads) {
   switch (kind) {
     case config::BackendKind::automatic:
-    case config::BackendKind::cpu: return backend::make_cpu_backend(threads);
-    case config::BackendKind::cuda: return backend::make_cuda_backend(0);
-    case config::BackendKind::reference: return backend::make_reference_backend();
+    case config::BackendKind::cpu:
+      return backend::make_cpu_backend(threads);
+    case config::BackendKind::cuda:
+      return backend::make_cuda_backend(0);
+    case config::BackendKind::reference:
+      return backend::make_reference_backend();
   }
   throw LogicError("make_backend: unknown kind");
 }
@@ -68,8 +71,8 @@ std::string version_text() {
                      comm::MpiSession::library_version(), hdf5_version(), kCuda ? "on" : "off");
 }
 
-std::vector<std::pair<std::string, std::string>> facts(comm::Communicator& communicator, const backend::Backend& backend,
-                                                       int threads) {
+std::vector<std::pair<std::string, std::string>> facts(comm::Communicator& communicator,
+                                                       const backend::Backend& backend, int threads) {
   return {{"version", kVersion},
           {"git", kGitRevision},
           {"mpi", comm::MpiSession::library_version()},

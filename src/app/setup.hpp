@@ -2,19 +2,19 @@
 // Purpose: the backend of this rank and the facts about the run that end in its provenance.
 #pragma once
 
+#include "fedspallm/backend/backend.hpp"
+#include "fedspallm/comm/communicator.hpp"
+#include "fedspallm/config/config.hpp"
+
 #include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "fedspallm/backend/backend.hpp"
-#include "fedspallm/comm/communicator.hpp"
-#include "fedspallm/config/config.hpp"
-
 namespace fedspallm::app {
 
-/// Collective. Threads of this rank: `wanted`, or the cores given to it shared with the ranks of this host that have the
-/// same cores (binding is left to the launcher).
+/// Collective. Threads of this rank: `wanted`, or the cores given to it shared with the ranks of this host
+/// that have the same cores (binding is left to the launcher).
 [[nodiscard]] int threads_of_rank(comm::Communicator& communicator, int wanted);
 
 /// @throws NotCompiled when CUDA is asked for and this build has none
@@ -24,6 +24,7 @@ namespace fedspallm::app {
 
 /// version, git, mpi, hdf5, backend, kernel set, host, ranks, threads, start time.
 [[nodiscard]] std::vector<std::pair<std::string, std::string>> facts(comm::Communicator& communicator,
-                                                                     const backend::Backend& backend, int threads);
+                                                                     const backend::Backend& backend,
+                                                                     int threads);
 
 }  // namespace fedspallm::app

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fedspallm/base/counts.hpp"
 
+#include "fedspallm/base/error.hpp"
+
 #include <algorithm>
 #include <cmath>
-
-#include "fedspallm/base/error.hpp"
 
 namespace fedspallm {
 

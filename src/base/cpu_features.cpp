@@ -1,17 +1,20 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fedspallm/base/cpu_features.hpp"
 
-#include <cstdlib>
-
 #include "fedspallm/base/error.hpp"
+
+#include <cstdlib>
 
 namespace fedspallm {
 
 std::string_view name_of(Isa isa) {
   switch (isa) {
-    case Isa::baseline: return "baseline";
-    case Isa::avx2: return "avx2";
-    case Isa::avx512: return "avx512";
+    case Isa::baseline:
+      return "baseline";
+    case Isa::avx2:
+      return "avx2";
+    case Isa::avx512:
+      return "avx512";
   }
   return "unknown";
 }
@@ -19,8 +22,11 @@ std::string_view name_of(Isa isa) {
 bool supported(Isa isa) {
 #if defined(__x86_64__)
   switch (isa) {
-    case Isa::baseline: return true;
-    case Isa::avx2: return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("bmi2");
+    case Isa::baseline:
+      return true;
+    case Isa::avx2:
+      return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+             __builtin_cpu_supports("bmi2");
     case Isa::avx512:
       return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") && supported(Isa::avx2);
@@ -35,7 +41,8 @@ Isa select_isa() {
   if (const char* wanted = std::getenv("FEDSPALLM_ISA"); wanted != nullptr && *wanted != '\0') {
     for (const Isa isa : {Isa::baseline, Isa::avx2, Isa::avx512}) {
       if (name_of(isa) != wanted) continue;
-      check<ConfigError>(supported(isa), fmt::format("FEDSPALLM_ISA={}: this CPU does not support it", wanted));
+      check<ConfigError>(supported(isa),
+                         fmt::format("FEDSPALLM_ISA={}: this CPU does not support it", wanted));
       return isa;
     }
     throw ConfigError(fmt::format("FEDSPALLM_ISA={}: expected baseline, avx2 or avx512", wanted));

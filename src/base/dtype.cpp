@@ -8,18 +8,24 @@ namespace fedspallm {
 
 std::string_view name_of(DType type) {
   switch (type) {
-    case DType::f32: return "float32";
-    case DType::f16: return "float16";
-    case DType::bf16: return "bfloat16";
+    case DType::f32:
+      return "float32";
+    case DType::f16:
+      return "float16";
+    case DType::bf16:
+      return "bfloat16";
   }
   return "unknown";
 }
 
-float bf16_to_float(std::uint16_t bits) { return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16); }
+float bf16_to_float(std::uint16_t bits) {
+  return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
+}
 
 std::uint16_t float_to_bf16(float value) {
   const auto bits = std::bit_cast<std::uint32_t>(value);
-  if ((bits & 0x7fffffffU) > 0x7f800000U) return static_cast<std::uint16_t>((bits >> 16) | 0x40U);  // quiet NaN
+  if ((bits & 0x7fffffffU) > 0x7f800000U)
+    return static_cast<std::uint16_t>((bits >> 16) | 0x40U);  // quiet NaN
   return static_cast<std::uint16_t>((bits + 0x7fffU + ((bits >> 16) & 1U)) >> 16);
 }
 
@@ -38,9 +44,12 @@ std::uint16_t float_to_f16(float value) {
 
 float round_to(DType type, float value) {
   switch (type) {
-    case DType::f32: return value;
-    case DType::f16: return f16_to_float(float_to_f16(value));
-    case DType::bf16: return bf16_to_float(float_to_bf16(value));
+    case DType::f32:
+      return value;
+    case DType::f16:
+      return f16_to_float(float_to_f16(value));
+    case DType::bf16:
+      return bf16_to_float(float_to_bf16(value));
   }
   return value;
 }

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fedspallm/base/hash.hpp"
 
+#include "fedspallm/base/error.hpp"
+
 #include <fmt/format.h>
 #include <openssl/evp.h>
 #include <xxhash.h>
@@ -9,8 +11,6 @@
 #include <fstream>
 #include <memory>
 #include <vector>
-
-#include "fedspallm/base/error.hpp"
 
 namespace fedspallm {
 
@@ -34,14 +34,17 @@ void for_each_chunk(const std::filesystem::path& path, Consume consume) {
 class Sha256 {
  public:
   Sha256() : context_(EVP_MD_CTX_new(), &EVP_MD_CTX_free) {
-    check<ResourceError>(context_ && EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr) == 1, "SHA-256: cannot start");
+    check<ResourceError>(context_ && EVP_DigestInit_ex(context_.get(), EVP_sha256(), nullptr) == 1,
+                         "SHA-256: cannot start");
   }
   void update(std::span<const std::byte> bytes) {
-    check<ResourceError>(EVP_DigestUpdate(context_.get(), bytes.data(), bytes.size()) == 1, "SHA-256: update failed");
+    check<ResourceError>(EVP_DigestUpdate(context_.get(), bytes.data(), bytes.size()) == 1,
+                         "SHA-256: update failed");
   }
   std::string finish() {
     std::array<unsigned char, 32> digest{};
-    check<ResourceError>(EVP_DigestFinal_ex(context_.get(), digest.data(), nullptr) == 1, "SHA-256: cannot finish");
+    check<ResourceError>(EVP_DigestFinal_ex(context_.get(), digest.data(), nullptr) == 1,
+                         "SHA-256: cannot finish");
     std::string text;
     for (const unsigned char byte : digest) text += fmt::format("{:02x}", byte);
     return text;
@@ -53,7 +56,9 @@ class Sha256 {
 
 }  // namespace
 
-std::uint64_t checksum(std::span<const std::byte> bytes) { return XXH3_64bits(bytes.data(), bytes.size()); }
+std::uint64_t checksum(std::span<const std::byte> bytes) {
+  return XXH3_64bits(bytes.data(), bytes.size());
+}
 
 std::string sha256(std::span<const std::byte> bytes) {
   Sha256 digest;
@@ -71,7 +76,8 @@ std::uint64_t checksum_of_file(const std::filesystem::path& path) {
   const std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> state(XXH3_createState(), &XXH3_freeState);
   check<ResourceError>(state && XXH3_64bits_reset(state.get()) == XXH_OK, "xxh3: cannot start");
   for_each_chunk(path, [&](std::span<const std::byte> bytes) {
-    check<ResourceError>(XXH3_64bits_update(state.get(), bytes.data(), bytes.size()) == XXH_OK, "xxh3: update failed");
+    check<ResourceError>(XXH3_64bits_update(state.get(), bytes.data(), bytes.size()) == XXH_OK,
+                         "xxh3: update failed");
   });
   return XXH3_64bits_digest(state.get());
 }

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fedspallm/base/log.hpp"
 
+#include "fedspallm/base/error.hpp"
+
 #include <spdlog/logger.h>
 #include <spdlog/sinks/basic_file_sink.h>
 #include <spdlog/sinks/stdout_color_sinks.h>
-
-#include "fedspallm/base/error.hpp"
 
 namespace fedspallm {
 
@@ -16,10 +16,14 @@ struct Logger::Impl {
 namespace {
 spdlog::level::level_enum level_of(LogLevel level) {
   switch (level) {
-    case LogLevel::debug: return spdlog::level::debug;
-    case LogLevel::info: return spdlog::level::info;
-    case LogLevel::warning: return spdlog::level::warn;
-    case LogLevel::error: return spdlog::level::err;
+    case LogLevel::debug:
+      return spdlog::level::debug;
+    case LogLevel::info:
+      return spdlog::level::info;
+    case LogLevel::warning:
+      return spdlog::level::warn;
+    case LogLevel::error:
+      return spdlog::level::err;
   }
   return spdlog::level::info;
 }
@@ -49,6 +53,8 @@ Logger::Logger(int rank, const std::string& file, LogLevel console_level) : impl
 
 Logger::~Logger() = default;
 
-void Logger::write(LogLevel level, std::string_view message) { impl_->logger->log(level_of(level), message); }
+void Logger::write(LogLevel level, std::string_view message) {
+  impl_->logger->log(level_of(level), message);
+}
 
 }  // namespace fedspallm

@@ -9,8 +9,10 @@ std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> counter, std::a
   for (int round = 0; round < 10; ++round) {
     const std::uint64_t product0 = std::uint64_t{0xD2511F53U} * counter[0];
     const std::uint64_t product1 = std::uint64_t{0xCD9E8D57U} * counter[2];
-    counter = {static_cast<std::uint32_t>(product1 >> 32) ^ counter[1] ^ key[0], static_cast<std::uint32_t>(product1),
-               static_cast<std::uint32_t>(product0 >> 32) ^ counter[3] ^ key[1], static_cast<std::uint32_t>(product0)};
+    counter = {static_cast<std::uint32_t>(product1 >> 32) ^ counter[1] ^ key[0],
+               static_cast<std::uint32_t>(product1),
+               static_cast<std::uint32_t>(product0 >> 32) ^ counter[3] ^ key[1],
+               static_cast<std::uint32_t>(product0)};
     key[0] += 0x9E3779B9U;
     key[1] += 0xBB67AE85U;
   }
@@ -21,9 +23,11 @@ std::uint64_t random_bits(const RandomKey& key, std::uint64_t index) {
   // The key's five fields exceed Philox's 64-bit key, so a first pass folds use, round, client and block.
   const auto seed_low = static_cast<std::uint32_t>(key.seed);
   const auto seed_high = static_cast<std::uint32_t>(key.seed >> 32);
-  const auto folded = philox({static_cast<std::uint32_t>(key.use), key.round, key.client, key.block}, {seed_low, seed_high});
-  const auto out = philox({static_cast<std::uint32_t>(index), static_cast<std::uint32_t>(index >> 32), folded[2], folded[3]},
-                          {folded[0], folded[1]});
+  const auto folded =
+      philox({static_cast<std::uint32_t>(key.use), key.round, key.client, key.block}, {seed_low, seed_high});
+  const auto out = philox(
+      {static_cast<std::uint32_t>(index), static_cast<std::uint32_t>(index >> 32), folded[2], folded[3]},
+      {folded[0], folded[1]});
   return (std::uint64_t{out[1]} << 32) | out[0];
 }
 

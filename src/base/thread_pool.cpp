@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fedspallm/base/thread_pool.hpp"
 
+#include "fedspallm/base/error.hpp"
+
 #include <atomic>
 #include <condition_variable>
 #include <exception>
 #include <mutex>
 #include <thread>
 #include <vector>
-
-#include "fedspallm/base/error.hpp"
 
 namespace fedspallm {
 
@@ -27,7 +27,8 @@ struct ThreadPool::State {
 
   void work(int worker) {
     try {
-      for (std::int64_t unit = next.fetch_add(1); unit < units; unit = next.fetch_add(1)) (*body)(unit, worker);
+      for (std::int64_t unit = next.fetch_add(1); unit < units; unit = next.fetch_add(1))
+        (*body)(unit, worker);
     } catch (...) {
       const std::scoped_lock lock(mutex);
       if (!failure) failure = std::current_exception();
@@ -64,7 +65,9 @@ ThreadPool::~ThreadPool() {
   state_->work_ready.notify_all();
 }
 
-int ThreadPool::size() const noexcept { return static_cast<int>(state_->workers.size()) + 1; }
+int ThreadPool::size() const noexcept {
+  return static_cast<int>(state_->workers.size()) + 1;
+}
 
 void ThreadPool::run(std::int64_t units, const std::function<void(std::int64_t, int)>& body) {
   State& state = *state_;

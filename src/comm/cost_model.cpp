@@ -15,8 +15,7 @@ namespace {
 constexpr double kLinkBytesPerSecond = 1.2e9;  // 10 Gbit/s Ethernet: the slowest network of today's clusters
 constexpr double kSecondsPerMessage =
     200e-6;  // a request and its answer between threads that poll every 0.1 ms
-constexpr double kAddSecondsPerWeight =
-    0.8e-9;  // one core: 0.6 to add (bench transport), 0.2 to decode
+constexpr double kAddSecondsPerWeight = 0.8e-9;    // one core: 0.6 to add (bench transport), 0.2 to decode
 constexpr double kAddTilesSecondsPerByte = 1e-10;  // one core: tiles at 9 to 10 GB/s (bench transport)
 
 /// Bytes of the sums of one unit as they travel along a chain.

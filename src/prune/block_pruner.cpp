@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fedspallm/prune/block_pruner.hpp"
 
+#include "fedspallm/base/error.hpp"
+
 #include <array>
 #include <chrono>
 #include <cmath>
 #include <optional>
-
-#include "fedspallm/base/error.hpp"
 
 namespace fedspallm::prune {
 
@@ -78,11 +78,13 @@ PhaseSeconds BlockPruner::pass_block(const model::BlockWeights& weights) {
   return seconds;
 }
 
-PhaseSeconds BlockPruner::prune_block(const Settings& settings, std::uint32_t round, model::BlockWeights& weights,
-                                      const std::vector<DType>& dtypes, const PreviousMasks& previous, const Sink& sink) {
+PhaseSeconds BlockPruner::prune_block(const Settings& settings, std::uint32_t round,
+                                      model::BlockWeights& weights, const std::vector<DType>& dtypes,
+                                      const PreviousMasks& previous, const Sink& sink) {
   const std::size_t count = weights.matrices.size();
   require(dtypes.size() == count, "prune_block: one dtype per matrix");
-  require(previous.empty() || previous.size() == count, "prune_block: previous masks for every matrix or none");
+  require(previous.empty() || previous.size() == count,
+          "prune_block: previous masks for every matrix or none");
   Job job{settings, round, weights, dtypes, previous, sink, MatrixPruner(backend_, settings), {}};
   if (settings.order == config::Order::staged)
     prune_staged(job);
@@ -91,7 +93,8 @@ PhaseSeconds BlockPruner::prune_block(const Settings& settings, std::uint32_t ro
   return job.seconds;
 }
 
-/// One stage: `input(first, count)` computes the group's input for a batch and returns it; its Hessian prunes the group.
+/// One stage: `input(first, count)` computes the group's input for a batch and returns it; its Hessian prunes
+/// the group.
 template <class Input>
 void BlockPruner::prune_stage(Job& job, InputGroup group, std::int64_t columns, Input input) {
   std::optional<Hessian> hessian;
@@ -121,12 +124,13 @@ void BlockPruner::prune_staged(Job& job) {
   });
 
   const backend::View attended = workspace_.stage(hidden.rows(), architecture.heads * architecture.head_dim);
-  prune_stage(job, InputGroup::attention_output, attended.cols(), [&](std::int64_t first, std::int64_t count) {
-    const backend::View h = workspace_.input(count), a = attended.row_range(first, count);
-    forward.attention_input(job.weights, hidden.row_range(first, count), h);
-    forward.attention(job.weights, h, a);
-    return a;
-  });
+  prune_stage(job, InputGroup::attention_output, attended.cols(),
+              [&](std::int64_t first, std::int64_t count) {
+                const backend::View h = workspace_.input(count), a = attended.row_range(first, count);
+                forward.attention_input(job.weights, hidden.row_range(first, count), h);
+                forward.attention(job.weights, h, a);
+                return a;
+              });
 
   prune_stage(job, InputGroup::mlp_in, architecture.hidden_size, [&](std::int64_t first, std::int64_t count) {
     const backend::View x = hidden.row_range(first, count), h = workspace_.input(count);
@@ -150,7 +154,8 @@ void BlockPruner::prune_staged(Job& job) {
 }
 
 /// Adds a batch's inputs of all four groups, computed from the block's dense weights, to their Hessians.
-void BlockPruner::add_dense_inputs(Job& job, std::int64_t first, std::int64_t count, GroupHessians& hessians) {
+void BlockPruner::add_dense_inputs(Job& job, std::int64_t first, std::int64_t count,
+                                   GroupHessians& hessians) {
   const model::Architecture& architecture = model_.architecture();
   model::BlockForward& forward = workspace_.forward();
   double elapsed = 0;
@@ -178,7 +183,8 @@ void BlockPruner::add_dense_inputs(Job& job, std::int64_t first, std::int64_t co
   job.seconds.forward += elapsed - (job.seconds.hessian - hessian_before);
 }
 
-/// The published order: all Hessians of the block from its dense weights; then the pruned block feeds the next.
+/// The published order: all Hessians of the block from its dense weights; then the pruned block feeds the
+/// next.
 void BlockPruner::prune_dense(Job& job) {
   const model::Architecture& architecture = model_.architecture();
   GroupHessians hessians;
@@ -186,8 +192,10 @@ void BlockPruner::prune_dense(Job& job) {
     const std::array<std::int64_t, model::kInputGroups> columns = {
         architecture.hidden_size, architecture.heads * architecture.head_dim, architecture.hidden_size,
         architecture.intermediate_size};
-    for (std::size_t group = 0; group < hessians.size(); ++group) hessians[group].emplace(backend_, columns[group], sequences_);
-    for_each_batch([&](std::int64_t first, std::int64_t count) { add_dense_inputs(job, first, count, hessians); });
+    for (std::size_t group = 0; group < hessians.size(); ++group)
+      hessians[group].emplace(backend_, columns[group], sequences_);
+    for_each_batch(
+        [&](std::int64_t first, std::int64_t count) { add_dense_inputs(job, first, count, hessians); });
   }
   for (std::size_t group = 0; group < hessians.size(); ++group) {
     prune_group(job, static_cast<InputGroup>(group), hessians[group] ? &*hessians[group] : nullptr);
@@ -208,24 +216,26 @@ void BlockPruner::prune_group(Job& job, InputGroup group, const Hessian* hessian
       const std::string name = model_.matrix_name(job.weights.block, matrix);
       diagonal = hessian->diagonal();
       for (std::size_t column = 0; column < diagonal.size(); ++column)
-        check<NumericalError>(std::isfinite(diagonal[column]),
-                              fmt::format("client '{}', {}: the activations entering this matrix hold NaN or infinity (first "
-                                          "in column {}); look at the client's tokens and at the model's weights",
-                                          identity_.name, name, column));
+        check<NumericalError>(
+            std::isfinite(diagonal[column]),
+            fmt::format("client '{}', {}: the activations entering this matrix hold NaN or infinity (first "
+                        "in column {}); look at the client's tokens and at the model's weights",
+                        identity_.name, name, column));
       if (job.settings.method == config::Method::sparsegpt) {
         factor = factorize(backend_, *hessian, job.settings.damping, job.settings.count);
-        check<NumericalError>(factor.has_value(),
-                              fmt::format("client '{}', {}: the Hessian is not positive definite, even with damping {} (x10 "
-                                          "up to {} times); give the client more calibration samples or raise prune.damping",
-                                          identity_.name, name, job.settings.damping, kMaximumDampingSteps));
+        check<NumericalError>(
+            factor.has_value(),
+            fmt::format("client '{}', {}: the Hessian is not positive definite, even with damping {} (x10 "
+                        "up to {} times); give the client more calibration samples or raise prune.damping",
+                        identity_.name, name, job.settings.damping, kMaximumDampingSteps));
       }
     }
     prune_matrix(job, matrix, factor ? &*factor : nullptr, diagonal, first);
   }
 }
 
-double BlockPruner::apply_method(Job& job, std::size_t matrix, const Factor* factor, std::span<const float> diagonal,
-                                 backend::View mask) {
+double BlockPruner::apply_method(Job& job, std::size_t matrix, const Factor* factor,
+                                 std::span<const float> diagonal, backend::View mask) {
   const backend::View w = job.weights.matrices[matrix];
   backend::View previous;
   if (!job.previous.empty() && !job.previous[matrix].empty()) {
@@ -233,31 +243,38 @@ double BlockPruner::apply_method(Job& job, std::size_t matrix, const Factor* fac
     backend_.sparse().unpack_mask(job.previous[matrix], previous);
   }
   switch (job.settings.method) {
-    case config::Method::sparsegpt: return job.pruner.sparsegpt(w, *factor, previous, mask);
-    case config::Method::wanda: return job.pruner.wanda(w, diagonal, previous, mask);
-    case config::Method::magnitude: return job.pruner.magnitude(w, previous, mask);
-    case config::Method::random: break;
+    case config::Method::sparsegpt:
+      return job.pruner.sparsegpt(w, *factor, previous, mask);
+    case config::Method::wanda:
+      return job.pruner.wanda(w, diagonal, previous, mask);
+    case config::Method::magnitude:
+      return job.pruner.magnitude(w, previous, mask);
+    case config::Method::random:
+      break;
   }
-  const auto stream = static_cast<std::uint32_t>(job.weights.block * static_cast<std::int64_t>(job.dtypes.size())) +
-                      static_cast<std::uint32_t>(matrix);
+  const auto stream =
+      static_cast<std::uint32_t>(job.weights.block * static_cast<std::int64_t>(job.dtypes.size())) +
+      static_cast<std::uint32_t>(matrix);
   const RandomKey key{identity_.seed, RandomUse::random_pruning, job.round, identity_.client, stream};
   return job.pruner.random(w, key, previous, mask);
 }
 
-void BlockPruner::prune_matrix(Job& job, std::size_t matrix, const Factor* factor, std::span<const float> diagonal,
-                               bool first) {
+void BlockPruner::prune_matrix(Job& job, std::size_t matrix, const Factor* factor,
+                               std::span<const float> diagonal, bool first) {
   const backend::View w = job.weights.matrices[matrix];
   const backend::View mask = workspace_.mask(w.rows(), w.cols());
   wire::MatrixUpdate update;
-  update.unit = {job.round, static_cast<std::uint32_t>(job.weights.block), static_cast<std::uint32_t>(matrix)};
+  update.unit = {job.round, static_cast<std::uint32_t>(job.weights.block),
+                 static_cast<std::uint32_t>(matrix)};
   update.client = identity_.client;
   {
     const PhaseTimer timer(update.report.seconds);
     update.report.error = apply_method(job, matrix, factor, diagonal, mask);
     backend_.prune().round_to_dtype(job.dtypes[matrix], w);
     if (const auto bad = backend_.model().first_non_finite(w))
-      throw NumericalError(fmt::format("client '{}', {}: pruning produced NaN or infinity (element {}); raise prune.damping",
-                                       identity_.name, model_.matrix_name(job.weights.block, matrix), *bad));
+      throw NumericalError(
+          fmt::format("client '{}', {}: pruning produced NaN or infinity (element {}); raise prune.damping",
+                      identity_.name, model_.matrix_name(job.weights.block, matrix), *bad));
   }
   job.seconds.prune += update.report.seconds;
   {

@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fedspallm/prune/hessian.hpp"
 
+#include "fedspallm/base/error.hpp"
+
 #include <limits>
 #include <numeric>
-
-#include "fedspallm/base/error.hpp"
 
 namespace fedspallm::prune {
 
@@ -15,7 +15,9 @@ Hessian::Hessian(backend::Backend& backend, std::int64_t columns, std::int64_t s
   backend.fill(matrix_, 0.0F);
 }
 
-void Hessian::add(backend::View x) { backend_.linear().gram(x, scale_, matrix_); }
+void Hessian::add(backend::View x) {
+  backend_.linear().gram(x, scale_, matrix_);
+}
 
 std::vector<float> Hessian::diagonal() const {
   std::vector<float> values(static_cast<std::size_t>(columns()));
@@ -42,7 +44,8 @@ std::vector<std::int64_t> find_dead(std::vector<float>& diagonal, config::Count 
 
 }  // namespace
 
-std::optional<Factor> factorize(backend::Backend& backend, const Hessian& hessian, double damping, config::Count count) {
+std::optional<Factor> factorize(backend::Backend& backend, const Hessian& hessian, double damping,
+                                config::Count count) {
   const std::int64_t columns = hessian.columns();
   std::vector<float> diagonal = hessian.diagonal();
   Factor factor;

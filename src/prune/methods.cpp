@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fedspallm/prune/methods.hpp"
 
+#include "fedspallm/base/counts.hpp"
+#include "fedspallm/base/error.hpp"
+
 #include <algorithm>
 #include <cmath>
 #include <numeric>
-
-#include "fedspallm/base/counts.hpp"
-#include "fedspallm/base/error.hpp"
 
 namespace fedspallm::prune {
 
@@ -31,8 +31,11 @@ Settings settings_of_round(const config::Config& config, int round) {
 
 std::vector<std::int64_t> counts_by_region(double sparsity, std::span<const std::int64_t> region_sizes,
                                            std::span<const std::int64_t> previous) {
-  require(previous.empty() || previous.size() == region_sizes.size(), "counts_by_region: one previous count per region");
-  const auto before = [&](std::size_t region) { return previous.empty() ? std::int64_t{0} : previous[region]; };
+  require(previous.empty() || previous.size() == region_sizes.size(),
+          "counts_by_region: one previous count per region");
+  const auto before = [&](std::size_t region) {
+    return previous.empty() ? std::int64_t{0} : previous[region];
+  };
   const std::int64_t size = std::accumulate(region_sizes.begin(), region_sizes.end(), std::int64_t{0});
   std::int64_t previous_left = std::accumulate(previous.begin(), previous.end(), std::int64_t{0});
   const std::int64_t total = std::max(exact_count(sparsity, size), previous_left);
@@ -51,7 +54,8 @@ std::vector<std::int64_t> counts_by_region(double sparsity, std::span<const std:
   return counts;
 }
 
-MatrixPruner::MatrixPruner(backend::Backend& backend, const Settings& settings) : backend_(backend), settings_(settings) {
+MatrixPruner::MatrixPruner(backend::Backend& backend, const Settings& settings)
+    : backend_(backend), settings_(settings) {
   require(settings.sparsity >= 0 && settings.sparsity <= 1, "MatrixPruner: 0 <= sparsity <= 1");
   require(settings.block_size >= 1, "MatrixPruner: block_size >= 1");
 }
@@ -60,11 +64,12 @@ void MatrixPruner::check_shape(const Settings& settings, const std::string& name
   const config::Pattern& pattern = settings.pattern;
   if (!pattern.structured()) return;
   check<ConfigError>(cols % pattern.group == 0,
-                     fmt::format("{}: {} columns are not divisible by {} (prune.pattern = \"{}:{}\")", name, cols,
-                                 pattern.group, pattern.keep, pattern.group));
-  check<ConfigError>(settings.block_size % pattern.group == 0,
-                     fmt::format("prune.block_size: found {}, expected a multiple of {} (prune.pattern = \"{}:{}\")",
-                                 settings.block_size, pattern.group, pattern.keep, pattern.group));
+                     fmt::format("{}: {} columns are not divisible by {} (prune.pattern = \"{}:{}\")", name,
+                                 cols, pattern.group, pattern.keep, pattern.group));
+  check<ConfigError>(
+      settings.block_size % pattern.group == 0,
+      fmt::format("prune.block_size: found {}, expected a multiple of {} (prune.pattern = \"{}:{}\")",
+                  settings.block_size, pattern.group, pattern.keep, pattern.group));
 }
 
 backend::View MatrixPruner::scratch(backend::Tensor& tensor, std::int64_t rows, std::int64_t cols) {
@@ -73,7 +78,8 @@ backend::View MatrixPruner::scratch(backend::Tensor& tensor, std::int64_t rows, 
   return tensor.view().column_range(0, size).reshaped(rows, cols);
 }
 
-std::vector<std::int64_t> MatrixPruner::dropped_before(backend::View previous_mask, std::int64_t region_columns) {
+std::vector<std::int64_t> MatrixPruner::dropped_before(backend::View previous_mask,
+                                                       std::int64_t region_columns) {
   if (previous_mask.empty()) return {};
   const std::int64_t cols = previous_mask.cols();
   std::vector<std::uint8_t> host(static_cast<std::size_t>(previous_mask.size()));
@@ -86,7 +92,8 @@ std::vector<std::int64_t> MatrixPruner::dropped_before(backend::View previous_ma
   return counts;
 }
 
-double MatrixPruner::sparsegpt(backend::View w, const Factor& factor, backend::View previous_mask, backend::View mask) {
+double MatrixPruner::sparsegpt(backend::View w, const Factor& factor, backend::View previous_mask,
+                               backend::View mask) {
   const std::int64_t rows = w.rows(), cols = w.cols(), step = settings_.block_size;
   auto& linear = backend_.linear();
   auto& prune = backend_.prune();
@@ -107,10 +114,11 @@ double MatrixPruner::sparsegpt(backend::View w, const Factor& factor, backend::V
     const backend::View w_block = w.column_range(c, width), mask_block = mask.column_range(c, width);
     const backend::View u_rows = factor.upper.view().row_range(c, width);
     const backend::View error = scratch(error_, rows, width);
-    const backend::View previous = previous_mask.empty() ? backend::View{} : previous_mask.column_range(c, width);
+    const backend::View previous =
+        previous_mask.empty() ? backend::View{} : previous_mask.column_range(c, width);
     if (settings_.pattern.structured()) {
-      prune.obs_block_n_of_m(w_block, u_rows.column_range(c, width), settings_.pattern.keep, settings_.pattern.group,
-                             previous, mask_block, error);
+      prune.obs_block_n_of_m(w_block, u_rows.column_range(c, width), settings_.pattern.keep,
+                             settings_.pattern.group, previous, mask_block, error);
     } else {
       const backend::View score = scratch(score_, rows, width);
       prune.saliency(w_block, diagonal.column_range(c, width), score);
@@ -125,12 +133,14 @@ double MatrixPruner::sparsegpt(backend::View w, const Factor& factor, backend::V
     }
     error_sum += prune.sum_of_squares(error);
     const std::int64_t rest = cols - c - width;
-    if (rest > 0) linear.subtract_product(error, u_rows.column_range(c + width, rest), w.column_range(c + width, rest));
+    if (rest > 0)
+      linear.subtract_product(error, u_rows.column_range(c + width, rest), w.column_range(c + width, rest));
   }
   return error_sum;
 }
 
-void MatrixPruner::select(backend::View score, backend::View previous_mask, bool per_row, backend::View mask) {
+void MatrixPruner::select(backend::View score, backend::View previous_mask, bool per_row,
+                          backend::View mask) {
   auto& prune = backend_.prune();
   if (!previous_mask.empty()) prune.prefer_dropped(previous_mask, score);
   if (settings_.pattern.structured()) {
@@ -139,7 +149,9 @@ void MatrixPruner::select(backend::View score, backend::View previous_mask, bool
   }
   if (!per_row) {
     const std::vector<std::int64_t> all = {score.size()};
-    prune.select_smallest(score, counts_by_region(settings_.sparsity, all, dropped_before(previous_mask, score.cols()))[0], mask);
+    prune.select_smallest(
+        score, counts_by_region(settings_.sparsity, all, dropped_before(previous_mask, score.cols()))[0],
+        mask);
     return;
   }
   const std::vector<std::int64_t> sizes(static_cast<std::size_t>(score.rows()), score.cols());
@@ -161,8 +173,8 @@ double MatrixPruner::drop(backend::View w, backend::View score, backend::View pr
   return std::max(0.0, all - prune.sum_of_squares(score));
 }
 
-double MatrixPruner::wanda(backend::View w, std::span<const float> hessian_diagonal, backend::View previous_mask,
-                           backend::View mask) {
+double MatrixPruner::wanda(backend::View w, std::span<const float> hessian_diagonal,
+                           backend::View previous_mask, backend::View mask) {
   std::vector<float> norms(hessian_diagonal.begin(), hessian_diagonal.end());
   for (float& norm : norms) norm = std::sqrt(norm);
   const backend::View factor = scratch(factor_row_, 1, w.cols());
@@ -180,7 +192,8 @@ double MatrixPruner::magnitude(backend::View w, backend::View previous_mask, bac
   return drop(w, score, previous_mask, /*per_row=*/false, mask);
 }
 
-double MatrixPruner::random(backend::View w, const RandomKey& key, backend::View previous_mask, backend::View mask) {
+double MatrixPruner::random(backend::View w, const RandomKey& key, backend::View previous_mask,
+                            backend::View mask) {
   std::vector<float> uniform(static_cast<std::size_t>(w.size()));
   for (std::size_t i = 0; i < uniform.size(); ++i)
     uniform[i] = static_cast<float>(random_bits(key, i) >> 40) * 0x1p-24F;

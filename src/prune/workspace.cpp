@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-#include <algorithm>
-
 #include "fedspallm/base/error.hpp"
 #include "fedspallm/prune/block_pruner.hpp"
+
+#include <algorithm>
 
 namespace fedspallm::prune {
 
@@ -14,8 +14,8 @@ std::int64_t rows_of_batch(std::int64_t sequence_length, std::int64_t tokens_per
 }
 
 /// A view of rows x cols on `tensor`, which is made larger when it has to be.
-backend::View reserve(backend::Backend& backend, backend::Tensor& tensor, std::int64_t rows, std::int64_t cols,
-                      backend::Element element) {
+backend::View reserve(backend::Backend& backend, backend::Tensor& tensor, std::int64_t rows,
+                      std::int64_t cols, backend::Element element) {
   const std::int64_t size = rows * cols;
   if (tensor.view().size() < size) {
     tensor = backend::Tensor{};  // free first: the old and the new one need not fit together
@@ -26,8 +26,8 @@ backend::View reserve(backend::Backend& backend, backend::Tensor& tensor, std::i
 
 }  // namespace
 
-Workspace::Workspace(backend::Backend& backend, const model::Architecture& architecture, std::int64_t sequence_length,
-                     std::int64_t tokens_per_batch)
+Workspace::Workspace(backend::Backend& backend, const model::Architecture& architecture,
+                     std::int64_t sequence_length, std::int64_t tokens_per_batch)
     : backend_(backend),
       architecture_(architecture),
       sequence_length_(sequence_length),

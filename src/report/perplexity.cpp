@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fedspallm/report/perplexity.hpp"
 
+#include "fedspallm/base/error.hpp"
+
 #include <algorithm>
 #include <cmath>
 #include <map>
 #include <memory>
 #include <numeric>
-
-#include "fedspallm/base/error.hpp"
 
 namespace fedspallm::report {
 
@@ -24,14 +24,19 @@ struct Group {
 };
 
 std::span<const std::int32_t> tokens_of(const data::Windows& windows, const Group& group) {
-  return std::span(windows.tokens).subspan(static_cast<std::size_t>(group.first * windows.length),
-                                           static_cast<std::size_t>(group.count * windows.length));
+  return std::span(windows.tokens)
+      .subspan(static_cast<std::size_t>(group.first * windows.length),
+               static_cast<std::size_t>(group.count * windows.length));
 }
 
-std::int64_t batch_rows(std::int64_t length) { return std::max<std::int64_t>(1, kTokensPerBatch / length) * length; }
+std::int64_t batch_rows(std::int64_t length) {
+  return std::max<std::int64_t>(1, kTokensPerBatch / length) * length;
+}
 
-/// Cuts all windows into lists of groups, each list within the budget of hidden-state bytes (at least one window).
-std::vector<std::vector<Group>> cut(std::span<const data::Windows> sets, std::int64_t hidden_size, std::int64_t budget) {
+/// Cuts all windows into lists of groups, each list within the budget of hidden-state bytes (at least one
+/// window).
+std::vector<std::vector<Group>> cut(std::span<const data::Windows> sets, std::int64_t hidden_size,
+                                    std::int64_t budget) {
   std::vector<std::vector<Group>> lists(1);
   std::int64_t used = 0;
   for (std::size_t set = 0; set < sets.size(); ++set) {
@@ -70,7 +75,8 @@ std::vector<std::vector<double>> window_nll(const model::ModelDirectory& model, 
     sums[set].assign(static_cast<std::size_t>(sets[set].samples), 0.0);
     auto& forward = forwards[sets[set].length];
     if (!forward)
-      forward = std::make_unique<model::BlockForward>(backend, architecture, sets[set].length, batch_rows(sets[set].length));
+      forward = std::make_unique<model::BlockForward>(backend, architecture, sets[set].length,
+                                                      batch_rows(sets[set].length));
   }
   model::LanguageHead head(model, backend);
   for (auto& groups : cut(sets, architecture.hidden_size, budget_bytes)) {
@@ -84,7 +90,8 @@ std::vector<std::vector<double>> window_nll(const model::ModelDirectory& model, 
       for (Group& group : groups) {
         model::BlockForward& forward = *forwards[sets[group.set].length];
         for (std::int64_t row = 0; row < group.hidden.rows(); row += forward.max_rows())
-          forward.forward(weights, group.hidden.view().row_range(row, std::min(forward.max_rows(), group.hidden.rows() - row)));
+          forward.forward(weights, group.hidden.view().row_range(
+                                       row, std::min(forward.max_rows(), group.hidden.rows() - row)));
       }
     }
     for (Group& group : groups) {
@@ -93,7 +100,8 @@ std::vector<std::vector<double>> window_nll(const model::ModelDirectory& model, 
       head.token_nll(group.hidden, tokens_of(windows, group), windows.length, nll);
       for (std::int64_t window = 0; window < group.count; ++window) {
         const auto first = nll.begin() + window * windows.length;
-        sums[group.set][static_cast<std::size_t>(group.first + window)] = std::accumulate(first, first + windows.length, 0.0);
+        sums[group.set][static_cast<std::size_t>(group.first + window)] =
+            std::accumulate(first, first + windows.length, 0.0);
       }
       group.hidden = backend::Tensor{};
     }
@@ -106,7 +114,8 @@ Perplexity perplexity_of(std::span<const double> window_sums, std::int64_t lengt
   Perplexity result;
   result.samples = static_cast<std::int64_t>(window_sums.size());
   result.predictions = result.samples * (length - 1);
-  result.nll = std::accumulate(window_sums.begin(), window_sums.end(), 0.0) / static_cast<double>(result.predictions);
+  result.nll =
+      std::accumulate(window_sums.begin(), window_sums.end(), 0.0) / static_cast<double>(result.predictions);
   result.perplexity = std::exp(result.nll);
   return result;
 }

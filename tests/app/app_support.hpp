@@ -3,6 +3,7 @@
 #pragma once
 
 #include "fedspallm/config/config.hpp"
+
 #include "support/support.hpp"
 
 namespace fedspallm::app {

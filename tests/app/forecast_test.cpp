@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "forecast.hpp"
 
+#include "fedspallm/base/error.hpp"
+
 #include <gtest/gtest.h>
 
-#include <algorithm>
-
 #include "app_support.hpp"
-#include "fedspallm/base/error.hpp"
+#include <algorithm>
 
 namespace fedspallm::app {
 namespace {

@@ -1,10 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "plan.hpp"
 
+#include "fedspallm/base/error.hpp"
+
 #include <gtest/gtest.h>
 
 #include "app_support.hpp"
-#include "fedspallm/base/error.hpp"
 
 namespace fedspallm::app {
 namespace {
@@ -25,7 +26,8 @@ TEST(RanksOfClients, name_the_client_whose_rank_does_not_exist) {
     (void)ranks_of_clients(config, 2);
     FAIL() << "expected ConfigError";
   } catch (const ConfigError& error) {
-    EXPECT_NE(std::string(error.what()).find("client.c1.rank: found 3, expected 0 .. 1"), std::string::npos) << error.what();
+    EXPECT_NE(std::string(error.what()).find("client.c1.rank: found 3, expected 0 .. 1"), std::string::npos)
+        << error.what();
   }
 }
 
@@ -36,7 +38,8 @@ TEST(PlanRound, names_every_matrix_of_every_block_in_delivery_order) {
   ASSERT_EQ(plan.exchange.units.size(), 14U);
   for (std::size_t unit = 0; unit < 14; ++unit) {
     const comm::PlannedUnit& planned = plan.exchange.units[unit];
-    EXPECT_EQ(planned.id, (wire::UnitId{1, static_cast<std::uint32_t>(unit / 7), static_cast<std::uint32_t>(unit % 7)}));
+    EXPECT_EQ(planned.id,
+              (wire::UnitId{1, static_cast<std::uint32_t>(unit / 7), static_cast<std::uint32_t>(unit % 7)}));
     EXPECT_EQ(planned.clients, (std::vector<std::uint32_t>{0, 1, 2}));
     EXPECT_EQ(planned.dtype, DType::bf16);
     EXPECT_EQ(plan.unit[unit / 7][unit % 7], unit);
@@ -48,11 +51,13 @@ TEST(PlanRound, one_diagonal_per_input_group_travels_and_only_for_the_score_rule
   const model::ModelDirectory model(config.model.path);
   const RoundPlan scored = plan_round(config, model, {0, 0}, 1);
   const std::vector<bool> first = {true, false, false, true, true, false, true};  // q k v, o, gate up, down
-  for (std::size_t unit = 0; unit < 7; ++unit) EXPECT_EQ(scored.exchange.units[unit].with_diagonal, first[unit]) << unit;
+  for (std::size_t unit = 0; unit < 7; ++unit)
+    EXPECT_EQ(scored.exchange.units[unit].with_diagonal, first[unit]) << unit;
   EXPECT_EQ(scored.exchange.units[2].diagonal_unit, 0U);
   EXPECT_EQ(scored.exchange.units[5].diagonal_unit, 4U);
   config.federation.tie = config::Tie::magnitude;
-  for (const auto& unit : plan_round(config, model, {0, 0}, 1).exchange.units) EXPECT_FALSE(unit.with_diagonal);
+  for (const auto& unit : plan_round(config, model, {0, 0}, 1).exchange.units)
+    EXPECT_FALSE(unit.with_diagonal);
 }
 
 TEST(PlanRound, methods_without_a_hessian_break_ties_by_magnitude) {

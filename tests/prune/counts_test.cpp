@@ -1,11 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "fedspallm/base/counts.hpp"
+
+#include "fedspallm/base/error.hpp"
+#include "fedspallm/prune/methods.hpp"
+
 #include <gtest/gtest.h>
 
 #include <numeric>
-
-#include "fedspallm/base/counts.hpp"
-#include "fedspallm/base/error.hpp"
-#include "fedspallm/prune/methods.hpp"
 
 namespace fedspallm::prune {
 namespace {

@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // The published SparseGPT on tiny models (tests/data/README.md): masks and surviving weights (rulings.md 31).
-#include <cmath>
-#include <cstring>
-
 #include "fedspallm/prune/block_pruner.hpp"
+
 #include "prune_support.hpp"
 #include "support/support.hpp"
+#include <cmath>
+#include <cstring>
 
 namespace fedspallm::prune {
 namespace {
@@ -28,7 +28,8 @@ std::vector<float> read(const model::SafetensorsFile& file, const std::string& n
 
 data::Windows tokens(const model::SafetensorsFile& file, int client) {
   const model::TensorEntry* entry = file.find("tokens." + std::to_string(client));
-  data::Windows windows{entry->shape[0], entry->shape[1], std::vector<std::int32_t>(file.data(*entry).size() / 4)};
+  data::Windows windows{entry->shape[0], entry->shape[1],
+                        std::vector<std::int32_t>(file.data(*entry).size() / 4)};
   std::memcpy(windows.tokens.data(), file.data(*entry).data(), windows.tokens.size() * 4);
   return windows;
 }
@@ -43,7 +44,8 @@ TEST_P(PublishedFixture, masks_and_weights_agree_with_the_published_code) {
   const model::SafetensorsFile expected(folder / "expected.safetensors");
   const data::Windows windows = tokens(expected, 0);
   Workspace workspace(*backend, model.architecture(), windows.length);
-  BlockPruner pruner(*backend, model, workspace, windows, {.client = 0, .name = "fixture", .seed = 1, .send_diagonal = false});
+  BlockPruner pruner(*backend, model, workspace, windows,
+                     {.client = 0, .name = "fixture", .seed = 1, .send_diagonal = false});
   const Settings settings{.sparsity = 0.5,
                           .pattern = test.pattern,
                           .order = config::Order::block,
@@ -86,12 +88,11 @@ TEST_P(PublishedFixture, masks_and_weights_agree_with_the_published_code) {
   EXPECT_LE(static_cast<double>(differing), 0.001 * static_cast<double>(compared));
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    All, PublishedFixture,
-    testing::Combine(testing::Values("reference", "cpu"),
-                     testing::Values(Case{"llama-gqa-tied", "sparsegpt50.0.", {}, 2},
-                                     Case{"llama-gqa-tied", "sparsegpt24.0.", {2, 4}, 1},
-                                     Case{"opt", "sparsegpt50.0.", {}, 1})));
+INSTANTIATE_TEST_SUITE_P(All, PublishedFixture,
+                         testing::Combine(testing::Values("reference", "cpu"),
+                                          testing::Values(Case{"llama-gqa-tied", "sparsegpt50.0.", {}, 2},
+                                                          Case{"llama-gqa-tied", "sparsegpt24.0.", {2, 4}, 1},
+                                                          Case{"opt", "sparsegpt50.0.", {}, 1})));
 
 }  // namespace
 }  // namespace fedspallm::prune

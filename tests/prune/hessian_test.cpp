@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fedspallm/prune/hessian.hpp"
 
-#include <cmath>
-
 #include "fedspallm/base/error.hpp"
+
 #include "prune_support.hpp"
+#include <cmath>
 
 namespace fedspallm::prune {
 namespace {

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fedspallm/prune/methods.hpp"
 
+#include "fedspallm/base/counts.hpp"
+
+#include "prune_support.hpp"
 #include <algorithm>
 #include <cmath>
 #include <numeric>
-
-#include "fedspallm/base/counts.hpp"
-#include "prune_support.hpp"
 
 namespace fedspallm::prune {
 namespace {
@@ -36,7 +36,8 @@ INSTANTIATE_TEST_SUITE_P(Backends, MethodsTest, testing::Values("reference", "cp
 struct Shape {
   std::int64_t rows, cols, block;
 };
-const std::vector<Shape> kShapes = {{1, 1, 128}, {1, 7, 4}, {5, 3, 128}, {6, 20, 8}, {17, 130, 128}, {64, 96, 32}};
+const std::vector<Shape> kShapes = {{1, 1, 128}, {1, 7, 4},      {5, 3, 128},
+                                    {6, 20, 8},  {17, 130, 128}, {64, 96, 32}};
 
 TEST_P(MethodsTest, sparsegpt_drops_exactly_ceil_s_d_for_any_sparsity) {
   for (const Shape& shape : kShapes) {
@@ -48,7 +49,8 @@ TEST_P(MethodsTest, sparsegpt_drops_exactly_ceil_s_d_for_any_sparsity) {
       const backend::Tensor w = tensor_of(*backend_, shape.rows, shape.cols, before);
       const backend::Tensor mask = backend_->allocate(shape.rows, shape.cols, backend::Element::u8);
       const double error = pruner.sparsegpt(w, factor, {}, mask);
-      EXPECT_EQ(dropped(mask), exact_count(sparsity, shape.rows * shape.cols)) << shape.rows << "x" << shape.cols << " " << sparsity;
+      EXPECT_EQ(dropped(mask), exact_count(sparsity, shape.rows * shape.cols))
+          << shape.rows << "x" << shape.cols << " " << sparsity;
       expect_zeros_exactly_where_dropped(w, mask);
       if (sparsity == 0.0) {
         EXPECT_EQ(values_of(*backend_, w), before);  // s = 0 changes no bit
@@ -65,13 +67,15 @@ TEST_P(MethodsTest, all_ties_still_give_the_exact_count) {
   const backend::Tensor mask = backend_->allocate(5, 12, backend::Element::u8);
   pruner.magnitude(w, {}, mask);
   const auto kept = mask_of(*backend_, mask);
-  for (std::size_t i = 0; i < kept.size(); ++i) EXPECT_EQ(kept[i], i < 24 ? 0 : 1) << "lowest row-major index goes first";
+  for (std::size_t i = 0; i < kept.size(); ++i)
+    EXPECT_EQ(kept[i], i < 24 ? 0 : 1) << "lowest row-major index goes first";
 }
 
 TEST_P(MethodsTest, sparsegpt_compensates_better_than_dropping_the_same_weights_alone) {
   const std::int64_t rows = 16, cols = 32, tokens = 200;
   std::vector<float> x = random_values(tokens * cols, 11);
-  const std::vector<float> shared = random_values(tokens, 12);  // correlated inputs: others can stand in for a dropped one
+  const std::vector<float> shared =
+      random_values(tokens, 12);  // correlated inputs: others can stand in for a dropped one
   for (std::size_t i = 0; i < x.size(); ++i) x[i] += 2.0F * shared[i / cols];
   Hessian hessian(*backend_, cols, 2);
   hessian.add(tensor_of(*backend_, tokens, cols, x));
@@ -116,23 +120,36 @@ TEST_P(MethodsTest, exact_drops_dead_inputs_first_and_leaves_their_other_weights
 }
 
 TEST_P(MethodsTest, n_of_m_keeps_n_in_every_group_for_every_method) {
-  for (const config::Pattern pattern : {config::Pattern{2, 4}, config::Pattern{4, 8}, config::Pattern{1, 4}, config::Pattern{1, 1}}) {
+  for (const config::Pattern pattern :
+       {config::Pattern{2, 4}, config::Pattern{4, 8}, config::Pattern{1, 4}, config::Pattern{1, 1}}) {
     const std::int64_t rows = 7, cols = 40;
-    Settings settings{.sparsity = 1.0 - static_cast<double>(pattern.keep) / pattern.group, .pattern = pattern, .block_size = 16};
+    Settings settings{.sparsity = 1.0 - static_cast<double>(pattern.keep) / pattern.group,
+                      .pattern = pattern,
+                      .block_size = 16};
     const Factor factor = factor_of(cols, config::Count::exact);
-    for (const auto method : {config::Method::sparsegpt, config::Method::wanda, config::Method::magnitude, config::Method::random}) {
+    for (const auto method : {config::Method::sparsegpt, config::Method::wanda, config::Method::magnitude,
+                              config::Method::random}) {
       MatrixPruner pruner(*backend_, settings);
       const backend::Tensor w = tensor_of(*backend_, rows, cols, random_values(rows * cols, 9));
       const backend::Tensor mask = backend_->allocate(rows, cols, backend::Element::u8);
       switch (method) {
-        case config::Method::sparsegpt: pruner.sparsegpt(w, factor, {}, mask); break;
-        case config::Method::wanda: pruner.wanda(w, diagonal_, {}, mask); break;
-        case config::Method::magnitude: pruner.magnitude(w, {}, mask); break;
-        case config::Method::random: pruner.random(w, {.seed = 1, .use = RandomUse::random_pruning}, {}, mask); break;
+        case config::Method::sparsegpt:
+          pruner.sparsegpt(w, factor, {}, mask);
+          break;
+        case config::Method::wanda:
+          pruner.wanda(w, diagonal_, {}, mask);
+          break;
+        case config::Method::magnitude:
+          pruner.magnitude(w, {}, mask);
+          break;
+        case config::Method::random:
+          pruner.random(w, {.seed = 1, .use = RandomUse::random_pruning}, {}, mask);
+          break;
       }
       const auto kept = mask_of(*backend_, mask);
       for (std::size_t first = 0; first < kept.size(); first += static_cast<std::size_t>(pattern.group))
-        EXPECT_EQ(std::accumulate(kept.begin() + first, kept.begin() + first + pattern.group, 0), pattern.keep);
+        EXPECT_EQ(std::accumulate(kept.begin() + first, kept.begin() + first + pattern.group, 0),
+                  pattern.keep);
       expect_zeros_exactly_where_dropped(w, mask);
     }
   }
@@ -141,7 +158,8 @@ TEST_P(MethodsTest, n_of_m_keeps_n_in_every_group_for_every_method) {
 TEST_P(MethodsTest, wanda_drops_row_by_row_by_weight_times_input_norm) {
   const backend::Tensor w = tensor_of(*backend_, 2, 4, {1, 4, 2, 3, -4, 1, 1, 2});
   const backend::Tensor mask = backend_->allocate(2, 4, backend::Element::u8);
-  const std::vector<float> diagonal = {100.0F, 1.0F, 4.0F, 1.0F};  // norms 10, 1, 2, 1: scores 10 4 4 3 | 40 1 2 2
+  const std::vector<float> diagonal = {100.0F, 1.0F, 4.0F,
+                                       1.0F};  // norms 10, 1, 2, 1: scores 10 4 4 3 | 40 1 2 2
   MatrixPruner(*backend_, {.method = config::Method::wanda, .sparsity = 0.5}).wanda(w, diagonal, {}, mask);
   EXPECT_EQ(mask_of(*backend_, mask), (std::vector<std::uint8_t>{1, 0, 1, 0, 1, 0, 0, 1}));
 }
@@ -175,7 +193,8 @@ TEST_P(MethodsTest, published_count_drops_at_least_the_threshold_rank_plus_one_p
   const Factor factor = factor_of(cols, config::Count::published);
   const backend::Tensor w = tensor_of(*backend_, rows, cols, random_values(rows * cols, 5));
   const backend::Tensor mask = backend_->allocate(rows, cols, backend::Element::u8);
-  MatrixPruner(*backend_, {.sparsity = 0.5, .block_size = 10, .count = config::Count::published}).sparsegpt(w, factor, {}, mask);
+  MatrixPruner(*backend_, {.sparsity = 0.5, .block_size = 10, .count = config::Count::published})
+      .sparsegpt(w, factor, {}, mask);
   EXPECT_EQ(dropped(mask), 2 * 51);
 }
 

@@ -2,14 +2,14 @@
 // Purpose: both backends under one name, and small matrices with keyed random contents.
 #pragma once
 
+#include "fedspallm/backend/backend.hpp"
+#include "fedspallm/base/random.hpp"
+
 #include <gtest/gtest.h>
 
 #include <memory>
 #include <string>
 #include <vector>
-
-#include "fedspallm/backend/backend.hpp"
-#include "fedspallm/base/random.hpp"
 
 namespace fedspallm::prune {
 

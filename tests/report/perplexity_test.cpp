@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fedspallm/report/perplexity.hpp"
 
+#include "fedspallm/base/error.hpp"
+
 #include <gtest/gtest.h>
 
+#include "support/support.hpp"
 #include <cmath>
 #include <cstring>
-
-#include "fedspallm/base/error.hpp"
-#include "support/support.hpp"
 
 namespace fedspallm::report {
 namespace {

@@ -12,7 +12,9 @@ namespace fedspallm {
 
 enum class DType : std::uint8_t { f32 = 0, f16 = 1, bf16 = 2 };
 
-[[nodiscard]] constexpr std::size_t size_of(DType type) { return type == DType::f32 ? 4 : 2; }
+[[nodiscard]] constexpr std::size_t size_of(DType type) {
+  return type == DType::f32 ? 4 : 2;
+}
 /// "float32", "float16", "bfloat16".
 [[nodiscard]] std::string_view name_of(DType type);
 

@@ -41,22 +41,22 @@ class Error : public std::runtime_error {
 };
 
 /// Defines one leaf of the tree.
-#define FEDSPALLM_ERROR_CLASS(Name, Status)                                                    \
-  class Name : public Error {                                                                  \
-   public:                                                                                     \
-    explicit Name(const std::string& message,                                                  \
-                  std::source_location location = std::source_location::current())             \
-        : Error(Status, message, location) {}                                                  \
+#define FEDSPALLM_ERROR_CLASS(Name, Status)                                        \
+  class Name : public Error {                                                      \
+   public:                                                                         \
+    explicit Name(const std::string& message,                                      \
+                  std::source_location location = std::source_location::current()) \
+        : Error(Status, message, location) {}                                      \
   };
-FEDSPALLM_ERROR_CLASS(CheckFailed, ExitStatus::check_failed)   // recount differs from the record
-FEDSPALLM_ERROR_CLASS(ConfigError, ExitStatus::bad_input)      // config file or command line
-FEDSPALLM_ERROR_CLASS(ModelError, ExitStatus::bad_input)       // model directory
-FEDSPALLM_ERROR_CLASS(DataError, ExitStatus::bad_input)        // token files, run files, updates
-FEDSPALLM_ERROR_CLASS(NotCompiled, ExitStatus::bad_input)      // a backend or transport this build lacks
+FEDSPALLM_ERROR_CLASS(CheckFailed, ExitStatus::check_failed)  // recount differs from the record
+FEDSPALLM_ERROR_CLASS(ConfigError, ExitStatus::bad_input)     // config file or command line
+FEDSPALLM_ERROR_CLASS(ModelError, ExitStatus::bad_input)      // model directory
+FEDSPALLM_ERROR_CLASS(DataError, ExitStatus::bad_input)       // token files, run files, updates
+FEDSPALLM_ERROR_CLASS(NotCompiled, ExitStatus::bad_input)     // a backend or transport this build lacks
 FEDSPALLM_ERROR_CLASS(LaunchError, ExitStatus::started_wrongly)
 FEDSPALLM_ERROR_CLASS(ResourceError, ExitStatus::no_resources)  // memory, disk, file system
 FEDSPALLM_ERROR_CLASS(LockedError, ExitStatus::locked)
-FEDSPALLM_ERROR_CLASS(PeerError, ExitStatus::peer_lost)        // lost ranks, failing MPI calls
+FEDSPALLM_ERROR_CLASS(PeerError, ExitStatus::peer_lost)  // lost ranks, failing MPI calls
 FEDSPALLM_ERROR_CLASS(NumericalError, ExitStatus::numerical)
 FEDSPALLM_ERROR_CLASS(Stopped, ExitStatus::stopped)
 /// A broken precondition of ours: a defect of the program, never of its input.

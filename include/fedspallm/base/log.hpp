@@ -15,8 +15,10 @@ enum class LogLevel { debug, info, warning, error };
 
 class Logger {
  public:
-  /// @param rank  prefix of each line; only rank 0 writes to standard error (errors: every rank that is told to report).
-  /// @param file  log file of this rank, appended to, or "" for none. @throws ResourceError if it cannot be opened
+  /// @param rank  prefix of each line; only rank 0 writes to standard error (errors: every rank that is told
+  /// to report).
+  /// @param file  log file of this rank, appended to, or "" for none. @throws ResourceError if it cannot be
+  /// opened
   Logger(int rank, const std::string& file, LogLevel console_level = LogLevel::info);
   ~Logger();
   Logger(const Logger&) = delete;

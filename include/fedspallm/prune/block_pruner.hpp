@@ -1,8 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // Purpose: one client's walk through the decoder blocks: forward pass, Hessians, pruning, one block at a time
-// (orders "staged" and "block" of design.md section 2). Knows no MPI and no files; finished matrices go to a sink.
-// Memory: the block's weights, the client's hidden states, the activations of one stage, the block's Hessians.
+// (orders "staged" and "block" of design.md section 2). Knows no MPI and no files; finished matrices go to a
+// sink. Memory: the block's weights, the client's hidden states, the activations of one stage, the block's
+// Hessians.
 #pragma once
+
+#include "fedspallm/backend/backend.hpp"
+#include "fedspallm/data/tokens.hpp"
+#include "fedspallm/model/decoder.hpp"
+#include "fedspallm/prune/methods.hpp"
+#include "fedspallm/wire/update.hpp"
 
 #include <array>
 #include <cstdint>
@@ -11,12 +18,6 @@
 #include <span>
 #include <string>
 #include <vector>
-
-#include "fedspallm/backend/backend.hpp"
-#include "fedspallm/data/tokens.hpp"
-#include "fedspallm/model/decoder.hpp"
-#include "fedspallm/prune/methods.hpp"
-#include "fedspallm/wire/update.hpp"
 
 namespace fedspallm::prune {
 
@@ -70,12 +71,13 @@ class BlockPruner {
     bool send_diagonal = true;  // first matrix of each input group carries diag(H)
   };
 
-  /// Embeds the windows. `model`, `backend` and `workspace` must outlive this. @pre windows.length == workspace.sequence_length()
+  /// Embeds the windows. `model`, `backend` and `workspace` must outlive this. @pre windows.length ==
+  /// workspace.sequence_length()
   BlockPruner(backend::Backend& backend, const model::ModelDirectory& model, Workspace& workspace,
               const data::Windows& windows, Identity identity);
 
-  /// Prunes the block in `weights` (in place, for this client's own forward pass), advances the hidden states and hands
-  /// each matrix to `sink`. @throws NumericalError naming client and matrix or tensor
+  /// Prunes the block in `weights` (in place, for this client's own forward pass), advances the hidden states
+  /// and hands each matrix to `sink`. @throws NumericalError naming client and matrix or tensor
   PhaseSeconds prune_block(const Settings& settings, std::uint32_t round, model::BlockWeights& weights,
                            const std::vector<DType>& dtypes, const PreviousMasks& previous, const Sink& sink);
   /// Advances the hidden states through a block that this client does not prune.
@@ -98,7 +100,8 @@ class BlockPruner {
   void prune_group(Job& job, model::InputGroup group, const Hessian* hessian);
   double apply_method(Job& job, std::size_t matrix, const Factor* factor, std::span<const float> diagonal,
                       backend::View mask);
-  void prune_matrix(Job& job, std::size_t matrix, const Factor* factor, std::span<const float> diagonal, bool first);
+  void prune_matrix(Job& job, std::size_t matrix, const Factor* factor, std::span<const float> diagonal,
+                    bool first);
 
   backend::Backend& backend_;
   const model::ModelDirectory& model_;
