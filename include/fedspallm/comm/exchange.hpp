@@ -3,7 +3,8 @@
 // each complete merge to a callback; in later rounds merged blocks travel back down. One communication thread
 // per rank makes all MPI calls while an exchange lives (rulings.md 21), sleeping when idle, so a client's
 // thread never waits for the network except when its window (bounded) is full. Both transports give the same
-// bits. Non-goals: finishing a merge, files.
+// bits. All ranks can be stopped, or made to save, between the same two blocks; a client that fails or is
+// late can be left out. Non-goals: finishing a merge, files, noticing dead ranks (watchdog).
 #pragma once
 
 #include "fedspallm/aggregate/merge.hpp"
@@ -13,6 +14,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -50,10 +52,23 @@ struct ClientReport {
 /// A complete merge, at the root. Valid during the callback only.
 struct CompletedUnit {
   std::size_t index = 0;  // in the plan
+  /// Null where every client of the unit was dropped: nothing was merged, and `reports` is empty. The
+  /// callback decides what that means (it may throw).
   const aggregate::PartialMerge* merge = nullptr;
   std::span<const std::int64_t> diagonal_sums;  // of its input group; empty when no diagonal travels
   aggregate::FixedPoint diagonal_scale;
-  std::vector<ClientReport> reports;  // by client
+  std::vector<ClientReport> reports;  // of the clients that were merged, by client: their number is N
+};
+
+/// What a rank does before it begins a block. In order of precedence.
+enum class Boundary { go_on, save, stop };
+
+/// A client that delivers nothing from this block on (`late`: from the middle of this block on).
+struct Dropped {
+  std::uint32_t client = 0;
+  std::uint32_t block = 0;
+  std::string reason;
+  bool late = false;  // the root dropped it, for its deadline
 };
 
 struct ExchangeOptions {
@@ -62,6 +77,12 @@ struct ExchangeOptions {
   int window_blocks = 2;               // blocks of a rank's clients in flight before submit() waits
   std::int64_t message_limit = std::int64_t{1}
                                << 30;  // longer transfers become several messages (tests set it small)
+  /// Gather only; 0 = none. A client is late when it has not announced the oldest unmerged unit this long
+  /// after another client had and everything before was merged. As a rank runs its clients one after the
+  /// other, all of them count as late that have not delivered the unit.
+  double deadline_seconds = 0;
+  /// What becomes of late clients: dropped, or (false) the exchange fails with PeerError naming them.
+  bool drop_late = false;
   /// Tests: sees each encoded update before it travels (gather), on the client's thread.
   std::function<void(std::span<std::byte>)> before_send = {};
 };
@@ -70,7 +91,7 @@ struct ExchangeStatistics {
   std::int64_t bytes_sent = 0;  // by this rank over MPI, everything counted
   std::int64_t bytes_received = 0;
   std::int64_t messages_sent = 0;
-  double seconds_waited = 0;          // submit() and fetch() blocked
+  double seconds_waited = 0;          // submit(), at_boundary() and fetch() blocked
   double seconds_merging = 0;         // root: PartialMerge::add and callbacks
   std::int64_t peak_merge_bytes = 0;  // root: merge states + receive buffers
 };
@@ -84,7 +105,11 @@ class Exchange {
   /// for clients of the next round. Asked once where several ranks want the same block.
   using Provider = std::function<std::vector<std::byte>(std::uint32_t block)>;
 
-  /// Collective. `on_completed` and `provider` are used at the root only.
+  /// Collective. `on_completed` and `provider` are used at the root only. The plan may begin at any block (a
+  /// resumed round) and may be empty.
+  /// @pre the same plan, transport, chunk_bytes, message_limit and deadline on all ranks; a deadline is
+  /// finite,
+  /// >= 0, and 0 with reduce
   Exchange(Communicator& communicator, ExchangePlan plan, ExchangeOptions options, OnCompleted on_completed,
            Provider provider = {});
   /// Not collective: after finish() or a failure it returns at once; otherwise it fails the exchange first.
@@ -92,14 +117,53 @@ class Exchange {
   Exchange(const Exchange&) = delete;
   Exchange& operator=(const Exchange&) = delete;
 
+  /// Asked by each rank's client loop before it begins a block: every block of the model that this exchange
+  /// goes through, whether or not its clients prune it, in ascending order, each once. The loop over blocks
+  /// is the outer one and asks once for all clients of the rank. (A rank without clients, or whose clients
+  /// are all dropped, need not ask; it never holds others up.)
+  ///   go_on  begin the block
+  ///   save   make durable what the clients need to begin this block; then begin it, without asking again
+  ///   stop   make the same durable, leave the loop without beginning the block, and finish()
+  /// Every rank is told the same at the same block: one above the highest that any rank had begun when all
+  /// were asked. So a request takes effect as early as it can, and a request that comes when some rank is in
+  /// the last block has none; then the caller's own flag must tell after finish(). A stop takes the place of
+  /// a save at the same block. Waits while ranks are being asked, and as submit() does for durability.
+  /// @throws the exchange's failure, if there is one
+  [[nodiscard]] Boundary at_boundary(std::uint32_t block);
+  /// Asks for a stop, or a save, of all ranks. On any rank, from any thread (not from a signal handler), any
+  /// number of times; returns at once. No effect when the exchange is over or a stop was agreed.
+  void request_stop();
+  void request_save();
+  /// After finish(): the block at which all ranks were told to stop: everything planned before it is merged
+  /// and called back, nothing from it on. Nothing when the round went to its end. The same on every rank.
+  [[nodiscard]] std::optional<std::uint32_t> stopped_at() const;
+
   /// Hands over one client's update of the unit `index` of the plan. Every client delivers its units in plan
   /// order; within a block the clients of a rank may come in any order, but no client may be `window_blocks`
-  /// blocks ahead of another one of its rank, for submit() waits while so many blocks are in flight.
-  /// @throws the exchange's failure, if there is one
+  /// blocks ahead of another one of its rank, for submit() waits while so many blocks are in flight. It also
+  /// waits while its block is more than `window_blocks` + 2 planned blocks ahead of durable_block(). A block
+  /// that was not asked for counts as begun by its first submit(). Discards the updates of a dropped client.
+  /// @throws the exchange's failure, if there is one; LogicError for a block at or after an agreed stop
   void submit(std::size_t index, wire::MatrixUpdate update);
+  /// All planned units of blocks below this one are merged, and the root's callback has returned for each, as
+  /// far as this rank has heard. Grows. Once everything planned is through: the largest uint32.
+  [[nodiscard]] std::uint32_t durable_block() const;
+
+  /// A client of this rank delivers nothing from `block` on; merges from there on run over the others. Not
+  /// for late clients, which the root drops.
+  /// @pre it has delivered every planned unit before `block` and none of `block` or later
+  void drop(std::uint32_t client, std::uint32_t block, std::string reason);
+  /// Whether this client of this rank was dropped, here or (late) by the root. A late client's updates that
+  /// were merged before that count, also those of the same block: the block's later matrices then have fewer
+  /// clients than its first ones and their diagonal sums.
+  [[nodiscard]] bool is_dropped(std::uint32_t client) const;
+  /// At the root: who was dropped so far, by client. Empty elsewhere.
+  [[nodiscard]] std::vector<Dropped> dropped() const;
+
   /// A merged block of the previous round, from the root. Waits.
   [[nodiscard]] std::vector<std::byte> fetch(std::uint32_t block);
-  /// Collective: all delivered, merged and called back. @throws the failure on every rank alike
+  /// Collective: all delivered (before the agreed stop), merged and called back. @throws the failure on every
+  /// rank alike
   void finish();
   /// Ends the exchange everywhere: every rank's submit, fetch and finish throw an Error of this status with
   /// this message, prefixed by rank and host; of several failures at once the lowest rank's. Returns when
