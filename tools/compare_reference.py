@@ -3,7 +3,8 @@
 """Prints the perplexities of a run beside those of the reference run, as a Markdown table.
 
 mean4 is the geometric mean over the four clients' domains. Exit status 1 when a limit is exceeded:
-dense 0.05 %; of each model mean4 1.5 %, its own domain 2 %, any other cell 5 %.
+dense 0.05 %; of each model mean4 1.5 %, its own domain 2 %, any other cell 5 %. Rounding alone makes the
+masks of deep blocks diverge; --floor shows how far, from runs that differ in nothing else.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -72,25 +74,62 @@ def compare(ours: Table, reference: Table) -> tuple[list[str], list[str]]:
     return lines, misses
 
 
+def floor_lines(rows: list[Table], reference: Table) -> list[str]:
+    """What rounding alone does: mean4 of equal runs that add in other orders, and the reference among them."""
+    lines = [
+        "| model, mean4 | runs | lowest | mean | highest | standard deviation | reference | deviations off |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for model in reference:
+        values = [row[model]["mean4"] for row in rows if "mean4" in row.get(model, {})]
+        if model == "dense" or len(values) < 2:
+            continue
+        mean, deviation, own = statistics.mean(values), statistics.stdev(values), reference[model]["mean4"]
+        # The reference is one more draw; the mean is of len(values) draws.
+        off = (own - mean) / (deviation * math.sqrt(1 + 1 / len(values))) if deviation > 0 else math.inf
+        lines.append(
+            f"| {model} | {len(values)} | {min(values):.2f} | {mean:.2f} | {max(values):.2f} | "
+            f"{100 * deviation / mean:.2f} % | {own:.2f} ({100 * (own / mean - 1):+.2f} %) | {off:+.1f} |"
+        )
+    return lines
+
+
+def read_row(text: str) -> Table:
+    """A table from "SUMMARY" or "SUMMARY=NAME OF THE MERGED MODEL"."""
+    path, _, name = text.partition("=")
+    return run_table(json.loads(Path(path).read_text()), name or "fedspallm")
+
+
 def main() -> int:
     """Entry point."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("summary", type=Path, help="summary.json of a run")
     parser.add_argument("results", type=Path, help="results.json of the reference run")
     parser.add_argument(
-        "--merged",
-        default="fedspallm",
-        help="the reference's name of the run's merged model: fedspallm (default), fedspallm_noexpand, "
-        "fedavg, central, magnitude",
+        "summaries",
+        nargs="+",
+        metavar="SUMMARY[=NAME]",
+        help="summary.json of a run; NAME is the reference's name of its merged model: fedspallm "
+        "(default), fedspallm_noexpand, fedavg, central, magnitude",
+    )
+    parser.add_argument(
+        "--floor",
+        nargs="*",
+        default=[],
+        metavar="SUMMARY[=NAME]",
+        help="the same runs with other orders of summation (FEDSPALLM_ISA): shows what rounding alone does",
     )
     options = parser.parse_args()
-    ours = run_table(json.loads(options.summary.read_text()), options.merged)
     reference = json.loads(options.results.read_text())["perplexity"]
+    rows = [read_row(text) for text in options.summaries]
+    ours: Table = {model: cells for row in rows for model, cells in row.items()}
     lines, misses = compare(ours, reference)
     print("Perplexity, this run / reference (relative difference)\n")
     print("\n".join(lines))
+    if options.floor:
+        print("\nRounding alone: equal runs that differ in the order of summation only\n")
+        print("\n".join(floor_lines(rows + [read_row(text) for text in options.floor], reference)))
     for miss in misses:
         print(f"beyond the limit: {miss}", file=sys.stderr)
     return 1 if misses else 0
