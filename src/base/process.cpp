@@ -85,7 +85,7 @@ bool kill_process(const ProcessId& process) {
   // The descriptor stands for one process for ever, so what is checked after it was opened is what is killed.
   // (System calls by number: glibc 2.36 declares these functions without C linkage.)
   const auto handle = static_cast<int>(::syscall(SYS_pidfd_open, static_cast<pid_t>(process.pid), 0U));
-  if (handle < 0 && errno != ENOSYS) return false;
+  if (handle < 0 && errno == ESRCH) return false;
   bool sent = false;
   if (is_alive(process)) {
     sent = handle >= 0 ? ::syscall(SYS_pidfd_send_signal, handle, SIGKILL, nullptr, 0U) == 0

@@ -61,7 +61,8 @@ class Watchdog {
 
   /// Collective. In a world of one rank no socket is opened, and only `stuck` can happen.
   /// @pre phases is not empty; 0 < lost_seconds <= stuck_seconds; connect_seconds > 0
-  /// @throws LaunchError on every rank when one of them cannot reach a hub, naming the addresses tried
+  /// @throws Error with status started_wrongly, on every rank, when one of them cannot reach a hub; it names
+  /// the addresses tried
   Watchdog(Communicator& communicator, WatchdogOptions options, OnLost on_lost);
   /// Without finish() this rank counts as lost at once: an exception that passes by ends the job. So keep it
   /// outside of the try block whose errors all ranks share.
