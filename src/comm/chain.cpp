@@ -40,19 +40,20 @@ Chain::Chain(const RankContext& context, Worker& worker, OnReduced on_reduced)
   context_.merge_memory.add(static_cast<std::int64_t>(kChunksAtOnce * chunk_bytes_));
 }
 
-void Chain::start(std::size_t index, aggregate::FixedPoint scale, aggregate::FixedPoint diagonal_scale,
-                  std::vector<wire::MatrixUpdate> own) {
-  const std::vector<int> ranks = context_.plan.ranks_of(index);
-  const auto here = std::find(ranks.begin(), ranks.end(), context_.link.rank());
-  check<PeerError>(here != ranks.end(), "the root started a chain on a rank that has no part in it");
-  Unit unit{.index = index, .slot = std::make_shared<Slot>()};
-  if (here != ranks.begin()) unit.downstream = *(here - 1);
-  if (here + 1 != ranks.end()) unit.upstream = *(here + 1);
+void Chain::start(const ScaleMessage& message, std::vector<wire::MatrixUpdate> own) {
+  const auto index = static_cast<std::size_t>(message.unit);
+  check<PeerError>(index < context_.plan.size() && message.upstream < context_.link.size() &&
+                       message.downstream < context_.link.size(),
+                   "the root started a chain that is not of this plan");
+  Unit unit{.index = index,
+            .upstream = message.upstream,
+            .downstream = message.downstream,
+            .slot = std::make_shared<Slot>()};
   unit.tile_chunks = pieces(tile_bytes(context_.plan.unit(index)), chunk_bytes_);
   unit.chunks = unit.tile_chunks + pieces(diagonal_bytes(context_.plan.unit(index)), chunk_bytes_);
   units_.push_back(unit);
   const auto shared_own = std::make_shared<std::vector<wire::MatrixUpdate>>(std::move(own));
-  worker_.post([this, index, scale, diagonal_scale, shared_own, slot = unit.slot] {
+  worker_.post([this, message, index, shared_own, slot = unit.slot] {
     struct Tell {  // also when merging throws: the chain must go on
       Chain& self;
       std::size_t index;
@@ -64,7 +65,7 @@ void Chain::start(std::size_t index, aggregate::FixedPoint scale, aggregate::Fix
         });
       }
     } const tell{*this, index};
-    merge_own(index, scale, diagonal_scale, shared_own, slot);
+    merge_own(index, {message.q}, {message.diagonal_q}, shared_own, slot);
   });
 }
 

@@ -1,9 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Purpose: the reduce transport: a pipeline of chunks along the ranks that take part in a unit, R-1 -> ... ->
-// 0. Each rank merges its own clients first (worker thread), adds what arrives from above chunk by chunk with
-// MPI_Reduce_local and our MPI_Op, and passes the sums on. Once a chain has started it always runs to its
-// end, even when an exchange fails, so no message is ever left over. Communication thread only. Non-goal:
-// deciding when a chain starts (coordinator.hpp).
+// 0, of which the root tells each its neighbours. Each rank merges its own clients first (worker thread),
+// adds what arrives from above chunk by chunk with MPI_Reduce_local and our MPI_Op, and passes the sums on.
+// Once a chain has started it always runs to its end, even when an exchange fails, so no message is ever left
+// over. Communication thread only. Non-goal: deciding when a chain starts (coordinator.hpp).
 #pragma once
 
 #include "mpi_handles.hpp"
@@ -24,8 +24,7 @@ class Chain {
 
   Chain(const RankContext& context, Worker& worker, OnReduced on_reduced);
   /// The unit's turn has come: `own` are this rank's clients' updates (none on a root without clients).
-  void start(std::size_t index, aggregate::FixedPoint scale, aggregate::FixedPoint diagonal_scale,
-             std::vector<wire::MatrixUpdate> own);
+  void start(const ScaleMessage& message, std::vector<wire::MatrixUpdate> own);
   /// False when nothing could be moved.
   bool advance();
   [[nodiscard]] bool empty() const { return units_.empty(); }

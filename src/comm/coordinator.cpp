@@ -2,7 +2,8 @@
 #include "coordinator.hpp"
 
 #include <algorithm>
-#include <cmath>
+#include <iterator>
+#include <set>
 #include <utility>
 
 namespace fedspallm::comm {
@@ -24,7 +25,10 @@ Coordinator::Coordinator(const RankContext& context, Worker& merge_worker, Worke
       provide_(std::move(provide)),
       take_own_(std::move(take_own)),
       root_merge_(context, std::move(on_completed)),
-      ring_(ring_bytes(context)) {
+      ring_(ring_bytes(context)),
+      roster_(context.plan),
+      vote_(context.link.size()),
+      end_(context.plan.size()) {
   context_.merge_memory.add(ring_.capacity());
 }
 
@@ -36,23 +40,8 @@ Coordinator::~Coordinator() = default;
 void Coordinator::on(int rank, AnnounceMessage&& message) {
   if (state_ != State::running) return;
   const auto index = static_cast<std::size_t>(message.unit);
-  check<PeerError>(index < context_.plan.size(), "an announcement of a unit outside the plan");
-  auto& said = announced_[index];
-  const PlannedUnit& unit = context_.plan.unit(index);
-  for (const Announcement& one : message.clients) {
-    const bool expected = std::binary_search(unit.clients.begin(), unit.clients.end(), one.client) &&
-                          context_.plan.rank_of(one.client) == rank && one.kept >= 0 &&
-                          one.kept <= unit.rows * unit.cols;
-    if (!expected) {
-      throw PeerError(fmt::format(
-          "rank {} announced client {} with {} kept weights for {}, which the plan does not expect", rank,
-          one.client, one.kept, describe(unit)));
-    }
-    said.push_back(one);
-  }
-  if (said.size() < unit.clients.size()) return;
-  ready_[index] = std::make_shared<const ReadyUnit>(make_ready(index, std::move(said)));
-  announced_.erase(index);
+  roster_.announce(rank, index, message.clients);
+  check<PeerError>(index < end_, "a rank delivered a block that comes after the agreed stop");
 }
 
 void Coordinator::advance() {
@@ -63,15 +52,18 @@ void Coordinator::advance() {
     start_chains();
   }
   serve_blocks();
-  if (finished_ranks_ == context_.link.size() && completed_ == context_.plan.size()) {
+  check_deadline();
+  if (state_ == State::running && finished_ranks_ == context_.link.size() && completed_ == end_) {
     state_ = State::closing;
-    post_to_all(DoneMessage());
+    // A stop that nobody met and that left nothing out was none.
+    const bool stopped = somebody_stopped_ || end_ < context_.plan.size();
+    post_to_all(DoneMessage{stopped, stopped ? stop_.value() : 0});
   }
 }
 
 void Coordinator::grant_next() {
-  for (auto found = ready_.find(next_); found != ready_.end(); found = ready_.find(next_)) {
-    const auto ready = found->second;
+  while (const auto ready = roster_.ready(next_)) {
+    if (ready->said.empty()) complete_uncovered(ready);
     if (next_client_ == 0 && !own_taken_) merge_own(ready);
     for (; next_client_ < ready->said.size(); ++next_client_) {
       const Announcement& said = ready->said[next_client_];
@@ -86,9 +78,13 @@ void Coordinator::grant_next() {
 /// The updates of the root's own clients are here already: one pass over the tiles adds them all.
 void Coordinator::merge_own(const std::shared_ptr<const ReadyUnit>& ready) {
   own_taken_ = true;
-  const std::size_t clients = context_.plan.clients_on(ready->index, context_.link.rank());
+  const auto updates = std::make_shared<std::vector<wire::MatrixUpdate>>();
+  for (const Announcement& said : ready->said) {
+    if (context_.plan.rank_of(said.client) == context_.link.rank())
+      updates->push_back(take_own_(ready->index, said.client));
+  }
+  const std::size_t clients = updates->size();
   if (clients == 0) return;
-  const auto updates = std::make_shared<std::vector<wire::MatrixUpdate>>(take_own_(ready->index));
   merge_in_order(ready->index, clients, adding(ready, [this, ready, updates, clients] {
                    const bool all_in = root_merge_.add(*ready, *updates);
                    *updates = {};
@@ -135,11 +131,30 @@ Worker::Task Coordinator::adding(const std::shared_ptr<const ReadyUnit>& ready,
     const ScopedTime time(context_.merging_nanoseconds);
     if (!add()) return;
     root_merge_.complete_added(*ready);  // what was added is freed by now
-    context_.desk.post([this, index = ready->index] {
-      ready_.erase(index);
-      ++completed_;
-    });
+    context_.desk.post([this, index = ready->index] { unit_done(index); });
   };
+}
+
+/// All its clients were dropped: the callback gets no merge, in its turn.
+void Coordinator::complete_uncovered(const std::shared_ptr<const ReadyUnit>& ready) {
+  const Worker::Task task = [this, ready] {
+    if (discarding_) return;
+    root_merge_.complete(*ready, nullptr);
+    context_.desk.post([this, index = ready->index] { unit_done(index); });
+  };
+  if (context_.options.transport == Transport::gather) {
+    merge_in_order(ready->index, 1, task);
+  } else {
+    merge_worker_.post(task);
+  }
+}
+
+/// The callback has returned. Every rank hears of each block that is through.
+void Coordinator::unit_done(std::size_t index) {
+  roster_.completed(index);
+  ++completed_;
+  if (state_ != State::running || context_.plan.block_of(completed_) == context_.plan.block_of(index)) return;
+  post_to_all(DurableMessage{completed_});
 }
 
 /// Units reach the merge thread in plan order, so that it holds one merge state; within a unit updates come
@@ -151,7 +166,9 @@ void Coordinator::merge_in_order(std::size_t index, std::size_t clients, Worker:
   }
   merge_worker_.post(std::move(task));
   merging_posted_ += clients;
-  while (merging_ < context_.plan.size() && merging_posted_ == context_.plan.unit(merging_).clients.size()) {
+  for (;;) {
+    const auto ready = roster_.ready(merging_);
+    if (ready == nullptr || merging_posted_ < std::max<std::size_t>(1, ready->said.size())) return;
     ++merging_;
     merging_posted_ = 0;
     auto early = early_.extract(merging_);
@@ -164,27 +181,111 @@ void Coordinator::merge_in_order(std::size_t index, std::size_t clients, Worker:
 }
 
 void Coordinator::start_chains() {
-  while (next_ < completed_ + kChainsAtOnce && ready_.contains(next_)) {
-    const ReadyUnit& ready = *ready_[next_];
-    for (const int rank : context_.plan.ranks_of(next_)) {
-      context_.link.post(rank, ScaleMessage{next_, ready.scale.q, ready.diagonal_scale.q});
+  while (next_ < completed_ + kChainsAtOnce) {
+    const auto ready = roster_.ready(next_);
+    if (ready == nullptr) return;
+    if (ready->said.empty()) {
+      if (completed_ < next_) return;  // so that it is called back after the chains before it
+      complete_uncovered(ready);
+    } else {
+      start_chain(*ready);
     }
     ++next_;
   }
 }
 
+/// Along the ranks with clients that take part, down to the root.
+void Coordinator::start_chain(const ReadyUnit& ready) {
+  std::set<int> ranks = {context_.link.rank()};
+  for (const Announcement& said : ready.said) ranks.insert(context_.plan.rank_of(said.client));
+  for (auto rank = ranks.begin(); rank != ranks.end(); ++rank) {
+    const auto above = std::next(rank);
+    context_.link.post(*rank, ScaleMessage{.unit = ready.index,
+                                           .q = ready.scale.q,
+                                           .diagonal_q = ready.diagonal_scale.q,
+                                           .upstream = above == ranks.end() ? -1 : *above,
+                                           .downstream = rank == ranks.begin() ? -1 : *std::prev(rank)});
+  }
+}
+
 void Coordinator::on_reduced(std::size_t index, const std::shared_ptr<CountedMerge>& merge) {
-  const auto found = ready_.find(index);
-  if (found == ready_.end() || merge == nullptr) return;
-  merge_worker_.post([this, ready = found->second, merge] {
+  const auto ready = roster_.ready(index);
+  if (ready == nullptr || merge == nullptr) return;
+  merge_worker_.post([this, ready, merge] {
     if (discarding_) return;
     const ScopedTime time(context_.merging_nanoseconds);
-    root_merge_.complete(*ready, merge->merge());
-    context_.desk.post([this, index = ready->index] {
-      ready_.erase(index);
-      ++completed_;
-    });
+    root_merge_.complete(*ready, &merge->merge());
+    context_.desk.post([this, index = ready->index] { unit_done(index); });
   });
+}
+
+// --- clients that fail or are late
+// -----------------------------------------------------------------------------------
+
+void Coordinator::on(int rank, DropMessage&& message) {
+  if (state_ != State::running) return;
+  check<PeerError>(message.client < context_.plan.plan().rank_of_client.size() &&
+                       context_.plan.rank_of(message.client) == rank,
+                   "a rank dropped a client that is not its own");
+  drop({.client = message.client, .block = message.block, .reason = std::move(message.reason)},
+       context_.plan.first_unit_of(message.block));
+}
+
+void Coordinator::drop(Dropped&& dropped, std::size_t first) {
+  if (roster_.drop(dropped.client, first)) context_.facts.add_dropped(std::move(dropped));
+}
+
+/// The clock runs while some clients have announced the oldest unit, others have not, and nothing else keeps
+/// them waiting: all before it is called back.
+void Coordinator::check_deadline() {
+  const double limit = context_.options.deadline_seconds;
+  if (limit <= 0 || completed_ >= end_ || !roster_.waits_for_some(completed_)) return;
+  const auto now = std::chrono::steady_clock::now();
+  if (!lateness_ || lateness_->unit != completed_) lateness_ = {completed_, now};
+  if (std::chrono::duration<double>(now - lateness_->since).count() <= limit) return;
+  const std::vector<std::uint32_t> late = roster_.missing(completed_);
+  if (!context_.options.drop_late) {
+    refuse_late(late);
+    return;
+  }
+  const PlannedUnit& unit = context_.plan.unit(completed_);
+  for (const std::uint32_t client : late) {
+    const std::string reason =
+        fmt::format("late: {} was not there {:.3g} s after the others'", describe(unit), limit);
+    drop({.client = client, .block = unit.id.block, .reason = reason, .late = true}, completed_);
+    context_.link.post(context_.plan.rank_of(client), LateMessage{client, completed_});
+  }
+}
+
+void Coordinator::refuse_late(const std::vector<std::uint32_t>& clients) {
+  std::string names;
+  for (const std::uint32_t client : clients)
+    names += fmt::format("{}client {} on rank {}", names.empty() ? "" : ", ", client,
+                         context_.plan.rank_of(client));
+  const PeerError late(fmt::format(
+      "late in block {}: {} not delivered {:.3g} s after the others' by {}. Raise the deadline, give "
+      "slow clients less to do, or let late ones be dropped",
+      context_.plan.unit(completed_).id.block, describe(context_.plan.unit(completed_)),
+      context_.options.deadline_seconds, names));
+  on(context_.link.rank(), FailedMessage{failure_of(late, context_.rank_name)});
+}
+
+// --- agreed boundaries
+// -----------------------------------------------------------------------------------------------
+
+void Coordinator::on(int, const WishMessage& message) {
+  if (state_ == State::running && vote_.request(message.what)) post_to_all(HoldMessage());
+}
+
+void Coordinator::on(int, const BegunMessage& message) {
+  if (state_ != State::running) return;
+  const auto decision = vote_.answer(message.begun);
+  if (!decision) return;
+  if (decision->what == Boundary::stop) {
+    stop_ = decision->block;
+    end_ = context_.plan.first_unit_of(decision->block);
+  }
+  post_to_all(DecisionMessage{decision->what, decision->block});
 }
 
 // --- blocks of the previous round
@@ -228,8 +329,9 @@ void Coordinator::post_to_all(const Message& message) {
   for (int rank = 0; rank < context_.link.size(); ++rank) context_.link.post(rank, message);
 }
 
-void Coordinator::on(int, const FinishMessage&) {
+void Coordinator::on(int, const FinishMessage& message) {
   ++finished_ranks_;
+  somebody_stopped_ = somebody_stopped_ || message.stopped;
 }
 
 void Coordinator::on(int, const ByeMessage&) {

@@ -4,13 +4,17 @@
 // except where said.
 #pragma once
 
+#include "boundaries.hpp"
 #include "chain.hpp"
 #include "receive_ring.hpp"
 #include "root_merge.hpp"
+#include "roster.hpp"
 #include <atomic>
+#include <chrono>
 #include <deque>
 #include <map>
 #include <memory>
+#include <optional>
 #include <vector>
 
 namespace fedspallm::comm {
@@ -24,8 +28,8 @@ constexpr int kBlocksServedAtOnce = 2;
 
 class Coordinator {
  public:
-  /// Takes the updates of the root's own clients of a unit (gather).
-  using TakeOwn = std::function<std::vector<wire::MatrixUpdate>(std::size_t index)>;
+  /// Takes the update of one of the root's own clients (gather).
+  using TakeOwn = std::function<wire::MatrixUpdate(std::size_t index, std::uint32_t client)>;
   using Bytes = std::shared_ptr<const std::vector<std::byte>>;
   using Provide = std::function<Bytes(std::uint32_t block)>;
 
@@ -35,6 +39,9 @@ class Coordinator {
 
   void on(int rank, AnnounceMessage&& message);
   void on(int rank, const FetchMessage& message);
+  void on(int rank, DropMessage&& message);
+  void on(int rank, const WishMessage& message);
+  void on(int rank, const BegunMessage& message);
   void on(int rank, const FinishMessage& message);
   void on(int rank, const ByeMessage& message);
   void on(int rank, FailedMessage&& message);
@@ -57,6 +64,12 @@ class Coordinator {
   void merge_in_order(std::size_t index, std::size_t clients, Worker::Task task);
   Worker::Task adding(const std::shared_ptr<const ReadyUnit>& ready, const std::function<bool()>& add);
   void start_chains();
+  void start_chain(const ReadyUnit& ready);
+  void complete_uncovered(const std::shared_ptr<const ReadyUnit>& ready);
+  void unit_done(std::size_t index);
+  void drop(Dropped&& dropped, std::size_t first);
+  void check_deadline();
+  void refuse_late(const std::vector<std::uint32_t>& clients);
   void serve_blocks();
   void send_block(std::uint32_t block, const std::vector<int>& ranks, const Bytes& bytes);
   void remember(int rank, Failure&& failure);
@@ -71,21 +84,30 @@ class Coordinator {
   ReceiveRing ring_;
   std::atomic<bool> discarding_{false};
 
-  std::map<std::size_t, std::vector<Announcement>> announced_;     // not by all clients yet
-  std::map<std::size_t, std::shared_ptr<const ReadyUnit>> ready_;  // by all, not completed yet
-  std::size_t completed_ = 0;                                      // units called back
-  std::size_t next_ = 0;  // unit to be granted (gather) or scaled (reduce)
+  Roster roster_;
+  BoundaryVote vote_;
+  std::optional<std::uint32_t> stop_;  // block, once agreed
+  std::size_t end_;                    // units to be merged: all, or those before the stop
+  std::size_t completed_ = 0;          // units called back
+  std::size_t next_ = 0;               // unit to be granted (gather) or scaled (reduce)
   bool own_taken_ = false;
   std::size_t next_client_ = 0;     // of that unit
   std::size_t merging_ = 0;         // unit whose additions go to the worker
   std::size_t merging_posted_ = 0;  // clients in them
   // Additions to later units, each with its number of clients.
   std::map<std::size_t, std::vector<std::pair<std::size_t, Worker::Task>>> early_;
+  /// Since when the unit completed_ waits for late clients.
+  struct Lateness {
+    std::size_t unit = 0;
+    std::chrono::steady_clock::time_point since;
+  };
+  std::optional<Lateness> lateness_;
   std::deque<std::pair<int, std::uint32_t>> fetches_;  // (rank, block), not begun
   int blocks_served_ = 0;
 
   State state_ = State::running;
   int finished_ranks_ = 0;
+  bool somebody_stopped_ = false;
   int last_words_ = 0;  // byes or stoppeds heard
   bool over_ = false;
   int failed_rank_ = -1;

@@ -68,6 +68,8 @@ std::int64_t forecast_bytes(const ExchangePlan& plan, Transport transport, int r
   std::int64_t bytes = 0;
   for (std::size_t i = 0; i < index.size(); ++i) {
     const PlannedUnit& unit = index.unit(i);
+    const bool ends_block = index.block_of(i + 1) != index.block_of(i);
+    if (rank == 0 && ends_block) bytes += (ranks - 1) * size_of_message(DurableMessage());
     for (const auto& [place, clients] : clients_by_rank(plan, unit)) {
       if (place == 0) continue;  // the root's own clients need no message
       if (rank == 0) {           // what allows the others to send

@@ -2,6 +2,7 @@
 #include "engine.hpp"
 
 #include <algorithm>
+#include <limits>
 #include <type_traits>
 #include <utility>
 
@@ -26,6 +27,7 @@ Engine::Engine(const Communicator& communicator, ExchangePlan plan, ExchangeOpti
       plan_(std::move(plan), communicator.size()),
       provider_(std::move(provider)),
       gate_(static_cast<std::size_t>(options_.window_blocks)),
+      due_(plan_, communicator.rank()),
       link_(communicator, options_.message_limit, counters_),
       context_{plan_,
                options_,
@@ -33,16 +35,20 @@ Engine::Engine(const Communicator& communicator, ExchangePlan plan, ExchangeOpti
                link_,
                desk_,
                gate_,
+               due_,
+               facts_,
                merge_memory_,
                merging_nanoseconds_} {
   const bool root = link_.rank() == 0;
+  facts_.set_durable_block(plan_.size() > 0 ? plan_.unit(0).id.block
+                                            : std::numeric_limits<std::uint32_t>::max());
   merge_worker_ = std::make_unique<Worker>([this] { task_failed(); });
   if (root) {
     provider_worker_ = std::make_unique<Worker>([this] { task_failed(); });
     coordinator_ = std::make_unique<Coordinator>(
         context_, *merge_worker_, *provider_worker_, std::move(on_completed),
         [this](std::uint32_t block) { return provide(block); },
-        [this](std::size_t index) { return member_->take(index); });
+        [this](std::size_t index, std::uint32_t client) { return member_->take(index, client).update; });
   }
   member_ = std::make_unique<Member>(context_, *merge_worker_,
                                      [this](std::size_t index, const std::shared_ptr<CountedMerge>& merge) {
@@ -64,6 +70,15 @@ void Engine::deliver(std::size_t index, Delivery delivery) {
 
 void Engine::fetch(const std::shared_ptr<FetchTicket>& ticket) {
   desk_.post([this, ticket] { member_->fetch(ticket); });
+}
+
+void Engine::drop(DropMessage message) {
+  const auto shared = std::make_shared<DropMessage>(std::move(message));
+  desk_.post([this, shared] { member_->drop(std::move(*shared)); });
+}
+
+void Engine::wish(Boundary what) {
+  desk_.post([this, what] { member_->wish(what); });
 }
 
 void Engine::finish() {

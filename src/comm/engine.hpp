@@ -22,11 +22,15 @@ class Engine {
   [[nodiscard]] int rank() const { return link_.rank(); }
   [[nodiscard]] const std::string& rank_name() const { return context_.rank_name; }
   [[nodiscard]] Gate& gate() { return gate_; }
+  [[nodiscard]] DueList& due() { return due_; }
+  [[nodiscard]] const Facts& facts() const { return facts_; }
   [[nodiscard]] ExchangeStatistics statistics() const;
 
   // From client threads.
   void deliver(std::size_t index, Delivery delivery);
   void fetch(const std::shared_ptr<FetchTicket>& ticket);
+  void drop(DropMessage message);
+  void wish(Boundary what);
   void finish();
   void fail(const Failure& failure);
   /// The root's own clients get a block without a message. Thread-safe; the latest block is kept.
@@ -53,6 +57,8 @@ class Engine {
   std::atomic<std::int64_t> merging_nanoseconds_{0};
   Desk desk_;
   Gate gate_;
+  DueList due_;
+  Facts facts_;
   Link link_;
   RankContext context_;
   // Declared so that threads end before what they use: the communication thread first, then the workers.

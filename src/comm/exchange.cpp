@@ -5,9 +5,8 @@
 
 #include "engine.hpp"
 #include <algorithm>
+#include <bit>
 #include <cmath>
-#include <map>
-#include <mutex>
 #include <utility>
 
 namespace fedspallm::comm {
@@ -17,16 +16,25 @@ class Exchange::Impl {
   Impl(const Communicator& communicator, ExchangePlan plan, ExchangeOptions options, OnCompleted on_completed,
        Provider provider)
       : engine_(communicator, std::move(plan), std::move(options), std::move(on_completed),
-                std::move(provider)) {
-    const ExchangePlan& known = engine_.plan().plan();
-    for (std::uint32_t client = 0; client < known.rank_of_client.size(); ++client) {
-      if (known.rank_of_client[client] == engine_.rank()) due_[client] = {engine_.plan().units_of(client), 0};
-    }
+                std::move(provider)) {}
+
+  Boundary at_boundary(std::uint32_t block) {
+    engine_.gate().wait([] { return true; });  // throws the failure, if there is one
+    if (!engine_.due().anybody_left())
+      return engine_.gate().with_boundaries([&](Boundaries& all) { return all.pass(block); });
+    const bool first =
+        engine_.gate().with_boundaries([&](const Boundaries& all) { return !all.begun(block); });
+    require(first, "at_boundary: blocks are asked for in ascending order, each once");
+    return begin(block);
   }
 
+  void wish(Boundary what) { engine_.wish(what); }
+
   void submit(std::size_t index, wire::MatrixUpdate&& update) {
-    check_order(index, update);
+    check_content(index, update);
+    if (!engine_.due().deliver(index, update.client)) return;
     Delivery delivery = describe_update(index, update);
+    begin_unasked(engine_.plan().unit(index).id.block);
     const std::size_t block = engine_.plan().block_of(index);
     engine_.gate().enter(block);
     try {
@@ -42,6 +50,13 @@ class Exchange::Impl {
     }
     engine_.deliver(index, std::move(delivery));
   }
+
+  void drop(std::uint32_t client, std::uint32_t block, std::string&& reason) {
+    if (engine_.due().drop(client, block)) engine_.drop({client, block, std::move(reason)});
+  }
+
+  [[nodiscard]] bool is_dropped(std::uint32_t client) { return engine_.due().is_dropped(client); }
+  [[nodiscard]] const Facts& facts() const { return engine_.facts(); }
 
   std::vector<std::byte> fetch(std::uint32_t block) {
     if (engine_.rank() == 0) {
@@ -61,7 +76,9 @@ class Exchange::Impl {
   }
 
   void finish() {
-    if (const std::string missing = first_missing(); !missing.empty()) fail(LogicError(missing));
+    const auto end = engine_.gate().with_boundaries([](const Boundaries& all) { return all.told_to_stop(); });
+    if (const std::string missing = engine_.due().first_missing(end); !missing.empty())
+      fail(LogicError(missing));
     engine_.finish();
     engine_.gate().wait_closed();
   }
@@ -74,13 +91,18 @@ class Exchange::Impl {
   [[nodiscard]] ExchangeStatistics statistics() const { return engine_.statistics(); }
 
  private:
-  struct Due {
-    std::vector<std::size_t> units;
-    std::size_t next = 0;
-  };
+  Boundary begin(std::uint32_t block) {
+    return engine_.gate().begin(block, engine_.plan().block_of(engine_.plan().first_unit_of(block)));
+  }
 
-  /// Each client delivers its units in plan order, and what the plan says of them.
-  void check_order(std::size_t index, const wire::MatrixUpdate& update) {
+  /// For callers that submit without asking.
+  void begin_unasked(std::uint32_t block) {
+    if (engine_.gate().with_boundaries([&](const Boundaries& all) { return all.begun(block); })) return;
+    require(begin(block) != Boundary::stop, "submit: the block comes before the agreed stop");
+  }
+
+  /// A client delivers what the plan says.
+  void check_content(std::size_t index, const wire::MatrixUpdate& update) const {
     require(index < engine_.plan().size(), "submit: index < number of planned units");
     const PlannedUnit& unit = engine_.plan().unit(index);
     const wire::PackedMatrix& matrix = update.matrix;
@@ -89,12 +111,6 @@ class Exchange::Impl {
             "submit: the update has the planned shape and dtype");
     require(update.hessian_diagonal.size() == (unit.with_diagonal ? static_cast<std::size_t>(unit.cols) : 0),
             "submit: the update carries diag(H) where the plan says so, and only there");
-    const std::lock_guard lock(due_mutex_);
-    const auto due = due_.find(update.client);
-    require(due != due_.end(), "submit: the client belongs to this rank");
-    require(due->second.next < due->second.units.size() && due->second.units[due->second.next] == index,
-            "submit: a client delivers its planned units, each once, in plan order");
-    ++due->second.next;
   }
 
   [[nodiscard]] Delivery describe_update(std::size_t index, const wire::MatrixUpdate& update) const {
@@ -118,19 +134,6 @@ class Exchange::Impl {
     return delivery;
   }
 
-  [[nodiscard]] std::string first_missing() {
-    const std::lock_guard lock(due_mutex_);
-    for (const auto& [client, due] : due_) {
-      if (due.next < due.units.size()) {
-        return fmt::format("finish() before client {} had delivered {}", client,
-                           describe(engine_.plan().unit(due.units[due.next])));
-      }
-    }
-    return "";
-  }
-
-  std::mutex due_mutex_;
-  std::map<std::uint32_t, Due> due_;  // this rank's clients
   Engine engine_;
 };
 
@@ -140,11 +143,13 @@ namespace {
 void check_same_everywhere(Communicator& communicator, const ExchangePlan& plan,
                            const ExchangeOptions& options) {
   const std::int64_t own = PlanIndex(plan, communicator.size()).fingerprint() ^ (options.chunk_bytes << 8) ^
-                           (options.message_limit << 4) ^ (static_cast<std::int64_t>(options.transport) << 2);
+                           (options.message_limit << 4) ^
+                           (static_cast<std::int64_t>(options.transport) << 2) ^
+                           std::bit_cast<std::int64_t>(options.deadline_seconds);
   const std::int64_t largest = communicator.maximum(own);
   const std::int64_t smallest = -communicator.maximum(-own);
   require(largest == smallest,
-          "Exchange: all ranks give the same plan, transport, chunk_bytes and message_limit");
+          "Exchange: all ranks give the same plan, transport, chunk_bytes, message_limit and deadline");
 }
 
 }  // namespace
@@ -155,6 +160,10 @@ Exchange::Exchange(Communicator& communicator, ExchangePlan plan, ExchangeOption
   require(options.chunk_bytes >= 1, "Exchange: chunk_bytes >= 1");
   require(options.message_limit >= 1 && options.message_limit <= kMessageLimit,
           "Exchange: 1 <= message_limit <= 2^30");
+  require(options.deadline_seconds >= 0 && std::isfinite(options.deadline_seconds),
+          "Exchange: the deadline is a finite number of seconds >= 0");
+  require(options.deadline_seconds == 0 || options.transport == Transport::gather,
+          "Exchange: a deadline needs the transport gather");
   require(communicator.rank() != 0 || on_completed, "Exchange: the root has a callback");
   check_same_everywhere(communicator, plan, options);
   impl_ = std::make_unique<Impl>(communicator, std::move(plan), std::move(options), std::move(on_completed),
@@ -170,6 +179,30 @@ Exchange::~Exchange() {
 
 void Exchange::submit(std::size_t index, wire::MatrixUpdate update) {
   impl_->submit(index, std::move(update));
+}
+Boundary Exchange::at_boundary(std::uint32_t block) {
+  return impl_->at_boundary(block);
+}
+void Exchange::request_stop() {
+  impl_->wish(Boundary::stop);
+}
+void Exchange::request_save() {
+  impl_->wish(Boundary::save);
+}
+std::optional<std::uint32_t> Exchange::stopped_at() const {
+  return impl_->facts().stopped_at();
+}
+std::uint32_t Exchange::durable_block() const {
+  return impl_->facts().durable_block();
+}
+void Exchange::drop(std::uint32_t client, std::uint32_t block, std::string reason) {
+  impl_->drop(client, block, std::move(reason));
+}
+bool Exchange::is_dropped(std::uint32_t client) const {
+  return impl_->is_dropped(client);
+}
+std::vector<Dropped> Exchange::dropped() const {
+  return impl_->facts().dropped();
 }
 std::vector<std::byte> Exchange::fetch(std::uint32_t block) {
   return impl_->fetch(block);

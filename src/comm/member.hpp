@@ -33,6 +33,8 @@ class Member {
   // From this rank's other threads, through the desk.
   void deliver(std::size_t index, Delivery&& delivery);
   void fetch(const std::shared_ptr<FetchTicket>& ticket);
+  void drop(DropMessage&& message);
+  void wish(Boundary what);
   void finish();
   void fail(Failure failure);
 
@@ -40,12 +42,16 @@ class Member {
   void on(const GrantMessage& message);
   void on(const ScaleMessage& message);
   void on(const BlockMessage& message);
+  void on(const DurableMessage& message);
+  void on(const LateMessage& message);
+  void on(const HoldMessage& message);
+  void on(const DecisionMessage& message);
   void on(const DoneMessage& message);
   void on(const StopMessage& message);
   void on(VerdictMessage&& message);
 
-  /// Own clients' updates of a unit, by client; each once.
-  [[nodiscard]] std::vector<wire::MatrixUpdate> take(std::size_t index);
+  /// An own client's update of a unit; once. @throws PeerError when it is not here
+  [[nodiscard]] Delivery take(std::size_t index, std::uint32_t client);
   /// Moves the chain on; after a stop, tells the root once nothing is on its way any more. False when nothing
   /// was done.
   bool advance();
@@ -54,10 +60,15 @@ class Member {
 
  private:
   using Deliveries = std::map<std::uint32_t, Delivery>;  // by client
+  [[nodiscard]] bool is_dropped(std::uint32_t client, std::size_t index) const;
+  void announce_if_complete(std::size_t index);
+  /// Whether anything may still be said to the root but the last word.
+  [[nodiscard]] bool speaks() const { return !stopping_ && !last_word_said_; }
 
   const RankContext& context_;
-  std::unique_ptr<Chain> chain_;            // reduce
-  std::map<std::size_t, Deliveries> held_;  // by unit
+  std::unique_ptr<Chain> chain_;                  // reduce
+  std::map<std::size_t, Deliveries> held_;        // by unit
+  std::map<std::uint32_t, std::size_t> dropped_;  // own client -> first unit without it
   std::deque<std::shared_ptr<FetchTicket>> asked_;
   std::optional<Failure> own_failure_;
   bool stopping_ = false;

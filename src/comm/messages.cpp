@@ -44,6 +44,18 @@ class Reader {
   [[nodiscard]] std::size_t left() const { return bytes_.size(); }
 
  private:
+  void get(bool& value) {  // any byte is a valid message
+    std::uint8_t byte = 0;
+    get(byte);
+    value = byte != 0;
+  }
+  void get(Boundary& value) {
+    int number = 0;
+    get(number);
+    value = static_cast<Boundary>(number);
+    check<PeerError>(value == Boundary::save || value == Boundary::stop,
+                     "a control message asks for neither a save nor a stop");
+  }
   template <class Value>
   requires std::is_arithmetic_v<Value> || std::is_enum_v<Value>
   void get(Value& value) {
@@ -78,7 +90,23 @@ void fields(Archive& archive, Value& value) {
   } else if constexpr (std::is_same_v<Plain, GrantMessage>) {
     archive(value.unit, value.client);
   } else if constexpr (std::is_same_v<Plain, ScaleMessage>) {
-    archive(value.unit, value.q, value.diagonal_q);
+    archive(value.unit, value.q, value.diagonal_q, value.upstream, value.downstream);
+  } else if constexpr (std::is_same_v<Plain, DurableMessage>) {
+    archive(value.units);
+  } else if constexpr (std::is_same_v<Plain, DropMessage>) {
+    archive(value.client, value.block, value.reason);
+  } else if constexpr (std::is_same_v<Plain, LateMessage>) {
+    archive(value.client, value.unit);
+  } else if constexpr (std::is_same_v<Plain, WishMessage>) {
+    archive(value.what);
+  } else if constexpr (std::is_same_v<Plain, BegunMessage>) {
+    archive(value.begun);
+  } else if constexpr (std::is_same_v<Plain, DecisionMessage>) {
+    archive(value.what, value.block);
+  } else if constexpr (std::is_same_v<Plain, FinishMessage>) {
+    archive(value.stopped);
+  } else if constexpr (std::is_same_v<Plain, DoneMessage>) {
+    archive(value.stopped, value.block);
   } else if constexpr (std::is_same_v<Plain, FetchMessage>) {
     archive(value.block);
   } else if constexpr (std::is_same_v<Plain, BlockMessage>) {

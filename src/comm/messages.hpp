@@ -4,15 +4,24 @@
 // data (link.hpp).
 //
 // Every bulk transfer is asked for by its receiver, who by then has room for it:
-//   rank -> root  announce   all of this rank's clients have delivered a unit: what a merge needs to know
-//   beforehand root -> rank  grant      (gather) send this client's update now; the root has posted its
-//   receive root -> rank  scale      (reduce) all clients have delivered: the chain of this unit starts rank
-//   -> root  fetch,  root -> rank  block      a merged block of the previous round; its bytes follow rank ->
-//   root  finish, root -> rank  done, rank -> root  bye        the good end rank -> root  failed, root ->
-//   rank  stop, rank -> root  stopped, root -> rank  verdict        the other end
+//
+//   rank -> root  announce   this rank's clients have delivered a unit: what a merge needs to know beforehand
+//   root -> rank  grant      (gather) send this client's update now; the root has posted its receive
+//   root -> rank  scale      (reduce) all clients have delivered: the chain of this unit starts
+//   root -> rank  durable    how far the merge is
+//   rank -> root  fetch      a merged block of the previous round is wanted
+//   root -> rank  block      its bytes follow
+//
+//   rank -> root  wish;  root -> rank  hold;  rank -> root  begun;  root -> rank  decision     boundaries
+//   rank -> root  drop;  root -> rank  late                                                    lost clients
+//   rank -> root  finish;  root -> rank  done;  rank -> root  bye                              the good end
+//   rank -> root  failed;  root -> rank  stop;  rank -> root  stopped;  root -> rank  verdict  the other end
+//
+// After done or verdict the root says nothing, after bye or stopped a rank says nothing.
 #pragma once
 
 #include "fedspallm/base/error.hpp"
+#include "fedspallm/comm/exchange.hpp"
 #include "fedspallm/wire/update.hpp"
 
 #include <cstddef>
@@ -52,6 +61,35 @@ struct ScaleMessage {
   std::uint64_t unit = 0;
   std::int32_t q = 0;
   std::int32_t diagonal_q = 0;
+  std::int32_t upstream = -1;    // the neighbours in this unit's chain; -1 = none
+  std::int32_t downstream = -1;  // nearer to the root
+};
+/// All units before this one are merged and called back.
+struct DurableMessage {
+  std::uint64_t units = 0;
+};
+/// From this block on the client delivers nothing.
+struct DropMessage {
+  std::uint32_t client = 0;
+  std::uint32_t block = 0;
+  std::string reason;
+};
+/// The root does not wait for the client any more, from this unit on.
+struct LateMessage {
+  std::uint32_t client = 0;
+  std::uint64_t unit = 0;
+};
+/// Agreed boundaries (boundaries.hpp): a rank wishes, the root asks all, all answer, the root decides.
+struct WishMessage {
+  Boundary what = Boundary::stop;
+};
+struct HoldMessage {};
+struct BegunMessage {
+  std::uint32_t begun = 0;  // 1 + the highest block begun
+};
+struct DecisionMessage {
+  Boundary what = Boundary::stop;
+  std::uint32_t block = 0;
 };
 struct FetchMessage {
   std::uint32_t block = 0;
@@ -60,8 +98,13 @@ struct BlockMessage {
   std::uint32_t block = 0;
   std::int64_t bytes = 0;
 };
-struct FinishMessage {};
-struct DoneMessage {};
+struct FinishMessage {
+  bool stopped = false;  // this rank's clients were told to stop
+};
+struct DoneMessage {
+  bool stopped = false;
+  std::uint32_t block = 0;  // at which all stopped
+};
 struct ByeMessage {};
 struct FailedMessage {
   Failure failure;
@@ -75,9 +118,10 @@ struct VerdictMessage {
 };
 
 /// The alternative's index is the first byte on the wire.
-using Message =
-    std::variant<AnnounceMessage, GrantMessage, ScaleMessage, FetchMessage, BlockMessage, FinishMessage,
-                 DoneMessage, ByeMessage, FailedMessage, StopMessage, StoppedMessage, VerdictMessage>;
+using Message = std::variant<AnnounceMessage, GrantMessage, ScaleMessage, FetchMessage, BlockMessage,
+                             FinishMessage, DoneMessage, ByeMessage, FailedMessage, StopMessage,
+                             StoppedMessage, VerdictMessage, DurableMessage, DropMessage, LateMessage,
+                             WishMessage, HoldMessage, BegunMessage, DecisionMessage>;
 
 [[nodiscard]] std::vector<std::byte> to_bytes(const Message& message);
 /// @throws PeerError when the bytes are no message

@@ -32,7 +32,7 @@ void check_unit(const ExchangePlan& plan, std::size_t index) {
 PlanIndex::PlanIndex(ExchangePlan plan, int ranks) : plan_(std::move(plan)) {
   for (const int rank : plan_.rank_of_client)
     require(rank >= 0 && rank < ranks, "plan: 0 <= rank of a client < ranks");
-  block_.resize(size());
+  block_.resize(size() + 1);
   last_of_group_.resize(size());
   std::vector<std::size_t> last(size());
   for (std::size_t i = 0; i < size(); ++i) {
@@ -41,6 +41,7 @@ PlanIndex::PlanIndex(ExchangePlan plan, int ranks) : plan_(std::move(plan)) {
     block_[i] = i == 0 ? 0 : block_[i - 1] + (same_block ? 0 : 1);
     last[unit(i).diagonal_unit] = i;
   }
+  if (size() > 0) block_.back() = block_[size() - 1] + 1;
   for (std::size_t i = 0; i < size(); ++i) last_of_group_[i] = last[unit(i).diagonal_unit];
 }
 
@@ -50,12 +51,11 @@ std::size_t PlanIndex::clients_on(std::size_t index, int rank) const {
       clients.begin(), clients.end(), [&](std::uint32_t client) { return rank_of(client) == rank; }));
 }
 
-std::vector<int> PlanIndex::ranks_of(std::size_t index) const {
-  std::vector<int> ranks = {0};
-  for (const std::uint32_t client : unit(index).clients) ranks.push_back(rank_of(client));
-  std::sort(ranks.begin(), ranks.end());
-  ranks.erase(std::unique(ranks.begin(), ranks.end()), ranks.end());
-  return ranks;
+std::size_t PlanIndex::first_unit_of(std::uint32_t block) const {
+  const auto found =
+      std::lower_bound(plan_.units.begin(), plan_.units.end(), block,
+                       [](const PlannedUnit& unit, std::uint32_t wanted) { return unit.id.block < wanted; });
+  return static_cast<std::size_t>(found - plan_.units.begin());
 }
 
 std::vector<std::size_t> PlanIndex::units_of(std::uint32_t client) const {

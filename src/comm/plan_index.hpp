@@ -22,11 +22,11 @@ class PlanIndex {
 
   /// Number of clients of `rank` that deliver the unit.
   [[nodiscard]] std::size_t clients_on(std::size_t index, int rank) const;
-  /// Ranks with clients of the unit, and the root; ascending.
-  [[nodiscard]] std::vector<int> ranks_of(std::size_t index) const;
+  /// First unit of this block or a later one; size() when there is none.
+  [[nodiscard]] std::size_t first_unit_of(std::uint32_t block) const;
   /// Units that `client` delivers, in order.
   [[nodiscard]] std::vector<std::size_t> units_of(std::uint32_t client) const;
-  /// Number of the unit's block among the plan's blocks.
+  /// Number of the unit's block among the plan's blocks; of the end of the plan, the number of blocks.
   [[nodiscard]] std::size_t block_of(std::size_t index) const { return block_[index]; }
   /// The last unit that shares this unit's diagonal_unit.
   [[nodiscard]] std::size_t last_of_group(std::size_t index) const { return last_of_group_[index]; }
@@ -37,7 +37,7 @@ class PlanIndex {
 
  private:
   ExchangePlan plan_;
-  std::vector<std::size_t> block_;
+  std::vector<std::size_t> block_;  // one more than units
   std::vector<std::size_t> last_of_group_;
 };
 

@@ -2,16 +2,55 @@
 // Purpose: what the parts of one rank's exchange share. All of it outlives them.
 #pragma once
 
+#include "due_list.hpp"
 #include "link.hpp"
 #include "plan_index.hpp"
 #include "threads.hpp"
 #include <atomic>
 #include <chrono>
+#include <limits>
+#include <map>
+#include <mutex>
+#include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace fedspallm::comm {
+
+/// What client threads may ask about a running exchange. Thread-safe.
+class Facts {
+ public:
+  void set_durable_block(std::uint32_t block) { durable_block_ = block; }
+  [[nodiscard]] std::uint32_t durable_block() const { return durable_block_; }
+
+  void set_stopped_at(std::uint32_t block) {
+    const std::lock_guard lock(mutex_);
+    stopped_at_ = block;
+  }
+  [[nodiscard]] std::optional<std::uint32_t> stopped_at() const {
+    const std::lock_guard lock(mutex_);
+    return stopped_at_;
+  }
+
+  void add_dropped(Dropped dropped) {
+    const std::lock_guard lock(mutex_);
+    dropped_[dropped.client] = std::move(dropped);
+  }
+  [[nodiscard]] std::vector<Dropped> dropped() const {
+    const std::lock_guard lock(mutex_);
+    std::vector<Dropped> all;
+    for (const auto& [client, dropped] : dropped_) all.push_back(dropped);
+    return all;
+  }
+
+ private:
+  std::atomic<std::uint32_t> durable_block_{0};
+  mutable std::mutex mutex_;
+  std::optional<std::uint32_t> stopped_at_;
+  std::map<std::uint32_t, Dropped> dropped_;  // by client
+};
 
 struct RankContext {
   const PlanIndex& plan;
@@ -20,6 +59,8 @@ struct RankContext {
   Link& link;             // communication thread only
   Desk& desk;
   Gate& gate;
+  DueList& due;
+  Facts& facts;
   Gauge& merge_memory;
   std::atomic<std::int64_t>& merging_nanoseconds;
 };

@@ -5,22 +5,12 @@
 #pragma once
 
 #include "rank_context.hpp"
+#include "roster.hpp"
 #include <map>
 #include <memory>
 #include <optional>
 
 namespace fedspallm::comm {
-
-/// A unit whose clients have all announced it, so that its scale is known.
-struct ReadyUnit {
-  std::size_t index = 0;
-  std::vector<Announcement> said;  // by client
-  aggregate::FixedPoint scale;
-  aggregate::FixedPoint diagonal_scale;
-};
-
-/// The scale follows from what all clients said, so it is the same whichever way they deliver (rulings.md 6).
-[[nodiscard]] ReadyUnit make_ready(std::size_t index, std::vector<Announcement> said);
 
 class RootMerge {
  public:
@@ -33,8 +23,8 @@ class RootMerge {
   bool add_encoded(const ReadyUnit& ready, const Announcement& said, std::span<const std::byte> bytes);
   /// Hands over the unit whose updates were added. @pre add() has returned true
   void complete_added(const ReadyUnit& ready);
-  /// Hands over a unit that was merged elsewhere (reduce).
-  void complete(const ReadyUnit& ready, const aggregate::PartialMerge& merge);
+  /// Hands over a unit that was merged elsewhere (reduce), or (null) that lost all its clients.
+  void complete(const ReadyUnit& ready, const aggregate::PartialMerge* merge);
 
  private:
   struct Group {

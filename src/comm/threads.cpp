@@ -73,9 +73,28 @@ void Gate::wait_locked(std::unique_lock<std::mutex>& lock, const std::function<b
   waited_ += std::chrono::steady_clock::now() - start;
 }
 
+bool Gate::near_durable(std::size_t block) const {
+  constexpr std::size_t kFurther = 2;  // as exchange.hpp says
+  return block <= durable_ + window_blocks_ + kFurther;
+}
+
+Boundary Gate::begin(std::uint32_t boundary, std::size_t block) {
+  std::unique_lock lock(mutex_);
+  std::optional<Boundary> answer;
+  wait_locked(lock, [&] {
+    answer = boundaries_.begin(boundary, near_durable(block));
+    return answer.has_value();
+  });
+  throw_failure();
+  check<LogicError>(answer.has_value(), "a block was begun after the exchange had finished");
+  return *answer;
+}
+
 void Gate::enter(std::size_t block) {
   std::unique_lock lock(mutex_);
-  wait_locked(lock, [&] { return in_flight_.contains(block) || in_flight_.size() < window_blocks_; });
+  wait_locked(lock, [&] {
+    return near_durable(block) && (in_flight_.contains(block) || in_flight_.size() < window_blocks_);
+  });
   throw_failure();
   check<LogicError>(!closed_, "an update was submitted after the exchange had finished");
   ++in_flight_[block];
@@ -100,6 +119,10 @@ void Gate::change(const std::function<void()>& action) {
   const std::lock_guard lock(mutex_);
   action();
   changed_.notify_all();
+}
+
+void Gate::set_durable(std::size_t block) {
+  change([&] { durable_ = block; });
 }
 
 void Gate::close(const std::optional<Failure>& failure) {

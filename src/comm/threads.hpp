@@ -4,6 +4,7 @@
 // wait. Non-goal: MPI.
 #pragma once
 
+#include "boundaries.hpp"
 #include "messages.hpp"
 #include <atomic>
 #include <chrono>
@@ -59,10 +60,14 @@ class Worker {
 /// Where client threads wait: for room in the window, for an answer, for the end.
 class Gate {
  public:
+  /// Blocks are counted among the planned ones here (PlanIndex::block_of), but for `boundary`'s.
   explicit Gate(std::size_t window_blocks) : window_blocks_(window_blocks) {}
 
-  /// Counts one update of `block` in; waits while `window_blocks` other blocks are in flight. @throws the
-  /// failure
+  /// What to do before `boundary`, a block of the model; `block` planned ones come before it. Waits while
+  /// ranks are being asked, or while `block` is too far ahead of the durable one. @throws the failure
+  [[nodiscard]] Boundary begin(std::uint32_t boundary, std::size_t block);
+  /// Counts one update of `block` in; waits while `window_blocks` other blocks are in flight, or while it is
+  /// too far ahead of the durable one. @throws the failure
   void enter(std::size_t block);
   /// An update of `block` has left this rank's memory.
   void taken(std::size_t block);
@@ -70,6 +75,15 @@ class Gate {
   void wait(const std::function<bool()>& ready);
   /// Changes something that wait() looks at.
   void change(const std::function<void()>& action);
+  /// The first planned block that is not durable yet.
+  void set_durable(std::size_t block);
+  /// Looks at or changes the boundaries, and wakes who waits for them.
+  template <class Action>
+  auto with_boundaries(Action action) {
+    const std::lock_guard lock(mutex_);
+    changed_.notify_all();
+    return action(boundaries_);
+  }
 
   /// The end of the exchange: nothing (good) or why.
   void close(const std::optional<Failure>& failure);
@@ -82,11 +96,14 @@ class Gate {
  private:
   void wait_locked(std::unique_lock<std::mutex>& lock, const std::function<bool()>& ready);
   void throw_failure() const;
+  [[nodiscard]] bool near_durable(std::size_t block) const;
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::size_t window_blocks_;
   std::map<std::size_t, std::int64_t> in_flight_;  // block -> updates
+  std::size_t durable_ = 0;
+  Boundaries boundaries_;
   bool closed_ = false;
   std::optional<Failure> failure_;
   std::chrono::nanoseconds waited_{0};

@@ -276,8 +276,10 @@ ExchangePlan plan_of_three() {
 
 TEST(PlanIndex, KnowsRanksBlocksAndGroups) {
   const PlanIndex index(plan_of_three(), 4);
-  EXPECT_THAT(index.ranks_of(0), ElementsAre(0, 1));
-  EXPECT_THAT(index.ranks_of(2), ElementsAre(0, 1, 3)) << "the root ends every chain";
+  EXPECT_EQ(index.first_unit_of(0), 0U);
+  EXPECT_EQ(index.first_unit_of(1), 2U);
+  EXPECT_EQ(index.first_unit_of(5), 3U);
+  EXPECT_EQ(index.block_of(3), 2U) << "the number of blocks";
   EXPECT_EQ(index.clients_on(0, 1), 2U);
   EXPECT_EQ(index.clients_on(2, 0), 0U);
   EXPECT_THAT(index.units_of(2), ElementsAre(0, 1, 2));
