@@ -82,7 +82,8 @@ prune_row reference reference "$@"
 compared=("$runs/reference/summary.json")
 if $all; then
     all_rows "" "$@"
-    prune_row reference-magnitude reference "${alone[@]}" --set prune.method=magnitude "$@"
+    prune_row reference-magnitude reference "${alone[@]}" --set prune.method=magnitude \
+        --set prune.count=exact "$@" # the published way of counting is SparseGPT's
     compared+=("${rows[@]}" "$runs/reference-magnitude/summary.json=magnitude")
     for kernels in avx2 baseline; do
         export FEDSPALLM_ISA=$kernels

@@ -72,14 +72,32 @@ std::string sha256_of_file(const std::filesystem::path& path) {
   return digest.finish();
 }
 
+struct RunningChecksum::Impl {
+  struct Deleter {
+    void operator()(XXH3_state_t* state) const noexcept { XXH3_freeState(state); }
+  };
+  std::unique_ptr<XXH3_state_t, Deleter> state{XXH3_createState()};
+};
+
+RunningChecksum::RunningChecksum() : impl_(std::make_unique<Impl>()) {
+  check<ResourceError>(impl_->state && XXH3_64bits_reset(impl_->state.get()) == XXH_OK,
+                       "xxh3: cannot start");
+}
+RunningChecksum::~RunningChecksum() = default;
+
+void RunningChecksum::add(std::span<const std::byte> bytes) {
+  check<ResourceError>(XXH3_64bits_update(impl_->state.get(), bytes.data(), bytes.size()) == XXH_OK,
+                       "xxh3: update failed");
+}
+
+std::uint64_t RunningChecksum::value() const {
+  return XXH3_64bits_digest(impl_->state.get());
+}
+
 std::uint64_t checksum_of_file(const std::filesystem::path& path) {
-  const std::unique_ptr<XXH3_state_t, decltype(&XXH3_freeState)> state(XXH3_createState(), &XXH3_freeState);
-  check<ResourceError>(state && XXH3_64bits_reset(state.get()) == XXH_OK, "xxh3: cannot start");
-  for_each_chunk(path, [&](std::span<const std::byte> bytes) {
-    check<ResourceError>(XXH3_64bits_update(state.get(), bytes.data(), bytes.size()) == XXH_OK,
-                         "xxh3: update failed");
-  });
-  return XXH3_64bits_digest(state.get());
+  RunningChecksum sum;
+  for_each_chunk(path, [&](std::span<const std::byte> bytes) { sum.add(bytes); });
+  return sum.value();
 }
 
 }  // namespace fedspallm

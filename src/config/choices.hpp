@@ -40,6 +40,9 @@ constexpr std::array<std::string_view, 2> spellings(LayerSampling) {
 constexpr std::array<std::string_view, 2> spellings(Coverage) {
   return {"required", "warn"};
 }
+constexpr std::array<std::string_view, 2> spellings(OnClientFailure) {
+  return {"abort", "drop"};
+}
 constexpr std::array<std::string_view, 2> spellings(ModelDType) {
   return {"stored", "float32"};
 }

@@ -160,7 +160,9 @@ std::vector<Key<Model>> model_keys() {
 std::vector<Key<Run>> run_keys() {
   return {path("dir", &Run::dir, "the folder for the results"), integer("seed", &Run::seed, 0, kInt64Max),
           choice("backend", &Run::backend), integer("threads", &Run::threads, 0, 4096),
-          boolean("keep_clients", &Run::keep_clients)};
+          boolean("keep_clients", &Run::keep_clients),
+          integer("checkpoint_every", &Run::checkpoint_every, 0, kIntMax),
+          real("grace_seconds", &Run::grace_seconds, {.low = 0, .high = 86400})};
 }
 
 std::vector<Key<Prune>> prune_keys() {
@@ -187,7 +189,9 @@ std::vector<Key<Federation>> federation_keys() {
           choice("transport", &Federation::transport),
           choice("layer_sampling", &Federation::layer_sampling),
           choice("coverage", &Federation::coverage),
-          integer("chunk_bytes", &Federation::chunk_bytes, std::int64_t{1} << 16, std::int64_t{1} << 30)};
+          integer("chunk_bytes", &Federation::chunk_bytes, std::int64_t{1} << 16, std::int64_t{1} << 30),
+          choice("on_client_failure", &Federation::on_client_failure),
+          real("deadline", &Federation::deadline, {.low = 0, .high = 1e9})};
 }
 
 std::vector<Key<Report>> report_keys() {
@@ -248,6 +252,9 @@ std::string_view name_of(LayerSampling value) {
   return spelling_of(value);
 }
 std::string_view name_of(Coverage value) {
+  return spelling_of(value);
+}
+std::string_view name_of(OnClientFailure value) {
   return spelling_of(value);
 }
 std::string_view name_of(ModelDType value) {

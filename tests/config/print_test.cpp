@@ -76,7 +76,7 @@ TEST(Print, HoldsEveryKeyThatIsSet) {
 TEST(Names, EveryKeyAndEnumeratorHasOne) {
   EXPECT_THAT(known_keys(), Contains("prune.sparsity"));
   EXPECT_THAT(known_keys(), Contains("client.NAME.tokens"));
-  EXPECT_EQ(known_keys().size(), 35U);
+  EXPECT_EQ(known_keys().size(), 39U);
   EXPECT_EQ(name_of(BackendKind::automatic), "auto");
   EXPECT_EQ(name_of(BackendKind::reference), "reference");
   EXPECT_EQ(name_of(Method::random), "random");

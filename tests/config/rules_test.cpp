@@ -132,6 +132,9 @@ TEST(Rules, KeysMustAgreeWithEachOther) {
   EXPECT_THAT(refusal(kSmallest, {"federation.transport=nccl", "run.backend=cpu"}),
               HasSubstr("run.backend is \"cpu\""));
   EXPECT_NO_THROW((void)parsed(kSmallest, {"federation.transport=nccl"}));
+  EXPECT_THAT(refusal(kSmallest, {"federation.transport=reduce", "federation.deadline=2"}),
+              HasSubstr("federation.deadline: found 2, expected 0"));
+  EXPECT_NO_THROW((void)parsed(kSmallest, {"federation.transport=gather", "federation.deadline=2"}));
   EXPECT_NO_THROW((void)with("[prune]\ncount = \"published\"\norder = \"block\"\n"));
 }
 

@@ -5,12 +5,28 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <span>
 #include <string>
 
 namespace fedspallm {
 
 [[nodiscard]] std::uint64_t checksum(std::span<const std::byte> bytes);
+/// checksum() of bytes that come in pieces.
+class RunningChecksum {
+ public:
+  RunningChecksum();
+  ~RunningChecksum();
+  RunningChecksum(const RunningChecksum&) = delete;
+  RunningChecksum& operator=(const RunningChecksum&) = delete;
+  void add(std::span<const std::byte> bytes);
+  /// Of what was added so far.
+  [[nodiscard]] std::uint64_t value() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
 /// Lower-case hexadecimal SHA-256.
 [[nodiscard]] std::string sha256(std::span<const std::byte> bytes);
 /// @throws ResourceError naming the file when it cannot be read.

@@ -23,6 +23,7 @@ enum class Tie { score, magnitude, index };
 enum class TransportKind { automatic, reduce, gather, nccl };
 enum class LayerSampling { none, resources };
 enum class Coverage { required, warn };
+enum class OnClientFailure { abort, drop };
 enum class ModelDType { stored, float32 };
 
 /// "unstructured" or N:M (keep N of every M consecutive weights of a row).
@@ -44,6 +45,8 @@ struct Run {
   BackendKind backend = BackendKind::automatic;
   int threads = 0;            // 0 = cores given to this rank
   bool keep_clients = false;  // clients/NAME.h5
+  int checkpoint_every = 0;   // blocks between two saved states of a client; 0 = as often as costs < 2 %
+  double grace_seconds = 30;  // from a signal to the end; then what is on disk has to do
   [[nodiscard]] bool operator==(const Run&) const = default;
 };
 struct Prune {
@@ -71,6 +74,8 @@ struct Federation {
   LayerSampling layer_sampling = LayerSampling::none;
   Coverage coverage = Coverage::required;
   std::int64_t chunk_bytes = 1 << 20;  // of the reduce transport: 64 KiB .. 1 GiB
+  OnClientFailure on_client_failure = OnClientFailure::abort;
+  double deadline = 0;  // seconds that a client may be later than another one with a block; 0 = none
   [[nodiscard]] bool operator==(const Federation&) const = default;
 };
 struct Report {
@@ -142,6 +147,7 @@ struct Config {
 [[nodiscard]] std::string_view name_of(TransportKind value);
 [[nodiscard]] std::string_view name_of(LayerSampling value);
 [[nodiscard]] std::string_view name_of(Coverage value);
+[[nodiscard]] std::string_view name_of(OnClientFailure value);
 [[nodiscard]] std::string_view name_of(ModelDType value);
 /// "unstructured" or "N:M".
 [[nodiscard]] std::string name_of(const Pattern& pattern);
