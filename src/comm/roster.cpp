@@ -9,8 +9,10 @@ namespace fedspallm::comm {
 
 namespace {
 
+/// As wire::decode() wants it of the update itself.
 bool plausible(const wire::MatrixReport& report) {
-  return report.kept_zeros >= 0 && report.damping_steps >= 0 && report.dead_columns >= 0;
+  return std::isfinite(report.error) && std::isfinite(report.seconds) && std::isfinite(report.damping) &&
+         report.kept_zeros >= 0 && report.damping_steps >= 0 && report.dead_columns >= 0;
 }
 
 }  // namespace

@@ -136,6 +136,10 @@ std::vector<Seen> merge_serially(const ExchangePlan& plan) {
     std::vector<wire::MatrixUpdate> updates;
     float largest = 0, largest_diagonal = 0;
     Seen seen;
+    if (unit.clients.empty()) {
+      all.push_back(seen);
+      continue;
+    }
     for (const std::uint32_t client : unit.clients) {
       updates.push_back(make_update(plan, index, client));
       largest = std::max(largest, wire::largest_magnitude(updates.back().matrix));
@@ -198,6 +202,66 @@ Outcome run_exchange(Communicator& comm, const ExchangePlan& plan, const Exchang
   exchange.finish();
   outcome.statistics = exchange.statistics();
   return outcome;
+}
+
+namespace {
+
+/// What this rank's clients deliver of a block, by client, in order.
+std::vector<std::pair<std::size_t, std::uint32_t>> deliveries(const ExchangePlan& plan, int rank,
+                                                              std::uint32_t block) {
+  std::vector<std::pair<std::size_t, std::uint32_t>> all;
+  for (std::uint32_t client = 0; client < plan.rank_of_client.size(); ++client) {
+    for (std::size_t index = 0; index < plan.units.size(); ++index) {
+      const PlannedUnit& unit = plan.units[index];
+      const bool delivers = std::count(unit.clients.begin(), unit.clients.end(), client) > 0;
+      if (unit.id.block == block && delivers && plan.rank_of_client[client] == rank)
+        all.emplace_back(index, client);
+    }
+  }
+  return all;
+}
+
+}  // namespace
+
+Walk walk(Exchange& exchange, const ExchangePlan& plan, int rank, const WalkOptions& options,
+          std::uint32_t first) {
+  Walk walked;
+  const auto& ranks = plan.rank_of_client;
+  if (std::count(ranks.begin(), ranks.end(), rank) == 0) return walked;
+  const ExchangePlan left = without(plan, options.drops);
+  for (std::uint32_t block = first; block < options.blocks; ++block) {
+    if (options.before_boundary) options.before_boundary(block);
+    const Boundary what = exchange.at_boundary(block);
+    if (what == Boundary::stop) {
+      walked.stopped = block;
+      return walked;
+    }
+    if (what == Boundary::save) walked.saved.push_back(block);
+    walked.begun.push_back(block);
+    for (const auto& [client, from] : options.drops) {
+      if (from == block && ranks[client] == rank) exchange.drop(client, block, "bad tokens");
+    }
+    const auto all = deliveries(left, rank, block);
+    for (const auto& [index, client] : all) {
+      if (options.seed != 0)
+        std::this_thread::sleep_for(std::chrono::microseconds(
+            draw(options.seed, client, static_cast<std::uint32_t>(index), 5) % 1500));
+      const bool last = std::pair(index, client) == all.back();
+      if (last && options.before_last_submit) options.before_last_submit(block);
+      exchange.submit(index, make_update(plan, index, client));
+    }
+  }
+  return walked;
+}
+
+ExchangePlan without(ExchangePlan plan, const std::map<std::uint32_t, std::uint32_t>& drops) {
+  for (PlannedUnit& unit : plan.units) {
+    std::erase_if(unit.clients, [&](std::uint32_t client) {
+      const auto drop = drops.find(client);
+      return drop != drops.end() && unit.id.block >= drop->second;
+    });
+  }
+  return plan;
 }
 
 std::string thrown_by(const std::function<void()>& step) {

@@ -6,6 +6,7 @@
 #include "fedspallm/comm/exchange.hpp"
 
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -48,8 +49,10 @@ struct Seen {
   std::vector<double> errors;  // of the reports
   friend bool operator==(const Seen&, const Seen&);
 };
+/// @pre the unit was merged
 [[nodiscard]] Seen copy_of(const CompletedUnit& unit);
-/// All clients' updates of each unit merged one after the other in this process.
+/// All clients' updates of each unit merged one after the other in this process; nothing of a unit without
+/// clients.
 [[nodiscard]] std::vector<Seen> merge_serially(const ExchangePlan& plan);
 
 /// This rank's part of a whole exchange: its clients deliver everything, in an order and with pauses that
@@ -64,6 +67,24 @@ struct Outcome {
 };
 [[nodiscard]] Outcome run_exchange(Communicator& comm, const ExchangePlan& plan,
                                    const ExchangeOptions& options, std::uint64_t seed);
+
+/// This rank's client loop with agreed boundaries: blocks outside, clients inside.
+struct WalkOptions {
+  std::uint32_t blocks = 0;                           // of the model
+  std::uint64_t seed = 0;                             // 0: no pauses
+  std::map<std::uint32_t, std::uint32_t> drops = {};  // client -> block from which on it delivers nothing
+  std::function<void(std::uint32_t block)> before_boundary = {};
+  std::function<void(std::uint32_t block)> before_last_submit = {};  // of the rank in this block
+};
+struct Walk {
+  std::vector<std::uint32_t> begun, saved;
+  std::optional<std::uint32_t> stopped;
+};
+/// Blocks outside the plan are begun too, from `first` on; a rank without clients returns at once.
+[[nodiscard]] Walk walk(Exchange& exchange, const ExchangePlan& plan, int rank, const WalkOptions& options,
+                        std::uint32_t first = 0);
+/// The plan as it comes to be merged when these clients are dropped at these blocks.
+[[nodiscard]] ExchangePlan without(ExchangePlan plan, const std::map<std::uint32_t, std::uint32_t>& drops);
 
 /// What step() throws, as "STATUS: message"; "" when nothing.
 [[nodiscard]] std::string thrown_by(const std::function<void()>& step);
