@@ -44,10 +44,11 @@ class Reader {
   [[nodiscard]] std::size_t left() const { return bytes_.size(); }
 
  private:
-  void get(bool& value) {  // any byte is a valid message
+  void get(bool& value) {
     std::uint8_t byte = 0;
     get(byte);
-    value = byte != 0;
+    check<PeerError>(byte <= 1, "a control message holds a truth value that is neither 0 nor 1");
+    value = byte == 1;
   }
   void get(Boundary& value) {
     int number = 0;
@@ -122,10 +123,10 @@ void fields(Archive& archive, Value& value) {
     }
     for (auto& client : value.clients) fields(archive, client);
   } else if constexpr (std::is_same_v<Plain, StoppedMessage>) {
-    auto present = static_cast<std::uint8_t>(value.failure.has_value());
+    bool present = value.failure.has_value();
     archive(present);
     if constexpr (!std::is_const_v<Value>) {
-      if (present != 0) value.failure.emplace();
+      if (present) value.failure.emplace();
     }
     if (value.failure) fields(archive, *value.failure);
   } else {

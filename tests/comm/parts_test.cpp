@@ -50,21 +50,70 @@ TEST(Messages, AnAnnouncementArrivesWithEveryField) {
 
 TEST(Messages, EveryKindArrivesAsItself) {
   const Failure failure{ExitStatus::numerical, "rank 1 on host: not finite"};
-  const std::vector<Message> all = {
-      AnnounceMessage(),          GrantMessage{1, 2}, ScaleMessage{1, -60, 3}, FetchMessage{4},
-      BlockMessage{4, 1LL << 40}, FinishMessage(),    DoneMessage(),           ByeMessage(),
-      FailedMessage{failure},     StopMessage(),      StoppedMessage{failure}, VerdictMessage{failure}};
+  const std::vector<Message> all = {AnnounceMessage(),
+                                    GrantMessage{1, 2},
+                                    ScaleMessage{1, -60, 3, 5, -1},
+                                    FetchMessage{4},
+                                    BlockMessage{4, 1LL << 40},
+                                    FinishMessage{true},
+                                    DoneMessage{true, 7},
+                                    ByeMessage(),
+                                    FailedMessage{failure},
+                                    StopMessage(),
+                                    StoppedMessage{failure},
+                                    VerdictMessage{failure},
+                                    DurableMessage{5'000'000'000},
+                                    DropMessage{3, 9, "bad tokens"},
+                                    LateMessage{3, 5'000'000'000},
+                                    WishMessage{Boundary::save},
+                                    HoldMessage(),
+                                    BegunMessage{12},
+                                    DecisionMessage{Boundary::stop, 13}};
+  ASSERT_EQ(all.size(), std::variant_size_v<Message>);
   for (std::size_t kind = 0; kind < all.size(); ++kind) {
     EXPECT_EQ(from_bytes(to_bytes(all[kind])).index(), kind);
   }
   const auto scale = std::get<ScaleMessage>(from_bytes(to_bytes(all[2])));
   EXPECT_EQ(scale.q, -60);
   EXPECT_EQ(scale.diagonal_q, 3);
+  EXPECT_EQ(scale.upstream, 5);
+  EXPECT_EQ(scale.downstream, -1);
   const auto stopped = std::get<StoppedMessage>(from_bytes(to_bytes(all[10])));
   ASSERT_TRUE(stopped.failure.has_value());
   EXPECT_EQ(stopped.failure->text, failure.text);
   EXPECT_EQ(stopped.failure->status, failure.status);
   EXPECT_FALSE(std::get<StoppedMessage>(from_bytes(to_bytes(StoppedMessage()))).failure.has_value());
+}
+
+TEST(Messages, ThoseOfBoundariesAndLostClientsArriveWithEveryField) {
+  EXPECT_TRUE(std::get<FinishMessage>(from_bytes(to_bytes(FinishMessage{true}))).stopped);
+  const auto done = std::get<DoneMessage>(from_bytes(to_bytes(DoneMessage{true, 7})));
+  EXPECT_TRUE(done.stopped);
+  EXPECT_EQ(done.block, 7U);
+  EXPECT_EQ(std::get<DurableMessage>(from_bytes(to_bytes(DurableMessage{5'000'000'000}))).units,
+            5'000'000'000U);
+  const auto drop = std::get<DropMessage>(from_bytes(to_bytes(DropMessage{3, 9, "bad tokens"})));
+  EXPECT_EQ(drop.client, 3U);
+  EXPECT_EQ(drop.block, 9U);
+  EXPECT_EQ(drop.reason, "bad tokens");
+  const auto late = std::get<LateMessage>(from_bytes(to_bytes(LateMessage{3, 5'000'000'000})));
+  EXPECT_EQ(late.client, 3U);
+  EXPECT_EQ(late.unit, 5'000'000'000U);
+  EXPECT_EQ(std::get<WishMessage>(from_bytes(to_bytes(WishMessage{Boundary::save}))).what, Boundary::save);
+  EXPECT_EQ(std::get<BegunMessage>(from_bytes(to_bytes(BegunMessage{12}))).begun, 12U);
+  const auto decision = std::get<DecisionMessage>(from_bytes(to_bytes(DecisionMessage{Boundary::stop, 13})));
+  EXPECT_EQ(decision.what, Boundary::stop);
+  EXPECT_EQ(decision.block, 13U);
+}
+
+TEST(Messages, ValuesOutsideTheirTypeAreRefused) {
+  EXPECT_THROW((void)from_bytes(to_bytes(WishMessage{Boundary::go_on})), PeerError);
+  auto wish = to_bytes(WishMessage{Boundary::stop});
+  wish[1] = std::byte{77};
+  EXPECT_THROW((void)from_bytes(wish), PeerError);
+  auto finish = to_bytes(FinishMessage{true});
+  finish[1] = std::byte{2};
+  EXPECT_THROW((void)from_bytes(finish), PeerError);
 }
 
 TEST(Messages, TruncatedLengthenedOrUnknownBytesAreRefused) {
@@ -231,6 +280,38 @@ TEST(Gate, RefusesUpdatesAfterAGoodEnd) {
   gate.close(std::nullopt);
   EXPECT_NO_THROW(gate.wait_closed());
   EXPECT_THROW(gate.enter(0), LogicError);
+}
+
+TEST(Gate, HoldsBackWhatIsTooFarAheadOfTheDurableBlock) {
+  Gate gate(1);
+  EXPECT_EQ(gate.begin(10, 3), Boundary::go_on) << "three planned blocks ahead: one, and two more";
+  std::atomic<int> through{0};
+  {
+    std::jthread boundary([&] {
+      EXPECT_EQ(gate.begin(11, 4), Boundary::go_on);
+      ++through;
+    });
+    std::jthread submit([&] {
+      gate.enter(4);
+      ++through;
+    });
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    EXPECT_EQ(through, 0);
+    gate.set_durable(1);
+  }
+  EXPECT_EQ(through, 2);
+}
+
+TEST(Gate, WakesWhoWaitsAtABoundary) {
+  Gate gate(1);
+  (void)gate.with_boundaries([](Boundaries& all) { return all.hold(); });
+  std::jthread client([&] { EXPECT_EQ(gate.begin(0, 0), Boundary::save); });
+  std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  gate.with_boundaries([](Boundaries& all) { all.decide(Boundary::save, 0); });
+  client.join();
+  std::jthread other([&] { EXPECT_THROW((void)gate.begin(9, 9), Error); });
+  std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  gate.close(Failure{ExitStatus::locked, "text"});
 }
 
 TEST(Desk, RunsCommandsInOrderAndWakesUpForThem) {

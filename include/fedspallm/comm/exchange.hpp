@@ -201,7 +201,7 @@ struct TransportChoice {
 };
 [[nodiscard]] TransportChoice choose_transport(const ExchangePlan& plan, int ranks);
 /// Payload bytes that `rank` sends, from encoded_bytes (gather) or tile counts (reduce); announcements
-/// included.
+/// included (with a deadline clients announce one by one, which takes a few bytes more).
 [[nodiscard]] std::int64_t forecast_bytes(const ExchangePlan& plan, Transport transport, int rank, int ranks);
 
 }  // namespace fedspallm::comm
