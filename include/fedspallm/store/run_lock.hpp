@@ -39,7 +39,7 @@ struct RunLockOptions {
 class RunLock {
  public:
   /// Called once, on the renewing thread, with a message for a person: another job holds the directory now,
-  /// or the lease is gone. The caller must stop writing there.
+  /// or the lease is gone. The caller must stop writing there. It must not throw.
   using OnLost = std::function<void(const std::string& message)>;
 
   /// @param run_dir  made when it is missing
