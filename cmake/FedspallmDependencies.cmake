@@ -24,3 +24,8 @@ target_include_directories(fedspallm_openblas SYSTEM INTERFACE ${OPENBLAS_INCLUD
 add_library(fedspallm_mpi INTERFACE IMPORTED GLOBAL)
 target_link_libraries(fedspallm_mpi INTERFACE MPI::MPI_C)
 target_compile_definitions(fedspallm_mpi INTERFACE OMPI_SKIP_MPICXX MPICH_SKIP_MPICXX)
+
+# Last, and only where asked for: the CUDA compiler and its libraries.
+if(FEDSPALLM_CUDA)
+  include(FedspallmCuda)
+endif()

@@ -1,0 +1,137 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "fedspallm/backend/cuda.hpp"
+
+#include "../checks.hpp"
+#include "kernels.hpp"
+#include "ops.hpp"
+
+namespace fedspallm::backend {
+
+namespace cuda {
+namespace {
+
+class CudaBackend final : public Backend {
+ public:
+  explicit CudaBackend(const CudaOptions& options)
+      : engine_(options),
+        linear_(this, engine_),
+        model_(this, engine_),
+        prune_(this, engine_),
+        sparse_(this, engine_) {}
+
+  [[nodiscard]] std::string name() const override { return "cuda"; }
+  [[nodiscard]] std::string kernel_set() const override { return engine_.kernel_set(); }
+
+  void copy_in(std::span<const float> source, View destination) override {
+    checks::host_copy(this, destination, Element::f32, source.size());
+    upload(source, device_floats(destination));
+  }
+  void copy_in(std::span<const std::uint8_t> source, View destination) override {
+    checks::host_copy(this, destination, Element::u8, source.size());
+    upload(source, device_bytes(destination));
+  }
+  void copy_in_widened(DType dtype, std::span<const std::byte> source, View destination) override;
+  void copy_out(View source, std::span<float> destination) override {
+    checks::host_copy(this, source, Element::f32, destination.size());
+    download(device_floats(source), destination);
+  }
+  void copy_out(View source, std::span<std::uint8_t> destination) override {
+    checks::host_copy(this, source, Element::u8, destination.size());
+    download(device_bytes(source), destination);
+  }
+  void copy(View source, View destination) override {
+    checks::device_copy(this, source, destination);
+    if (source.element() == Element::f32) {
+      copy_elements(engine_.stream(), device_floats(source), device_floats(destination));
+    } else {
+      copy_elements(engine_.stream(), device_bytes(source), device_bytes(destination));
+    }
+  }
+  void fill(View destination, float value) override {
+    checks::fill(this, destination, value);
+    if (destination.element() == Element::f32) {
+      fill_elements(engine_.stream(), value, device_floats(destination));
+    } else {
+      fill_elements(engine_.stream(), static_cast<std::uint8_t>(value), device_bytes(destination));
+    }
+  }
+  void synchronize() override { engine_.synchronize(); }
+  [[nodiscard]] std::int64_t allocated_bytes() const override { return engine_.memory.allocated_bytes(); }
+  [[nodiscard]] std::int64_t peak_bytes() const override { return engine_.memory.peak_bytes(); }
+
+  [[nodiscard]] LinearOps& linear() override { return linear_; }
+  [[nodiscard]] ModelOps& model() override { return model_; }
+  [[nodiscard]] PruneOps& prune() override { return prune_; }
+  [[nodiscard]] SparseOps& sparse() override { return sparse_; }
+
+ protected:
+  void* allocate_bytes(std::size_t bytes) override {
+    static_cast<void>(engine_.stream());
+    return engine_.memory.allocate(bytes);
+  }
+  void free_bytes(void* data) noexcept override { engine_.memory.release(data); }
+
+ private:
+  /// Views with gaps pass through contiguous device memory: one copy over the bus instead of one for each
+  /// row.
+  template <class T>
+  void upload(std::span<const T> source, Strided<T> to) {
+    if (source.empty()) return;
+    if (to.contiguous()) return engine_.upload(source.data(), to.size(), to.data);
+    T* whole = engine_.copies.elements<T>(to.size());
+    engine_.upload(source.data(), to.size(), whole);
+    copy_elements(engine_.stream(), Strided<const T>(whole, to.rows, to.cols, to.cols), to);
+  }
+  template <class T>
+  void download(Strided<T> from, std::span<T> destination) {
+    if (destination.empty()) return;
+    const T* whole = from.data;
+    if (!from.contiguous()) {
+      T* gathered = engine_.copies.elements<T>(from.size());
+      copy_elements(engine_.stream(), Strided<const T>(from),
+                    Strided<T>(gathered, from.rows, from.cols, from.cols));
+      whole = gathered;
+    }
+    static_cast<void>(engine_.stream());
+    engine_.staging.download(whole, destination.size_bytes(), destination.data());
+  }
+
+  Engine engine_;
+  CudaLinear linear_;
+  CudaModel model_;
+  CudaPrune prune_;
+  CudaSparse sparse_;
+};
+
+/// 16-bit elements cross the bus as they are and are widened on the device, some rows at a time.
+void CudaBackend::copy_in_widened(DType dtype, std::span<const std::byte> source, View destination) {
+  checks::widened_copy(this, destination, dtype, source.size());
+  if (destination.empty()) return;
+  if (dtype == DType::f32) {
+    const Strided<float> to = device_floats(destination);
+    float* whole = to.contiguous() ? to.data : engine_.copies.elements<float>(to.size());
+    engine_.upload(source.data(), static_cast<std::int64_t>(source.size()),
+                   reinterpret_cast<std::byte*>(whole));
+    if (!to.contiguous())
+      copy_elements(engine_.stream(), Strided<const float>(whole, to.rows, to.cols, to.cols), to);
+    return;
+  }
+  const std::int64_t step = std::max<std::int64_t>(1, widen_chunk / destination.cols());
+  auto* narrow =
+      engine_.copies.elements<std::uint16_t>(std::min(step, destination.rows()) * destination.cols());
+  for (std::int64_t first = 0; first < destination.rows(); first += step) {
+    const View part = destination.row_range(first, std::min(step, destination.rows() - first));
+    const auto offset = static_cast<std::size_t>(first * destination.cols()) * size_of(dtype);
+    engine_.upload(source.data() + offset, 2 * part.size(), reinterpret_cast<std::byte*>(narrow));
+    widen_elements(engine_.stream(), dtype, narrow, device_floats(part));
+  }
+}
+
+}  // namespace
+}  // namespace cuda
+
+std::unique_ptr<Backend> make_cuda_backend(const CudaOptions& options) {
+  return std::make_unique<cuda::CudaBackend>(options);
+}
+
+}  // namespace fedspallm::backend

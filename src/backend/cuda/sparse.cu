@@ -1,0 +1,182 @@
+// SPDX-License-Identifier: Apache-2.0
+// Dense <-> mask bits and kept values. A unit is a block's share: its bits are counted first, then the counts
+// are summed, so that every value knows its place.
+#include "block_ops.cuh"
+#include "elements.hpp"
+#include "kernels.hpp"
+#include "launch.cuh"
+
+namespace fedspallm::backend::cuda {
+
+namespace {
+
+[[nodiscard]] __device__ bool bit_at(const std::uint32_t* bits, std::int64_t index) {
+  return ((bits[index / 32] >> (index % 32)) & 1U) != 0;
+}
+
+/// words: of 32 bits, as many as whole 64-bit words have.
+__global__ void __launch_bounds__(block_threads)
+    pack_bits_kernel(ConstMasks mask, std::int64_t words, std::uint32_t* bits, std::uint32_t* kept_of_unit) {
+  __shared__ unsigned shared[block_warps];
+  const std::int64_t size = mask.size();
+  unsigned kept = 0;
+  for (std::int64_t offset = threadIdx.x; offset < pack_unit; offset += blockDim.x) {
+    const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * pack_unit + offset;
+    const bool set = index < size && mask.flat(index) != 0;
+    const unsigned word = __ballot_sync(all_lanes, set);
+    if (lane_index() == 0 && index / 32 < words) bits[index / 32] = word;
+    kept += set ? 1U : 0U;
+  }
+  kept = block_reduce(kept, Sum{}, shared);
+  if (threadIdx.x == 0) kept_of_unit[blockIdx.x] = kept;
+}
+
+__global__ void __launch_bounds__(block_threads)
+    count_bits_kernel(const std::uint32_t* bits, std::int64_t size, std::uint32_t* kept_of_unit) {
+  __shared__ unsigned shared[block_warps];
+  const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * (pack_unit / 32);
+  const std::int64_t words = (size + 31) / 32;
+  unsigned kept = 0;
+  for (std::int64_t word = first + threadIdx.x; word < first + pack_unit / 32 && word < words;
+       word += blockDim.x)
+    kept += static_cast<unsigned>(__popc(bits[word]));
+  kept = block_reduce(kept, Sum{}, shared);
+  if (threadIdx.x == 0) kept_of_unit[blockIdx.x] = kept;
+}
+
+/// One block walks over all units.
+__global__ void __launch_bounds__(block_threads)
+    exclusive_sum_kernel(const std::uint32_t* counts, std::int64_t units, unsigned long long* starts) {
+  __shared__ unsigned long long shared[block_warps];
+  unsigned long long before = 0;
+  for (std::int64_t tile = 0; tile < units; tile += blockDim.x) {
+    const std::int64_t unit = tile + threadIdx.x;
+    unsigned long long total = 0;
+    const unsigned long long own = unit < units ? counts[unit] : 0;
+    const unsigned long long start = before + block_exclusive_sum(own, shared, total);
+    if (unit < units) starts[unit] = start;
+    before += total;
+  }
+  if (threadIdx.x == 0) starts[units] = before;
+}
+
+/// What a stored value is: its bits and the conversions.
+template <DType type>
+struct Stored {
+  using Value = std::uint16_t;
+  [[nodiscard]] __device__ static Value narrow(float value) {
+    return type == DType::bf16 ? narrow_bf16(value) : narrow_f16(value);
+  }
+  [[nodiscard]] __device__ static float widen(Value value) {
+    return type == DType::bf16 ? widen_bf16(value) : widen_f16(value);
+  }
+};
+template <>
+struct Stored<DType::f32> {
+  using Value = float;
+  [[nodiscard]] __device__ static float narrow(float value) { return value; }
+  [[nodiscard]] __device__ static float widen(float value) { return value; }
+};
+
+/// body(index, set, place) for each element of this block's unit, where place counts the set bits before it.
+template <class Body>
+__device__ void for_places(const std::uint32_t* bits, std::int64_t size, unsigned long long start,
+                           Body body) {
+  __shared__ unsigned shared[block_warps];
+  for (std::int64_t offset = 0; offset < pack_unit; offset += blockDim.x) {
+    const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * pack_unit + offset + threadIdx.x;
+    const bool set = index < size && bit_at(bits, index);
+    unsigned total = 0;
+    const unsigned rank = block_rank(set, shared, total);
+    if (index < size) body(index, set, start + rank);
+    start += total;
+  }
+}
+
+template <DType type>
+__global__ void __launch_bounds__(block_threads)
+    compress_kernel(ConstFloats w, const std::uint32_t* bits, const unsigned long long* starts,
+                    typename Stored<type>::Value* values) {
+  for_places(bits, w.size(), starts[blockIdx.x], [&](std::int64_t index, bool set, unsigned long long place) {
+    if (set) values[place] = Stored<type>::narrow(w.flat(index));
+  });
+}
+
+template <DType type>
+__global__ void __launch_bounds__(block_threads)
+    expand_kernel(const std::uint32_t* bits, const unsigned long long* starts,
+                  const typename Stored<type>::Value* values, Floats w) {
+  for_places(bits, w.size(), starts[blockIdx.x], [&](std::int64_t index, bool set, unsigned long long place) {
+    w.flat(index) = set ? Stored<type>::widen(values[place]) : 0.0F;
+  });
+}
+
+struct BitsToMask {
+  const std::uint32_t* bits;
+  Masks mask;
+  __device__ void operator()(std::int64_t row, std::int64_t column) const {
+    mask.at(row, column) = bit_at(bits, row * mask.cols + column) ? 1 : 0;
+  }
+};
+
+template <DType type>
+void compress_as(cudaStream_t stream, ConstFloats w, const std::uint32_t* bits,
+                 const unsigned long long* starts, void* values) {
+  launch(stream, pack_units(w.size()).geometry(), compress_kernel<type>, w, bits, starts,
+         static_cast<typename Stored<type>::Value*>(values));
+}
+
+template <DType type>
+void expand_as(cudaStream_t stream, const std::uint32_t* bits, const unsigned long long* starts,
+               const void* values, Floats w) {
+  launch(stream, pack_units(w.size()).geometry(), expand_kernel<type>, bits, starts,
+         static_cast<const typename Stored<type>::Value*>(values), w);
+}
+
+}  // namespace
+
+void pack_bits(cudaStream_t stream, ConstMasks mask, std::uint32_t* bits, std::uint32_t* kept_of_unit) {
+  launch(stream, pack_units(mask.size()).geometry(), pack_bits_kernel, mask, 2 * divide_up(mask.size(), 64),
+         bits, kept_of_unit);
+}
+
+void count_bits(cudaStream_t stream, const std::uint32_t* bits, std::int64_t size,
+                std::uint32_t* kept_of_unit) {
+  launch(stream, pack_units(size).geometry(), count_bits_kernel, bits, size, kept_of_unit);
+}
+
+void exclusive_sum(cudaStream_t stream, const std::uint32_t* counts, std::int64_t units,
+                   unsigned long long* starts) {
+  launch(stream, row_geometry(1), exclusive_sum_kernel, counts, units, starts);
+}
+
+void compress(cudaStream_t stream, ConstFloats w, const std::uint32_t* bits, const unsigned long long* starts,
+              DType type, void* values) {
+  switch (type) {
+    case DType::f32:
+      return compress_as<DType::f32>(stream, w, bits, starts, values);
+    case DType::f16:
+      return compress_as<DType::f16>(stream, w, bits, starts, values);
+    case DType::bf16:
+      return compress_as<DType::bf16>(stream, w, bits, starts, values);
+  }
+}
+
+void expand(cudaStream_t stream, const std::uint32_t* bits, const unsigned long long* starts,
+            const void* values, DType type, Floats w) {
+  switch (type) {
+    case DType::f32:
+      return expand_as<DType::f32>(stream, bits, starts, values, w);
+    case DType::f16:
+      return expand_as<DType::f16>(stream, bits, starts, values, w);
+    case DType::bf16:
+      return expand_as<DType::bf16>(stream, bits, starts, values, w);
+  }
+}
+
+void bits_to_mask(cudaStream_t stream, const std::uint32_t* bits, Masks mask) {
+  flatten(mask);
+  for_each_element(stream, mask.rows, mask.cols, BitsToMask{bits, mask});
+}
+
+}  // namespace fedspallm::backend::cuda

@@ -1,0 +1,100 @@
+// SPDX-License-Identifier: Apache-2.0
+// Launch geometry and workspace arithmetic: every element belongs to exactly one thread's share, limits hold.
+#include <gtest/gtest.h>
+
+#include "../../src/backend/cuda/geometry.hpp"
+#include <cstddef>
+#include <numeric>
+
+namespace fedspallm::test {
+namespace {
+
+using namespace backend::cuda;
+
+constexpr std::int64_t sizes[] = {1, 2, 31, 32, 33, 127, 128, 255, 256, 257, 1023, 1024, 1025, 11008, 28672};
+
+TEST(CudaGeometry, ElementwiseBlocksCoverEveryColumnOnceAndRowsByTurns) {
+  for (const std::int64_t cols : sizes)
+    for (const std::int64_t rows : {std::int64_t{1}, std::int64_t{70000}}) {
+      const Geometry geometry = elementwise_geometry(rows, cols);
+      const std::int64_t per_block = geometry.threads * elements_per_thread;
+      EXPECT_TRUE(geometry.valid());
+      EXPECT_EQ(geometry.threads % warp_size, 0U);
+      EXPECT_GE(geometry.grid_x * per_block, cols);
+      EXPECT_LT((geometry.grid_x - 1) * per_block, cols);
+      EXPECT_EQ(geometry.grid_y, std::min<std::int64_t>(rows, 65535));
+    }
+  EXPECT_TRUE(elementwise_geometry(0, 5).empty());
+  EXPECT_TRUE(elementwise_geometry(5, 0).empty());
+  EXPECT_TRUE(elementwise_geometry(1, std::int64_t{1} << 40).valid());
+  EXPECT_FALSE(row_geometry(std::int64_t{1} << 31).valid());
+}
+
+TEST(CudaGeometry, UnitsCoverAllElements) {
+  for (const std::int64_t size : {std::int64_t{0}, std::int64_t{1}, std::int64_t{8191}, std::int64_t{8193},
+                                  std::int64_t{45088768}, std::int64_t{4294967295}}) {
+    for (const Units& units : {pack_units(size), select_units(size), sum_units(size)}) {
+      EXPECT_GE(units.count() * units.unit, size);
+      EXPECT_TRUE(size == 0 || (units.count() - 1) * units.unit < size);
+      EXPECT_TRUE(units.geometry().valid());
+      EXPECT_EQ(units.unit % block_threads, 0);
+    }
+    EXPECT_LE(select_units(size).count(), 1024);
+  }
+  EXPECT_EQ(pack_unit % 64, 0);
+}
+
+TEST(CudaGeometry, SelectionDigitsCoverTheKey) {
+  EXPECT_EQ(select_digit_bits[0] + select_digit_bits[1] + select_digit_bits[2], 32);
+  int above = 32;
+  for (int digit = 0; digit < select_digits; ++digit) {
+    EXPECT_EQ(select_digit_shift[digit] + select_digit_bits[digit], above);
+    EXPECT_LE(1U << select_digit_bits[digit], select_bins);
+    above = select_digit_shift[digit];
+  }
+}
+
+TEST(CudaGeometry, SweepPiecesHoldWholeGroupsAndFitSharedMemory) {
+  EXPECT_EQ(sweep_piece(0), 128);
+  for (int m = 1; m <= 128; ++m) {
+    EXPECT_EQ(sweep_piece(m) % m, 0);
+    EXPECT_LE(sweep_piece(m), 128);
+    EXPECT_GT(sweep_piece(m) + m, 128);
+  }
+  EXPECT_EQ(sweep_tiles(1), 1);
+  EXPECT_EQ(sweep_tiles(32), 1);
+  EXPECT_EQ(sweep_tiles(33), 2);
+  EXPECT_EQ(sweep_tiles(128), 4);
+  // U, its diagonal and the groups' scores: the 48 KB that every device grants without asking.
+  EXPECT_LE((sweep_factor_floats(4) + sweep_columns + block_warps * sweep_columns) * sizeof(float),
+            48U << 10);
+  EXPECT_EQ(sweep_geometry(4096).grid_x, 128);
+  EXPECT_EQ(sweep_geometry(1).grid_x, 1);
+  EXPECT_TRUE(sweep_geometry(0).empty());
+}
+
+TEST(CudaGeometry, AttentionKeepsTilesWithinItsMemory) {
+  for (const std::int64_t heads : {1, 9, 32, 64})
+    for (const std::int64_t length : {1, 7, 512, 2048, 8192, 131072}) {
+      const std::int64_t rows = attention_tile_rows(length, heads);
+      EXPECT_GE(rows, 1);
+      EXPECT_LE(rows, std::min<std::int64_t>(length, attention_largest_tile));
+      EXPECT_TRUE(rows <= 16 || rows * length * heads * 4 <= attention_bytes) << heads << " " << length;
+    }
+  EXPECT_EQ(attention_tile_rows(2048, 32), 256);  // LLaMA-2-7B: 64 MiB of scores
+  EXPECT_EQ(attention_first_key(100, 0), 0);
+  EXPECT_EQ(attention_first_key(100, 30), 71);
+  EXPECT_EQ(attention_first_key(10, 30), 0);
+}
+
+TEST(CudaGeometry, LayoutsAlignTheirPartsAndDoNotOverlap) {
+  Layout layout;
+  EXPECT_EQ(layout.add<double>(3), 0U);
+  EXPECT_EQ(layout.add<std::uint16_t>(0), 256U);
+  EXPECT_EQ(layout.add<std::uint16_t>(129), 256U);
+  EXPECT_EQ(layout.add<float>(1), 768U);
+  EXPECT_EQ(layout.bytes(), 1024U);
+}
+
+}  // namespace
+}  // namespace fedspallm::test

@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// The CUDA backend against the reference backend over the one list of cases. Built twice: for a GPU (label
+// gpu; skipped where there is none) and for the CPU with emulated CUDA (emulation/cuda_runtime_api.h).
+#include "fedspallm/backend/cuda.hpp"
+
+#include <gtest/gtest.h>
+
+#include "agreement.hpp"
+
+namespace fedspallm::test {
+namespace {
+
+class CudaParity : public testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override {
+    const backend::CudaDevices visible = backend::visible_cuda_devices();
+    if (visible.devices.empty()) GTEST_SKIP() << "no GPU: " << visible.reason;
+  }
+};
+
+TEST_P(CudaParity, AgreesWithTheReferenceAndRepeatsItsBits) {
+  const auto reference = backend::make_reference_backend();
+  const auto cuda = backend::make_cuda_backend(0);
+  const auto another = backend::make_cuda_backend(0);
+  for (const Case& item : all_cases()) {
+    if (item.op != GetParam()) continue;
+    SCOPED_TRACE(item.name());
+    const Output found = run_case(*cuda, item);
+    expect_agreement(item, found, run_case(*reference, item));
+    const std::int64_t kept = cuda->allocated_bytes();  // workspaces: warm after the first call
+    EXPECT_TRUE(same_bits(run_case(*cuda, item), found)) << "second call";
+    EXPECT_EQ(cuda->allocated_bytes(), kept);
+    EXPECT_TRUE(same_bits(run_case(*another, item), found)) << "another backend";
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Ops, CudaParity, testing::ValuesIn(op_names()), test_name_of_op);
+
+}  // namespace
+}  // namespace fedspallm::test
