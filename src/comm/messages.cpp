@@ -50,6 +50,14 @@ class Reader {
     check<PeerError>(byte <= 1, "a control message holds a truth value that is neither 0 nor 1");
     value = byte == 1;
   }
+  void get(ExitStatus& value) {  // only failures travel
+    int number = 0;
+    get(number);
+    value = static_cast<ExitStatus>(number);
+    constexpr int last = static_cast<int>(ExitStatus::numerical);
+    check<PeerError>((number > 0 && number <= last) || value == ExitStatus::stopped,
+                     "a control message tells of a failure with a status that is none");
+  }
   void get(Boundary& value) {
     int number = 0;
     get(number);

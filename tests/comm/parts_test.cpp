@@ -111,6 +111,10 @@ TEST(Messages, ValuesOutsideTheirTypeAreRefused) {
   auto wish = to_bytes(WishMessage{Boundary::stop});
   wish[1] = std::byte{77};
   EXPECT_THROW((void)from_bytes(wish), PeerError);
+  for (const int status : {0, -1, 8, 74, 76}) {
+    const Failure failure{static_cast<ExitStatus>(status), "text"};
+    EXPECT_THROW((void)from_bytes(to_bytes(VerdictMessage{failure})), PeerError) << status;
+  }
   auto finish = to_bytes(FinishMessage{true});
   finish[1] = std::byte{2};
   EXPECT_THROW((void)from_bytes(finish), PeerError);
