@@ -27,7 +27,18 @@ TEST(CudaGeometry, ElementwiseBlocksCoverEveryColumnOnceAndRowsByTurns) {
   EXPECT_TRUE(elementwise_geometry(0, 5).empty());
   EXPECT_TRUE(elementwise_geometry(5, 0).empty());
   EXPECT_TRUE(elementwise_geometry(1, std::int64_t{1} << 40).valid());
-  EXPECT_FALSE(row_geometry(std::int64_t{1} << 31).valid());
+  EXPECT_FALSE(block_geometry(std::int64_t{1} << 31).valid());
+}
+
+TEST(CudaGeometry, RowBlocksAreWholeWarpsAndNoLargerThanTheirRows) {
+  for (const std::int64_t cols : sizes) {
+    const Geometry geometry = row_geometry(7, cols);
+    EXPECT_EQ(geometry.grid_x, 7);
+    EXPECT_EQ(geometry.threads % warp_size, 0U);
+    EXPECT_TRUE(geometry.threads == warp_size || geometry.threads - warp_size < static_cast<unsigned>(cols));
+  }
+  EXPECT_EQ(row_geometry(1, 64).threads, 32U);
+  EXPECT_EQ(row_geometry(1, 2048).threads, 256U);
 }
 
 TEST(CudaGeometry, UnitsCoverAllElements) {

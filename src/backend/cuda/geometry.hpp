@@ -44,9 +44,14 @@ constexpr std::int64_t elements_per_thread = 4;
   return {divide_up(cols, threads * elements_per_thread), std::min(rows, largest_grid_y), threads};
 }
 
-/// Kernels with one block per row.
-[[nodiscard]] constexpr Geometry row_geometry(std::int64_t rows) {
-  return {rows, 1, block_threads};
+/// Kernels with one block per row, as many threads as leave each some columns.
+[[nodiscard]] constexpr Geometry row_geometry(std::int64_t rows, std::int64_t cols) {
+  const std::int64_t threads = round_up(divide_up(cols, elements_per_thread), warp_size);
+  return {rows, 1, static_cast<unsigned>(std::clamp<std::int64_t>(threads, warp_size, block_threads))};
+}
+/// Kernels with full blocks, one for each of `count` things.
+[[nodiscard]] constexpr Geometry block_geometry(std::int64_t count) {
+  return {count, 1, block_threads};
 }
 
 /// Flat element ranges of equal size, one block each.

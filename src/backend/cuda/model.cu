@@ -140,8 +140,8 @@ __global__ void __launch_bounds__(block_threads) softmax_kernel(AttentionTile ti
 void norm_rows(cudaStream_t stream, Norm kind, ConstFloats x, const float* weight, const float* bias,
                float epsilon, Floats y) {
   if (x.cols == 0) return;
-  launch(stream, row_geometry(x.rows), kind == Norm::rms ? norm_kernel<Norm::rms> : norm_kernel<Norm::layer>,
-         x, weight, bias, epsilon, y);
+  launch(stream, row_geometry(x.rows, x.cols),
+         kind == Norm::rms ? norm_kernel<Norm::rms> : norm_kernel<Norm::layer>, x, weight, bias, epsilon, y);
 }
 
 void rotate(cudaStream_t stream, ConstFloats cosine, ConstFloats sine, std::int64_t heads, Floats x) {
@@ -167,7 +167,7 @@ void add_elements(cudaStream_t stream, ConstFloats x, Floats y) {
 }
 
 void nll_of_rows(cudaStream_t stream, ConstFloats logits, const std::int32_t* targets, double* nll) {
-  launch(stream, row_geometry(logits.rows), nll_kernel, logits, targets, nll);
+  launch(stream, row_geometry(logits.rows, logits.cols), nll_kernel, logits, targets, nll);
 }
 
 void first_non_finite(cudaStream_t stream, ConstFloats x, unsigned long long* first) {
@@ -177,7 +177,7 @@ void first_non_finite(cudaStream_t stream, ConstFloats x, unsigned long long* fi
 }
 
 void softmax_rows(cudaStream_t stream, AttentionTile tile, Floats scores) {
-  launch(stream, row_geometry(scores.rows), softmax_kernel, tile, scores);
+  launch(stream, row_geometry(scores.rows, scores.cols), softmax_kernel, tile, scores);
 }
 
 }  // namespace fedspallm::backend::cuda

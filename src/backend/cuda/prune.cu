@@ -117,7 +117,7 @@ void round_elements(cudaStream_t stream, DType type, Floats w) {
 void sum_of_squares(cudaStream_t stream, ConstFloats x, double* partial, double* sum) {
   const Units units = sum_units(x.size());
   launch(stream, units.geometry(), squares_of_unit_kernel, x, units, partial);
-  launch(stream, row_geometry(1), sum_kernel, partial, units.count(), sum);
+  launch(stream, block_geometry(1), sum_kernel, partial, units.count(), sum);
 }
 
 }  // namespace fedspallm::backend::cuda

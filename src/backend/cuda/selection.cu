@@ -191,12 +191,12 @@ SelectionWorkspace SelectionWorkspace::at(std::byte* memory, std::int64_t units)
 void select(cudaStream_t stream, ConstFloats score, std::int64_t index, bool published,
             const SelectionWorkspace& workspace, Masks mask) {
   const Units units = select_units(score.size());
-  launch(stream, row_geometry(1), start_kernel, workspace.state, workspace.histogram,
+  launch(stream, block_geometry(1), start_kernel, workspace.state, workspace.histogram,
          static_cast<unsigned long long>(index));
   for (const Digit digit : digits) {
     launch(stream, units.geometry(), histogram_kernel, score, units, digit, workspace.state,
            workspace.histogram);
-    launch(stream, row_geometry(1), take_bin_kernel, workspace.histogram, digit, workspace.state);
+    launch(stream, block_geometry(1), take_bin_kernel, workspace.histogram, digit, workspace.state);
   }
   launch(stream, units.geometry(), count_equal_kernel, score, units, published, workspace.state,
          workspace.equal_of_unit);
@@ -206,7 +206,8 @@ void select(cudaStream_t stream, ConstFloats score, std::int64_t index, bool pub
 }
 
 void select_in_rows(cudaStream_t stream, ConstFloats score, const std::int64_t* counts, Masks mask) {
-  launch(stream, row_geometry(score.cols == 0 ? 0 : score.rows), select_in_rows_kernel, score, counts, mask);
+  launch(stream, block_geometry(score.cols == 0 ? 0 : score.rows), select_in_rows_kernel, score, counts,
+         mask);
 }
 
 }  // namespace fedspallm::backend::cuda

@@ -147,7 +147,7 @@ void count_bits(cudaStream_t stream, const std::uint32_t* bits, std::int64_t siz
 
 void exclusive_sum(cudaStream_t stream, const std::uint32_t* counts, std::int64_t units,
                    unsigned long long* starts) {
-  launch(stream, row_geometry(1), exclusive_sum_kernel, counts, units, starts);
+  launch(stream, block_geometry(1), exclusive_sum_kernel, counts, units, starts);
 }
 
 void compress(cudaStream_t stream, ConstFloats w, const std::uint32_t* bits, const unsigned long long* starts,

@@ -26,6 +26,25 @@ struct Operand {
   }
 };
 
+/// The operand in one piece: `vectors` of length k, the operand's rows or its columns.
+std::vector<double> packed(const Operand& operand, std::int64_t vectors, std::int64_t k, bool rows) {
+  std::vector<double> result;
+  result.reserve(static_cast<std::size_t>(vectors * k));
+  for (std::int64_t vector = 0; vector < vectors; ++vector)
+    for (std::int64_t i = 0; i < k; ++i)
+      result.push_back(rows ? operand.at(vector, i) : operand.at(i, vector));
+  return result;
+}
+
+double dot(const double* a, const double* b, std::int64_t count) {
+  double sums[4] = {};  // side by side, so that the compiler may use vectors
+  std::int64_t i = 0;
+  for (; i + 4 <= count; i += 4)
+    for (std::int64_t j = 0; j < 4; ++j) sums[j] += a[i + j] * b[i + j];
+  for (; i < count; ++i) sums[0] += a[i] * b[i];
+  return sums[0] + sums[1] + sums[2] + sums[3];
+}
+
 /// As cuBLAS demands of every operand.
 bool valid(const Operand& operand, std::int64_t rows, std::int64_t columns) {
   return operand.data != nullptr && operand.ld >= (operand.op == CUBLAS_OP_N ? rows : columns);
@@ -34,10 +53,10 @@ bool valid(const Operand& operand, std::int64_t rows, std::int64_t columns) {
 cublasStatus_t product(std::int64_t m, std::int64_t n, std::int64_t k, double alpha, const Operand& a,
                        const Operand& b, double beta, float* c, std::int64_t ldc) {
   if (!valid(a, m, k) || !valid(b, k, n) || c == nullptr || ldc < m) return CUBLAS_STATUS_INVALID_VALUE;
+  const std::vector<double> left = packed(a, m, k, true), right = packed(b, n, k, false);
   for (std::int64_t column = 0; column < n; ++column)
     for (std::int64_t row = 0; row < m; ++row) {
-      double sum = 0;
-      for (std::int64_t i = 0; i < k; ++i) sum += a.at(row, i) * b.at(i, column);
+      const double sum = dot(left.data() + row * k, right.data() + column * k, k);
       float& result = c[row + column * ldc];
       result = static_cast<float>(alpha * sum + (beta == 0 ? 0 : beta * static_cast<double>(result)));
     }
@@ -111,11 +130,11 @@ cublasStatus_t cublasSsyrk_64(cublasHandle_t, cublasFillMode_t fill, cublasOpera
                               const float* beta, float* c, std::int64_t ldc) {
   const Operand left{a, CUDA_R_32F, lda, op};
   if (!valid(left, n, k) || ldc < n) return CUBLAS_STATUS_INVALID_VALUE;
+  const std::vector<double> rows = packed(left, n, k, true);
   for (std::int64_t column = 0; column < n; ++column)
     for (std::int64_t row = 0; row < n; ++row) {
       if (fill == CUBLAS_FILL_MODE_LOWER ? row < column : row > column) continue;
-      double sum = 0;
-      for (std::int64_t i = 0; i < k; ++i) sum += left.at(row, i) * left.at(column, i);
+      const double sum = dot(rows.data() + row * k, rows.data() + column * k, k);
       float& result = c[row + column * ldc];
       result = static_cast<float>(static_cast<double>(*alpha) * sum +
                                   static_cast<double>(*beta) * static_cast<double>(result));
@@ -169,8 +188,8 @@ cusolverStatus_t cusolverDnXpotrf(cusolverDnHandle_t, cusolverDnParams_t, cublas
   *info = 0;
   for (std::int64_t column = 0; column < n; ++column) {
     for (std::int64_t row = 0; row <= column; ++row) {
-      double sum = static_cast<double>(matrix[row + column * lda]);
-      for (std::int64_t i = 0; i < row; ++i) sum -= at(i, row) * at(i, column);
+      const double sum =
+          static_cast<double>(matrix[row + column * lda]) - dot(&at(0, row), &at(0, column), row);
       if (row == column && sum <= 0) {  // NaN goes on, as the check of pivots has to see it
         *info = static_cast<int>(column + 1);
         return CUSOLVER_STATUS_SUCCESS;
@@ -198,16 +217,16 @@ cusolverStatus_t cusolverDnXtrtri(cusolverDnHandle_t, cublasFillMode_t fill, cub
       host_memory == nullptr)
     return CUSOLVER_STATUS_NOT_SUPPORTED;
   auto* matrix = static_cast<float*>(a);
-  const std::vector<float> u(matrix, matrix + (n - 1) * lda + n);
+  std::vector<double> u(static_cast<std::size_t>(n * n));  // by rows
+  for (std::int64_t i = 0; i < n; ++i)
+    for (std::int64_t k = i; k < n; ++k)
+      u[static_cast<std::size_t>(i * n + k)] = static_cast<double>(matrix[i + k * lda]);
   std::vector<double> column(static_cast<std::size_t>(n));
   for (std::int64_t j = 0; j < n; ++j) {
     for (std::int64_t i = j; i >= 0; --i) {
-      double sum = i == j ? 1.0 : 0.0;
-      for (std::int64_t k = i + 1; k <= j; ++k)
-        sum -= static_cast<double>(u[static_cast<std::size_t>(i + k * lda)]) *
-               column[static_cast<std::size_t>(k)];
-      column[static_cast<std::size_t>(i)] =
-          sum / static_cast<double>(u[static_cast<std::size_t>(i + i * lda)]);
+      const double* row = u.data() + i * n;
+      const double sum = (i == j ? 1.0 : 0.0) - dot(row + i + 1, column.data() + i + 1, j - i);
+      column[static_cast<std::size_t>(i)] = sum / row[i];
     }
     for (std::int64_t i = 0; i <= j; ++i)
       matrix[i + j * lda] = static_cast<float>(column[static_cast<std::size_t>(i)]);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "threads.hpp"
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -20,8 +21,28 @@ constexpr unsigned lanes = 32;
 
 enum class State { ready, at_warp, at_block, done };
 
+/// A context is made by makecontext and, once it runs, left and entered by _setjmp and _longjmp: swapcontext
+/// would call the kernel twice each time. The address sanitizer follows only swapcontext from stack to stack.
+struct Context {
+  ucontext_t made{};
+  jmp_buf left{};
+  bool entered = false;
+};
+
+void go(Context& from, Context& to) {
+#if defined(__SANITIZE_ADDRESS__)
+  swapcontext(&from.made, &to.made);
+#else
+  if (_setjmp(from.left) != 0) return;
+  from.entered = true;
+  if (to.entered) _longjmp(to.left, 1);
+  to.entered = true;
+  setcontext(&to.made);
+#endif
+}
+
 struct Thread {
-  ucontext_t context{};
+  Context context;
   std::unique_ptr<char[]> stack = std::make_unique_for_overwrite<char[]>(stack_bytes);
   State state = State::done;
 };
@@ -60,7 +81,7 @@ class Block {
   void wait(State where) {
     Thread& own = *threads_[current_];
     own.state = where;
-    swapcontext(&own.context, &scheduler_);
+    go(own.context, scheduler_);
   }
   [[nodiscard]] Warp& warp() { return warps_[current_ / lanes]; }
   [[nodiscard]] unsigned lane() const { return current_ % lanes; }
@@ -70,21 +91,22 @@ class Block {
 
   void start(unsigned index) {
     Thread& thread = *threads_[index];
-    getcontext(&thread.context);
-    thread.context.uc_stack.ss_sp = thread.stack.get();
-    thread.context.uc_stack.ss_size = stack_bytes;
-    thread.context.uc_link = &scheduler_;
-    makecontext(&thread.context, &Block::entry, 0);
+    getcontext(&thread.context.made);
+    thread.context.made.uc_stack.ss_sp = thread.stack.get();
+    thread.context.made.uc_stack.ss_size = stack_bytes;
+    thread.context.made.uc_link = nullptr;  // a thread that is done goes to the scheduler itself
+    thread.context.entered = false;
+    makecontext(&thread.context.made, &Block::entry, 0);
     thread.state = State::ready;
   }
   void resume(unsigned index) {
     current_ = index;
     (*enter_)(index);
-    swapcontext(&scheduler_, &threads_[index]->context);
+    go(scheduler_, threads_[index]->context);
   }
   void body() {
     (*body_)();
-    threads_[current_]->state = State::done;
+    wait(State::done);
   }
 
   /// Lets go the warps all of whose live lanes wait for the warp, and the block when all of it waits.
@@ -108,7 +130,7 @@ class Block {
 
   std::vector<std::unique_ptr<Thread>> threads_;
   std::vector<Warp> warps_;
-  ucontext_t scheduler_{};
+  Context scheduler_;
   unsigned count_ = 0, current_ = 0;
   const std::function<void(unsigned)>* enter_ = nullptr;
   const std::function<void()>* body_ = nullptr;
