@@ -1,7 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "client.hpp"
 
+#include "fedspallm/base/error.hpp"
+
 #include "overlay.hpp"
+#include <algorithm>
+#include <new>
 #include <optional>
 
 namespace fedspallm::app {
@@ -9,16 +13,20 @@ namespace fedspallm::app {
 struct LocalClients::Client {
   const LocalClient* input = nullptr;
   prune::BlockPruner pruner;
-  std::optional<store::BlockStore> store;
+  std::optional<store::BlockStore> own = std::nullopt;  // clients/NAME.h5
+  std::optional<store::StateStore> states = std::nullopt;
+  std::optional<store::Position> saved = std::nullopt;    // the newest state on its way to disk
+  std::optional<store::Position> dropped = std::nullopt;  // failed here
 };
 
 LocalClients::LocalClients(backend::Backend& backend, const config::Config& config, const Inputs& inputs,
-                           std::chrono::steady_clock::time_point start)
+                           std::chrono::steady_clock::time_point start, Hooks hooks)
     : backend_(backend),
       config_(config),
       inputs_(inputs),
       start_(start),
-      writer_(2 * inputs.clients.size() + 1) {
+      hooks_(std::move(hooks)),
+      writer_(3 * inputs.clients.size() + 1) {
   if (inputs.clients.empty()) return;
   workspace_ = std::make_unique<prune::Workspace>(backend, inputs.model->architecture(),
                                                   config.calibration.sequence_length);
@@ -26,11 +34,7 @@ LocalClients::LocalClients(backend::Backend& backend, const config::Config& conf
     const prune::BlockPruner::Identity identity{input.index, input.name, config.run.seed,
                                                 sends_diagonal(config)};
     clients_.push_back(std::make_unique<Client>(
-        Client{&input, prune::BlockPruner(backend, *inputs.model, *workspace_, input.windows, identity),
-               std::nullopt}));
-    if (!config.run.keep_clients) continue;
-    clients_.back()->store = store::BlockStore::of_client({config.run.dir}, input.name);
-    clients_.back()->store->clear();
+        Client{&input, prune::BlockPruner(backend, *inputs.model, *workspace_, input.windows, identity)}));
   }
 }
 
@@ -40,24 +44,101 @@ double LocalClients::now() const {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
 }
 
-void LocalClients::run_round(const RoundPlan& plan, comm::Exchange* exchange,
-                             const std::function<void(std::int64_t, double)>& on_block) {
-  if (plan.round > 1)
-    for (auto& client : clients_) client->pruner.restart(client->input->windows);
-  for (std::int64_t block = 0; block < inputs_.model->architecture().blocks && !clients_.empty(); ++block) {
+void LocalClients::open_files(std::uint64_t run_id, bool goes_on) {
+  for (auto& client : clients_) {
+    client->states = store::StateStore::of_client(config_.run.dir, client->input->name, run_id);
+    if (!goes_on) client->states->clear();
+    if (!config_.run.keep_clients) continue;
+    client->own = store::BlockStore::of_client({config_.run.dir}, client->input->name);
+    if (!goes_on) client->own->clear();
+    if (const std::string remark = client->own->recover(); !remark.empty()) hooks_.warn(remark);
+  }
+}
+
+std::vector<ClientFiles> LocalClients::files() const {
+  std::vector<ClientFiles> result;
+  for (const auto& client : clients_)
+    result.push_back({client->input->index, &*client->states, client->own ? &*client->own : nullptr,
+                      client->pruner.hidden().rows(), client->pruner.hidden().cols()});
+  return result;
+}
+
+LocalClients::Cost LocalClients::measure() {
+  if (clients_.empty()) return {};
+  Client& client = *clients_.front();
+  Cost cost;
+  // The embedded windows, at a position that never counts: before the first block nothing needs a state.
+  double begin = now();
+  save_state(backend_, client.pruner.hidden(), *client.states, {1, 0}, writer_);
+  cost.save_seconds = (now() - begin) * static_cast<double>(clients_.size());
+  writer_.finish();
+  // Forward, Hessians, factorizations and sweeps together take about three forward passes.
+  constexpr double kPasses = 3;
+  const model::BlockWeights weights = model::load_block(*inputs_.model, 0, backend_);
+  const std::int64_t rows = std::min(workspace_->batch_rows(), client.pruner.hidden().rows());
+  double seconds = 0;
+  for (int repetition = 0; repetition < 2; ++repetition) {  // the first one warms up
+    begin = now();
+    workspace_->forward().forward(weights, client.pruner.hidden().row_range(0, rows));
+    backend_.synchronize();
+    seconds = now() - begin;
+  }
+  for (const auto& each : clients_)
+    cost.block_seconds += kPasses * seconds * static_cast<double>(each->pruner.hidden().rows()) /
+                          static_cast<double>(std::max<std::int64_t>(1, rows));
+  client.pruner.restart(client.input->windows);
+  return cost;
+}
+
+void LocalClients::begin(const RoundPlan& plan) {
+  const store::Position position{plan.round, static_cast<std::uint32_t>(plan.first_block)};
+  for (auto& client : clients_) {
+    if (plan.first_block >= plan.delivers_until[client->input->index]) continue;
+    if (plan.first_block > 0) {
+      load_state(backend_, *client->states, position, client->pruner.hidden());
+      client->saved = position;
+    } else if (plan.round > 1) {
+      client->pruner.restart(client->input->windows);
+    }
+  }
+}
+
+void LocalClients::run_round(const RoundPlan& plan, comm::Exchange& exchange) {
+  begin(plan);
+  const std::int64_t blocks = inputs_.model->architecture().blocks;
+  for (std::int64_t block = plan.first_block; block < blocks && !clients_.empty(); ++block) {
+    const store::Position position{plan.round, static_cast<std::uint32_t>(block)};
+    const comm::Boundary boundary = exchange.at_boundary(position.block);
+    if (boundary != comm::Boundary::go_on)
+      for (auto& client : clients_)
+        if (active(plan, exchange, *client, block)) save(*client, position);
+    if (boundary == comm::Boundary::stop) break;
     const Base base = base_of(plan, exchange, block);
     double error = 0;
-    for (auto& client : clients_) error += prune_block(plan, exchange, base, *client, block);
-    on_block(block, error);
+    for (auto& client : clients_) {
+      if (!active(plan, exchange, *client, block)) continue;
+      error += prune_block(plan, exchange, base, *client, block);
+      const store::Position next{plan.round, position.block + 1};
+      if (next.block < blocks && next.block % blocks_between_states_ == 0 && !client->dropped)
+        save(*client, next);
+    }
+    forget(exchange, position);
+    hooks_.after_block(block, error);
   }
   writer_.finish();
 }
 
-LocalClients::Base LocalClients::base_of(const RoundPlan& plan, comm::Exchange* exchange,
+bool LocalClients::active(const RoundPlan& plan, const comm::Exchange& exchange, const Client& client,
+                          std::int64_t block) const {
+  return !client.dropped && block < plan.delivers_until[client.input->index] &&
+         !exchange.is_dropped(client.input->index);
+}
+
+LocalClients::Base LocalClients::base_of(const RoundPlan& plan, comm::Exchange& exchange,
                                          std::int64_t block) {
   Base base;
-  if (plan.round == 1 || exchange == nullptr) return base;
-  const std::vector<std::byte> bytes = exchange->fetch(static_cast<std::uint32_t>(block));
+  if (plan.round == 1 || !merges()) return base;
+  const std::vector<std::byte> bytes = exchange.fetch(static_cast<std::uint32_t>(block));
   if (bytes.empty()) return base;  // nobody has pruned this block yet
   base.record = store::decode_block(bytes);
   base.previous = masks_of(base.record);
@@ -70,25 +151,26 @@ model::BlockWeights LocalClients::load(const Base& base, std::int64_t block) {
   return weights;
 }
 
-double LocalClients::prune_block(const RoundPlan& plan, comm::Exchange* exchange, const Base& base,
+/// What a client made of a block and has not delivered yet.
+struct LocalClients::BlockResult {
+  std::vector<std::pair<std::size_t, wire::MatrixUpdate>> updates;
+  std::shared_ptr<store::BlockRecord> kept = std::make_shared<store::BlockRecord>();
+  double error = 0;
+  prune::PhaseSeconds seconds;
+};
+
+double LocalClients::prune_block(const RoundPlan& plan, comm::Exchange& exchange, const Base& base,
                                  Client& client, std::int64_t block) {
   const double begin = now();
-  model::BlockWeights weights = load(base, block);
-  if (!plan.drawn[client.input->index][static_cast<std::size_t>(block)]) {
-    record_event(plan, client, block, client.pruner.pass_block(weights), begin);
-    return 0;
-  }
-  std::vector<DType> dtypes;
-  for (std::size_t matrix = 0; matrix < weights.matrices.size(); ++matrix)
-    dtypes.push_back(wire_dtype(config_, *inputs_.model, block, matrix));
-  auto kept = std::make_shared<store::BlockRecord>();
-  kept->round = plan.round;
-  kept->block = static_cast<std::uint32_t>(block);
-  double error = 0;
+  hooks_.beat(plan.round, block);
+  BlockResult result;
+  result.kept->round = plan.round;
+  result.kept->block = static_cast<std::uint32_t>(block);
   const auto sink = [&](std::size_t matrix, wire::MatrixUpdate update) {
-    error += update.report.error;
-    if (client.store) {
-      store::MatrixRecord& record = kept->matrices.emplace_back();
+    hooks_.beat(plan.round, block);
+    result.error += update.report.error;
+    if (client.own) {
+      store::MatrixRecord& record = result.kept->matrices.emplace_back();
       record.name = inputs_.model->matrix_name(block, matrix);
       record.matrix = update.matrix;
       record.kept_zeros = update.report.kept_zeros;
@@ -96,14 +178,84 @@ double LocalClients::prune_block(const RoundPlan& plan, comm::Exchange* exchange
       record.group = plan.settings.pattern.group;
       record.clients = {{client.input->index, update.matrix.kept, update.report}};
     }
-    if (exchange != nullptr)
-      exchange->submit(plan.unit[static_cast<std::size_t>(block)][matrix], std::move(update));
+    // A client that may be left out from this block on delivers the block as a whole or not at all.
+    if (drops_failing())
+      result.updates.emplace_back(matrix, std::move(update));
+    else
+      deliver(plan, exchange, block, matrix, std::move(update));
   };
-  const prune::PhaseSeconds seconds =
-      client.pruner.prune_block(plan.settings, plan.round, weights, dtypes, base.previous, sink);
-  if (client.store) writer_.post([&store = *client.store, kept] { store.write_block(*kept); });
-  record_event(plan, client, block, seconds, begin);
-  return error;
+  const auto compute = [&] {
+    model::BlockWeights weights = load(base, block);
+    if (!plan.drawn[client.input->index][static_cast<std::size_t>(block)]) {
+      result.seconds = client.pruner.pass_block(weights);
+      return;
+    }
+    std::vector<DType> dtypes;
+    for (std::size_t matrix = 0; matrix < weights.matrices.size(); ++matrix)
+      dtypes.push_back(wire_dtype(config_, *inputs_.model, block, matrix));
+    result.seconds =
+        client.pruner.prune_block(plan.settings, plan.round, weights, dtypes, base.previous, sink);
+  };
+  if (!compute_or_drop(plan, exchange, client, block, compute)) return 0;
+  for (auto& [matrix, update] : result.updates) deliver(plan, exchange, block, matrix, std::move(update));
+  if (client.own && !result.kept->matrices.empty())
+    writer_.post([&own = *client.own, kept = result.kept] { own.write_block(*kept); });
+  record_event(plan, client, block, result.seconds, begin);
+  return result.error;
+}
+
+void LocalClients::deliver(const RoundPlan& plan, comm::Exchange& exchange, std::int64_t block,
+                           std::size_t matrix, wire::MatrixUpdate update) {
+  if (!merges()) return;
+  // Other clients forget their states of the blocks before this one once it is merged: ours must be on disk.
+  writer_.finish();
+  exchange.submit(plan.unit[static_cast<std::size_t>(block)][matrix], std::move(update));
+}
+
+/// A failure is the client's own only while it computes: what the exchange or a damaged model throws is
+/// everybody's. False when the client was left out.
+bool LocalClients::compute_or_drop(const RoundPlan& plan, comm::Exchange& exchange, Client& client,
+                                   std::int64_t block, const std::function<void()>& compute) {
+  if (!drops_failing()) {
+    compute();
+    return true;
+  }
+  std::string reason;
+  try {
+    compute();
+    return true;
+  } catch (const Error& error) {
+    if (error.status() != ExitStatus::numerical && error.status() != ExitStatus::no_resources) throw;
+    reason = error.what();
+  } catch (const std::bad_alloc&) {
+    reason = "out of memory";
+  }
+  hooks_.warn(fmt::format("client '{}' is left out from block {} of round {} on: {}", client.input->name,
+                          block, plan.round, reason));
+  const store::Position from{plan.round, static_cast<std::uint32_t>(block)};
+  client.dropped = from;
+  dropped_.push_back({client.input->index, from, reason});
+  if (merges()) exchange.drop(client.input->index, from.block, reason);
+  return false;
+}
+
+void LocalClients::save(Client& client, store::Position position) {
+  if (position.block == 0 || client.saved == position) return;
+  const double begin = now();
+  save_state(backend_, client.pruner.hidden(), *client.states, position, writer_);
+  client.saved = position;
+  saving_seconds_ += now() - begin;
+}
+
+/// Two generations at least, and all that a start at the newest merged block could need.
+void LocalClients::forget(const comm::Exchange& exchange, store::Position position) {
+  std::uint32_t keep = position.block >= blocks_between_states_ ? position.block - blocks_between_states_ : 0;
+  if (merges()) {
+    const std::uint32_t durable = exchange.durable_block();
+    keep = std::min(keep, durable > 0 ? durable - 1 : 0);
+  }
+  if (keep == 0) return;
+  for (auto& client : clients_) client->states->forget_before({position.round, keep});
 }
 
 void LocalClients::record_event(const RoundPlan& plan, const Client& client, std::int64_t block,
@@ -127,8 +279,10 @@ void LocalClients::record_event(const RoundPlan& plan, const Client& client, std
 }
 
 void LocalClients::finish(const store::Provenance& provenance) {
-  for (auto& client : clients_)
-    if (client->store) client->store->write_links(provenance, /*complete=*/true);
+  for (auto& client : clients_) {
+    if (client->own) client->own->write_links(provenance, /*complete=*/true);
+    client->states->clear();  // nothing is left that could need them
+  }
 }
 
 }  // namespace fedspallm::app

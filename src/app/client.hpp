@@ -1,17 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // Purpose: the clients of one rank: each prunes block after block and hands its updates to the exchange and,
 // where asked, to its own file. Blocks are the outer loop and clients the inner one, so the rank holds one
-// block's weights.
+// block's weights. Their hidden states are saved on the way, so that a later process can go on.
 #pragma once
 
 #include "fedspallm/backend/backend.hpp"
 #include "fedspallm/comm/exchange.hpp"
 #include "fedspallm/prune/block_pruner.hpp"
 #include "fedspallm/store/run_store.hpp"
+#include "fedspallm/store/state_store.hpp"
 
 #include <nlohmann/json.hpp>
 
 #include "background.hpp"
+#include "checkpoint.hpp"
 #include "inputs.hpp"
 #include "plan.hpp"
 #include <chrono>
@@ -24,23 +26,47 @@ namespace fedspallm::app {
 
 class LocalClients {
  public:
+  struct Hooks {
+    /// After each block, with the sum of errors (progress without a root).
+    std::function<void(std::int64_t block, double error)> after_block;
+    /// This rank made progress (watchdog).
+    std::function<void(std::uint32_t round, std::int64_t block)> beat;
+    std::function<void(const std::string& message)> warn;
+  };
+
   /// @param start  zero of the time line in events
   LocalClients(backend::Backend& backend, const config::Config& config, const Inputs& inputs,
-               std::chrono::steady_clock::time_point start);
+               std::chrono::steady_clock::time_point start, Hooks hooks);
   ~LocalClients();
 
-  /// One round over all blocks. `exchange` may be null (aggregation = "none").
-  /// @param on_block  called after each block with the sum of errors and the seconds it took (progress
-  /// without a root)
-  void run_round(const RoundPlan& plan, comm::Exchange* exchange,
-                 const std::function<void(std::int64_t block, double error)>& on_block);
+  /// The run's identity is known: from here on the clients have files. Removes those of other runs unless the
+  /// run goes on.
+  void open_files(std::uint64_t run_id, bool goes_on);
+  /// For find_start(); valid until the next call of a member.
+  [[nodiscard]] std::vector<ClientFiles> files() const;
+  /// What saving the states of all clients costs, beside what pruning a block for all of them will take.
+  struct Cost {
+    double save_seconds = 0;   // measured: one client's state, times the clients
+    double block_seconds = 0;  // estimated from one batch's forward pass
+  };
+  /// Before a round; disturbs no hidden state that counts.
+  [[nodiscard]] Cost measure();
+  void set_blocks_between_states(std::uint32_t blocks) { blocks_between_states_ = blocks; }
+
+  /// The round's blocks from plan.first_block on, whose states are loaded; fewer where the exchange says
+  /// stop.
+  void run_round(const RoundPlan& plan, comm::Exchange& exchange);
   /// Writes the linking files of clients/NAME.h5.
   void finish(const store::Provenance& provenance);
 
+  /// Clients of this rank that failed and were left out (federation.on_client_failure = "drop").
+  [[nodiscard]] const std::vector<DroppedClient>& dropped() const { return dropped_; }
   /// Time line and statistics, one JSON object each (metrics.jsonl).
   [[nodiscard]] std::vector<nlohmann::json>& events() { return events_; }
   /// Seconds per phase, summed over the rank's clients.
   [[nodiscard]] const prune::PhaseSeconds& seconds() const { return seconds_; }
+  /// Seconds of the client thread that went into saving states, and their number.
+  [[nodiscard]] double saving_seconds() const { return saving_seconds_; }
 
  private:
   struct Client;
@@ -49,22 +75,40 @@ class LocalClients {
     store::BlockRecord record;  // empty in round 1
     prune::PreviousMasks previous;
   };
-  [[nodiscard]] Base base_of(const RoundPlan& plan, comm::Exchange* exchange, std::int64_t block);
+  struct BlockResult;
+  void begin(const RoundPlan& plan);
+  [[nodiscard]] Base base_of(const RoundPlan& plan, comm::Exchange& exchange, std::int64_t block);
   [[nodiscard]] model::BlockWeights load(const Base& base, std::int64_t block);
-  double prune_block(const RoundPlan& plan, comm::Exchange* exchange, const Base& base, Client& client,
+  [[nodiscard]] bool active(const RoundPlan& plan, const comm::Exchange& exchange, const Client& client,
+                            std::int64_t block) const;
+  double prune_block(const RoundPlan& plan, comm::Exchange& exchange, const Base& base, Client& client,
                      std::int64_t block);
+  void deliver(const RoundPlan& plan, comm::Exchange& exchange, std::int64_t block, std::size_t matrix,
+               wire::MatrixUpdate update);
+  bool compute_or_drop(const RoundPlan& plan, comm::Exchange& exchange, Client& client, std::int64_t block,
+                       const std::function<void()>& compute);
+  void save(Client& client, store::Position position);
+  void forget(const comm::Exchange& exchange, store::Position position);
   void record_event(const RoundPlan& plan, const Client& client, std::int64_t block,
                     const prune::PhaseSeconds& seconds, double begin);
+  [[nodiscard]] bool merges() const { return config_.federation.aggregation != config::Aggregation::none; }
+  [[nodiscard]] bool drops_failing() const {
+    return config_.federation.on_client_failure == config::OnClientFailure::drop;
+  }
   [[nodiscard]] double now() const;
 
   backend::Backend& backend_;
   const config::Config& config_;
   const Inputs& inputs_;
   std::chrono::steady_clock::time_point start_;
+  Hooks hooks_;
   std::unique_ptr<prune::Workspace> workspace_;
   std::vector<std::unique_ptr<Client>> clients_;
+  std::vector<DroppedClient> dropped_;
+  std::uint32_t blocks_between_states_ = 1;
   std::vector<nlohmann::json> events_;
   prune::PhaseSeconds seconds_;
+  double saving_seconds_ = 0;
   Background writer_;
 };
 

@@ -19,6 +19,8 @@ struct PruneOptions {
   bool dry_run = false;
   int assume_ranks = 0;  // dry run for another number of ranks; 0 = this one's
   bool restart = false;
+  bool force_resume = false;  // also where what decides the result has changed
+  double watchdog = 0;        // seconds without a sign of life after which a rank is lost; 0 = default
   bool quiet = false;
 };
 struct EvalOptions {
@@ -52,7 +54,8 @@ struct BenchOptions {
   bool json = false;
 };
 
-ExitStatus run_prune(comm::Communicator& communicator, const PruneOptions& options);
+class Signals;
+ExitStatus run_prune(comm::Communicator& communicator, Signals& signals, const PruneOptions& options);
 ExitStatus run_eval(comm::Communicator& communicator, const EvalOptions& options);
 ExitStatus run_inspect(const InspectOptions& options);
 ExitStatus run_export(const ExportOptions& options);

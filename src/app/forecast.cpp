@@ -117,7 +117,7 @@ Forecast forecast(const config::Config& config, const model::ModelDirectory& mod
   const auto blocks = model.architecture().blocks;
   std::int64_t client_blocks = 0;
   for (int round = 1; round <= config.federation.rounds; ++round) {
-    const RoundPlan plan = plan_round(config, model, rank_of_client, static_cast<std::uint32_t>(round));
+    const RoundPlan plan = plan_round(config, model, rank_of_client, {static_cast<std::uint32_t>(round), 0});
     for (const auto& drawn : plan.drawn) client_blocks += std::count(drawn.begin(), drawn.end(), true);
     if (plan.exchange.units.empty()) continue;
     const comm::TransportChoice choice = comm::choose_transport(plan.exchange, ranks);

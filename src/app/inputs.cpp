@@ -8,6 +8,7 @@
 
 #include "plan.hpp"
 #include <cstring>
+#include <functional>
 #include <set>
 
 namespace fedspallm::app {
@@ -50,6 +51,17 @@ LocalClient read_client(const config::Config& config, std::size_t index, const m
                        ? data::sequential_windows(all, samples, length)
                        : data::random_windows(all, samples, length, config.run.seed, result.index);
   return result;
+}
+
+/// Bad tokens are the client's own failure: with on_client_failure = "drop" the others go on without it.
+void drop_unreadable(const std::function<void()>& open, std::uint32_t client,
+                     std::vector<DroppedClient>& dropped) {
+  try {
+    open();
+  } catch (const Error& error) {
+    if (error.status() != ExitStatus::bad_input) throw;
+    dropped.push_back({client, {1, 0}, error.what()});
+  }
 }
 
 void warn_of_shared_text(const config::Config& config, std::vector<std::string>& warnings) {
@@ -115,6 +127,38 @@ std::vector<EvaluationSet> share(comm::Communicator& communicator, std::vector<E
   return result;
 }
 
+namespace {
+
+/// Warnings and digests to the root, dropped clients to everybody.
+void gather_facts(comm::Communicator& communicator, const config::Config& config,
+                  const std::vector<std::string>& warnings, Inputs& inputs) {
+  nlohmann::json mine = {
+      {"warnings", warnings}, {"digests", nlohmann::json::object()}, {"dropped", nlohmann::json::array()}};
+  for (const auto& client : inputs.clients)
+    mine["digests"][std::to_string(client.index)] = client.token_sha256;
+  for (const auto& client : inputs.dropped) mine["dropped"].push_back({client.client, client.reason});
+  inputs.token_sha256.resize(config.clients.size());
+  nlohmann::json dropped = nlohmann::json::array();
+  for (const std::string& text : communicator.gather(mine.dump())) {
+    const auto theirs = nlohmann::json::parse(text);
+    for (const auto& warning : theirs["warnings"]) inputs.warnings.push_back(warning);
+    for (const auto& [client, digest] : theirs["digests"].items())
+      inputs.token_sha256.at(std::stoul(client)) = digest;
+    for (const auto& client : theirs["dropped"]) dropped.push_back(client);
+  }
+  dropped = nlohmann::json::parse(communicator.broadcast(dropped.dump()));
+  inputs.dropped.clear();
+  for (const auto& client : dropped) {
+    inputs.dropped.push_back({client[0], {1, 0}, client[1]});
+    if (communicator.rank() == 0)
+      inputs.warnings.push_back(fmt::format("client '{}' is left out: {}",
+                                            config.clients[client[0].get<std::size_t>()].name,
+                                            client[1].get<std::string>()));
+  }
+}
+
+}  // namespace
+
 Inputs open_inputs(comm::Communicator& communicator, const config::Config& config) {
   Inputs inputs;
   communicator.together([&] {
@@ -138,8 +182,13 @@ Inputs open_inputs(comm::Communicator& communicator, const config::Config& confi
     const std::string tokenizer = inputs.model->tokenizer_digest();
     for (std::size_t client = 0; client < config.clients.size(); ++client) {
       if (inputs.rank_of_client[client] != communicator.rank()) continue;
-      attempt(
-          [&] { inputs.clients.push_back(read_client(config, client, *inputs.model, tokenizer, warnings)); });
+      const auto open = [&] {
+        inputs.clients.push_back(read_client(config, client, *inputs.model, tokenizer, warnings));
+      };
+      if (config.federation.on_client_failure == config::OnClientFailure::drop)
+        drop_unreadable(open, static_cast<std::uint32_t>(client), inputs.dropped);
+      else
+        attempt(open);
     }
     if (communicator.rank() == 0) {
       for (std::string& remark : config::remarks(config)) warnings.push_back(std::move(remark));
@@ -154,16 +203,7 @@ Inputs open_inputs(comm::Communicator& communicator, const config::Config& confi
   });
   inputs.evaluations = share(communicator, std::move(inputs.evaluations));
 
-  nlohmann::json mine = {{"warnings", warnings}, {"digests", nlohmann::json::object()}};
-  for (const auto& client : inputs.clients)
-    mine["digests"][std::to_string(client.index)] = client.token_sha256;
-  inputs.token_sha256.resize(config.clients.size());
-  for (const std::string& text : communicator.gather(mine.dump())) {
-    const auto theirs = nlohmann::json::parse(text);
-    for (const auto& warning : theirs["warnings"]) inputs.warnings.push_back(warning);
-    for (const auto& [client, digest] : theirs["digests"].items())
-      inputs.token_sha256.at(std::stoul(client)) = digest;
-  }
+  gather_facts(communicator, config, warnings, inputs);
   return inputs;
 }
 

@@ -9,6 +9,7 @@
 #include "fedspallm/data/tokens.hpp"
 #include "fedspallm/model/model_directory.hpp"
 
+#include "identity.hpp"
 #include <memory>
 #include <optional>
 #include <string>
@@ -36,6 +37,7 @@ struct Inputs {
   std::vector<EvaluationSet> evaluations;  // on every rank
   std::vector<std::string> token_sha256;   // of every client, at the root
   std::vector<std::string> warnings;       // of all ranks, at the root
+  std::vector<DroppedClient> dropped;      // on every rank: clients whose tokens cannot be used, where asked
 };
 
 /// Rank 0 reads the file; everybody gets the resolved result. @throws ConfigError alike on all ranks

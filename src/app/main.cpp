@@ -5,9 +5,11 @@
 #include <CLI/CLI.hpp>
 
 #include "commands.hpp"
+#include "signals.hpp"
 #include <cstdio>
 #include <functional>
 #include <new>
+#include <optional>
 
 namespace {
 
@@ -20,8 +22,9 @@ constexpr const char* kFooter = R"(Exit status (of every rank):
   5 run directory in use by another job          6 a rank was lost or stuck
   7 numerical error                             75 stopped on a signal, resumable)";
 
-/// Set by the chosen subcommand; run after parsing, so that --help never starts MPI.
+/// One of them is set by the chosen subcommand; run after parsing, so that --help never starts MPI.
 struct Chosen {
+  std::function<ExitStatus(comm::Communicator&, Signals&)> with_signals;
   std::function<ExitStatus(comm::Communicator&)> with_mpi;
   std::function<ExitStatus()> alone;
 };
@@ -35,9 +38,17 @@ void add_prune(CLI::App& app, PruneOptions& options, Chosen& chosen) {
                     "print memory, disk and bytes on the wire per rank; refuse what cannot fit");
   command->add_option("--assume-ranks", options.assume_ranks, "with --dry-run: forecast for this many ranks");
   command->add_flag("--restart", options.restart, "start over, even when the run is finished");
+  command->add_flag("--force-resume", options.force_resume,
+                    "go on with an unfinished run although what decides its result has changed");
+  command
+      ->add_option("--watchdog", options.watchdog,
+                   "seconds without a sign of life after which a rank counts as lost (default 30)")
+      ->check(CLI::PositiveNumber);
   command->add_flag("--quiet", options.quiet, "warnings and the final table only");
   command->callback([&] {
-    chosen.with_mpi = [&](comm::Communicator& communicator) { return run_prune(communicator, options); };
+    chosen.with_signals = [&](comm::Communicator& communicator, Signals& signals) {
+      return run_prune(communicator, signals, options);
+    };
   });
 }
 
@@ -98,7 +109,8 @@ void add_machine(CLI::App& app, BenchOptions& bench, Chosen& chosen) {
 }
 
 int print_error(const std::string& message, bool speaks, ExitStatus status) {
-  if (speaks) std::fprintf(stderr, "fedspallm: error: %s\n", message.c_str());
+  const char* kind = status == ExitStatus::stopped ? "" : "error: ";
+  if (speaks) std::fprintf(stderr, "fedspallm: %s%s\n", kind, message.c_str());
   return static_cast<int>(status);
 }
 
@@ -106,10 +118,13 @@ int print_error(const std::string& message, bool speaks, ExitStatus status) {
 /// Exchange::fail), so rank 0 alone prints it, and all ranks meet once more before they leave with its
 /// status.
 int run_with_mpi(int argc, char** argv, const Chosen& chosen) {
+  std::optional<Signals> signals;  // before MPI: its threads must have them blocked, too
+  if (chosen.with_signals) signals.emplace();
   comm::MpiSession session(argc, argv);
   comm::Communicator communicator;
   try {
-    return static_cast<int>(chosen.with_mpi(communicator));
+    return static_cast<int>(signals ? chosen.with_signals(communicator, *signals)
+                                    : chosen.with_mpi(communicator));
   } catch (const Error& error) {
     const int status = print_error(error.what(), communicator.rank() == 0, error.status());
     communicator.barrier();

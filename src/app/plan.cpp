@@ -57,13 +57,18 @@ aggregate::MergeRules rules_of(const config::Config& config, const prune::Settin
   return rules;
 }
 
-std::vector<std::vector<bool>> draw(const config::Config& config, std::int64_t blocks, std::uint32_t round) {
+}  // namespace
+
+std::vector<std::vector<bool>> draw_round(const config::Config& config, std::int64_t blocks,
+                                          std::uint32_t round) {
   if (config.federation.layer_sampling == config::LayerSampling::none)
     return {config.clients.size(), std::vector<bool>(static_cast<std::size_t>(blocks), true)};
   std::vector<double> resources;
   for (const auto& client : config.clients) resources.push_back(client.resources);
   return aggregate::draw_blocks(resources, blocks, config.run.seed, round);
 }
+
+namespace {
 
 /// Kept weights of a client's matrix: exact, or with count = "published" what its rule gives without ties.
 std::int64_t expected_kept(const prune::Settings& settings, std::int64_t rows, std::int64_t cols) {
@@ -77,52 +82,80 @@ std::int64_t expected_kept(const prune::Settings& settings, std::int64_t rows, s
   return kept;
 }
 
+/// By client, the block of this round from which on it delivers nothing.
+std::vector<std::int64_t> delivery_ends(std::size_t clients, std::int64_t blocks, std::uint32_t round,
+                                        const std::vector<DroppedClient>& dropped) {
+  std::vector<std::int64_t> ends(clients, blocks);
+  for (const DroppedClient& one : dropped) {
+    require(one.client < clients, "plan_round: a dropped client is one of the config");
+    if (one.from.round > round) continue;
+    const std::int64_t end = one.from.round == round ? one.from.block : 0;
+    ends[one.client] = std::min(ends[one.client], end);
+  }
+  return ends;
+}
+
+/// The clients that prune a block, ascending.
+std::vector<std::uint32_t> clients_of_block(const RoundPlan& plan, std::int64_t block) {
+  std::vector<std::uint32_t> clients;
+  for (std::size_t client = 0; client < plan.drawn.size(); ++client)
+    if (plan.drawn[client][static_cast<std::size_t>(block)] && block < plan.delivers_until[client])
+      clients.push_back(static_cast<std::uint32_t>(client));
+  return clients;
+}
+
+void plan_block(const config::Config& config, const model::ModelDirectory& model, std::int64_t block,
+                RoundPlan& plan) {
+  const std::vector<model::MatrixShape>& matrices = model.architecture().matrices;
+  auto& units = plan.unit.emplace_back(matrices.size(), kNoUnit);
+  const std::vector<std::uint32_t> clients = clients_of_block(plan, block);
+  if (clients.empty()) plan.uncovered.push_back(block);
+  const bool merges = config.federation.aggregation != config::Aggregation::none;
+  std::size_t group_leader = 0;
+  for (std::size_t matrix = 0; matrix < matrices.size(); ++matrix) {
+    const model::MatrixShape& shape = matrices[matrix];
+    prune::MatrixPruner::check_shape(plan.settings, model.matrix_name(block, matrix), shape.cols);
+    if (clients.empty() || !merges || block < plan.first_block) continue;
+    const bool first = matrix == 0 || matrices[matrix - 1].group != shape.group;
+    units[matrix] = plan.exchange.units.size();
+    if (first) group_leader = units[matrix];
+    plan.exchange.units.push_back(
+        {.id = {plan.round, static_cast<std::uint32_t>(block), static_cast<std::uint32_t>(matrix)},
+         .name = model.matrix_name(block, matrix),
+         .rows = shape.rows,
+         .cols = shape.cols,
+         .dtype = wire_dtype(config, model, block, matrix),
+         .with_diagonal = first && sends_diagonal(config),
+         .diagonal_unit = group_leader,
+         .clients = clients,
+         .expected_kept = expected_kept(plan.settings, shape.rows, shape.cols)});
+  }
+}
+
 }  // namespace
 
 RoundPlan plan_round(const config::Config& config, const model::ModelDirectory& model,
-                     const std::vector<int>& rank_of_client, std::uint32_t round) {
-  const model::Architecture& architecture = model.architecture();
+                     const std::vector<int>& rank_of_client, store::Position start,
+                     const std::vector<DroppedClient>& dropped) {
+  const std::int64_t blocks = model.architecture().blocks;
+  require(start.block <= blocks, "plan_round: the first block is one of the model");
   RoundPlan plan;
-  plan.round = round;
-  plan.settings = prune::settings_of_round(config, static_cast<int>(round));
+  plan.round = start.round;
+  plan.first_block = start.block;
+  plan.settings = prune::settings_of_round(config, static_cast<int>(start.round));
   plan.rules = rules_of(config, plan.settings);
-  plan.drawn = draw(config, architecture.blocks, round);
+  plan.drawn = draw_round(config, blocks, start.round);
+  plan.delivers_until = delivery_ends(plan.drawn.size(), blocks, start.round, dropped);
   plan.exchange.rank_of_client = rank_of_client;
-  const bool merges = config.federation.aggregation != config::Aggregation::none;
-  for (std::int64_t block = 0; block < architecture.blocks; ++block) {
-    auto& units = plan.unit.emplace_back(architecture.matrices.size(), kNoUnit);
-    std::vector<std::uint32_t> clients;
-    for (std::size_t client = 0; client < plan.drawn.size(); ++client)
-      if (plan.drawn[client][static_cast<std::size_t>(block)])
-        clients.push_back(static_cast<std::uint32_t>(client));
-    if (clients.empty()) plan.uncovered.push_back(block);
-    std::size_t group_leader = 0;
-    for (std::size_t matrix = 0; matrix < architecture.matrices.size(); ++matrix) {
-      const model::MatrixShape& shape = architecture.matrices[matrix];
-      prune::MatrixPruner::check_shape(plan.settings, model.matrix_name(block, matrix), shape.cols);
-      if (clients.empty() || !merges) continue;
-      const bool first = matrix == 0 || architecture.matrices[matrix - 1].group != shape.group;
-      units[matrix] = plan.exchange.units.size();
-      if (first) group_leader = units[matrix];
-      plan.exchange.units.push_back(
-          {.id = {round, static_cast<std::uint32_t>(block), static_cast<std::uint32_t>(matrix)},
-           .name = model.matrix_name(block, matrix),
-           .rows = shape.rows,
-           .cols = shape.cols,
-           .dtype = wire_dtype(config, model, block, matrix),
-           .with_diagonal = first && sends_diagonal(config),
-           .diagonal_unit = group_leader,
-           .clients = clients,
-           .expected_kept = expected_kept(plan.settings, shape.rows, shape.cols)});
-    }
-  }
+  for (std::int64_t block = 0; block < blocks; ++block) plan_block(config, model, block, plan);
   const bool required = config.federation.coverage == config::Coverage::required;
   check<ConfigError>(
       !required || plan.uncovered.empty(),
-      fmt::format("{} of {} blocks are drawn by no client (the first is block {}): give the clients more "
-                  "resources, or set federation.coverage = \"warn\" to leave them dense",
-                  plan.uncovered.size(), architecture.blocks,
-                  plan.uncovered.empty() ? 0 : plan.uncovered.front()));
+      fmt::format(
+          "{} of {} blocks are pruned by no client (the first is block {}; {} clients were dropped): "
+          "give the clients more resources, or set federation.coverage = \"warn\" to leave them dense",
+          plan.uncovered.size(), blocks, plan.uncovered.empty() ? 0 : plan.uncovered.front(),
+          dropped.size()));
   return plan;
 }
 

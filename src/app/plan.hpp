@@ -9,6 +9,7 @@
 #include "fedspallm/model/model_directory.hpp"
 #include "fedspallm/prune/methods.hpp"
 
+#include "identity.hpp"
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -17,12 +18,14 @@ namespace fedspallm::app {
 
 struct RoundPlan {
   std::uint32_t round = 1;
+  std::int64_t first_block = 0;  // where this process begins; what comes before it was done by an earlier one
   prune::Settings settings;
   aggregate::MergeRules rules;
-  std::vector<std::vector<bool>> drawn;        // [client][block]
-  comm::ExchangePlan exchange;                 // empty units when aggregation = "none"
+  std::vector<std::vector<bool>> drawn;      // [client][block], also of clients that were dropped since
+  std::vector<std::int64_t> delivers_until;  // [client]: the block from which on it was dropped, or `blocks`
+  comm::ExchangePlan exchange;               // empty units when aggregation = "none"
   std::vector<std::vector<std::size_t>> unit;  // [block][matrix] -> index in exchange.units, or kNoUnit
-  std::vector<std::int64_t> uncovered;         // blocks that nobody drew
+  std::vector<std::int64_t> uncovered;         // blocks that nobody prunes
 };
 constexpr std::size_t kNoUnit = static_cast<std::size_t>(-1);
 
@@ -36,9 +39,15 @@ constexpr std::size_t kNoUnit = static_cast<std::size_t>(-1);
 /// Whether updates carry diag(H): only where the score rule will need it.
 [[nodiscard]] bool sends_diagonal(const config::Config& config);
 
+/// Which client prunes which block in a round: [client][block].
+[[nodiscard]] std::vector<std::vector<bool>> draw_round(const config::Config& config, std::int64_t blocks,
+                                                        std::uint32_t round);
+
+/// The round of `start` from its block on, without the clients that were dropped.
 /// @throws ConfigError when blocks stay uncovered and coverage is required, or an N:M group does not divide a
 /// matrix
 [[nodiscard]] RoundPlan plan_round(const config::Config& config, const model::ModelDirectory& model,
-                                   const std::vector<int>& rank_of_client, std::uint32_t round);
+                                   const std::vector<int>& rank_of_client, store::Position start,
+                                   const std::vector<DroppedClient>& dropped = {});
 
 }  // namespace fedspallm::app

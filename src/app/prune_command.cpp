@@ -1,7 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // prune: reads and checks all inputs, then either forecasts (--dry-run), leaves a finished run alone, or
 // runs.
+#include "fedspallm/base/error.hpp"
 #include "fedspallm/report/system.hpp"
+
+#include <fmt/ranges.h>
 
 #include "commands.hpp"
 #include "forecast.hpp"
@@ -36,28 +39,51 @@ void check_resources(comm::Communicator& communicator, const config::Config& con
   });
 }
 
-/// Decided by the root for all ranks.
+/// Facts that both sides know before any input is opened.
+std::vector<std::string> differing_keys(const config::Config& config, const RunIdentity& identity) {
+  auto now = identity_facts(config, "", std::vector<std::string>(config.clients.size()), "");
+  auto recorded = identity.facts;
+  for (auto* facts : {&now, &recorded})
+    std::erase_if(*facts, [](const auto& fact) {
+      return fact.first.ends_with("sha256") || fact.first == "kernel_set";
+    });
+  return differences(recorded, now);
+}
+
+/// Decided by the root for all ranks. @throws ConfigError when another configuration was finished there
 bool already_finished(comm::Communicator& communicator, const config::Config& config) {
   std::string answer = "no";
   const store::RunPaths paths{config.run.dir};
   communicator.together([&] {
-    if (communicator.rank() == 0 && std::filesystem::exists(paths.summary()) &&
-        std::filesystem::exists(paths.run_file()) && store::BlockStore::of_run(paths).complete())
-      answer = "yes";
+    if (communicator.rank() != 0 || !std::filesystem::exists(paths.summary()) ||
+        !std::filesystem::exists(paths.run_file()) || !store::BlockStore::of_run(paths).complete())
+      return;
+    answer = "yes";
+    const auto identity = read_identity(paths.dir / "resume.json");
+    if (!identity) return;
+    const std::vector<std::string> differing = differing_keys(config, *identity);
+    check<ConfigError>(differing.empty(),
+                       fmt::format("{} holds a finished run of another configuration:\n  {}\nUse another "
+                                   "run.dir, or --restart to replace it",
+                                   paths.dir.string(), fmt::join(differing, "\n  ")));
   });
   return communicator.broadcast(std::move(answer)) == "yes";
 }
 
-}  // namespace
-
-ExitStatus run_prune(comm::Communicator& communicator, const PruneOptions& options) {
-  const config::Config config = load_config(communicator, options.config, options.settings);
-  if (!options.dry_run && !options.restart && already_finished(communicator, config)) {
-    if (communicator.rank() == 0)
-      std::fprintf(stderr, "fedspallm: %s holds a finished run; nothing to do (--restart starts over)\n",
-                   config.run.dir.c_str());
-    return ExitStatus::done;
+comm::WatchdogOptions watchdog_options(const PruneOptions& options) {
+  comm::WatchdogOptions result;
+  result.phases = {phase::setup, phase::dense_evaluation, phase::pruning, phase::saving, phase::evaluation};
+  if (options.watchdog > 0) {
+    constexpr double kStuckPerLost = 4;
+    result.lost_seconds = options.watchdog;
+    result.stuck_seconds = kStuckPerLost * options.watchdog;
   }
+  return result;
+}
+
+/// Opens the inputs, then forecasts or prunes.
+ExitStatus prune(comm::Communicator& communicator, Signals& signals, const PruneOptions& options,
+                 const config::Config& config, comm::Watchdog* watchdog, RunStatus& status) {
   Inputs inputs = open_inputs(communicator, config);
   Forecast expected;
   communicator.together([&] {
@@ -71,8 +97,35 @@ ExitStatus run_prune(comm::Communicator& communicator, const PruneOptions& optio
   }
   if (!(options.dry_run && options.assume_ranks > 0)) check_resources(communicator, config, expected);
   if (options.dry_run) return ExitStatus::done;
-  PruneRun(communicator, config, std::move(inputs), options.quiet).run();
+  PruneRun(communicator, config, std::move(inputs), options, signals, *watchdog, status).run();
   return ExitStatus::done;
+}
+
+}  // namespace
+
+ExitStatus run_prune(comm::Communicator& communicator, Signals& signals, const PruneOptions& options) {
+  const config::Config config = load_config(communicator, options.config, options.settings);
+  if (!options.dry_run && !options.restart && already_finished(communicator, config)) {
+    if (communicator.rank() == 0)
+      std::fprintf(stderr, "fedspallm: %s holds a finished run; nothing to do (--restart starts over)\n",
+                   config.run.dir.c_str());
+    return ExitStatus::done;
+  }
+  RunStatus status(config.run.dir, communicator.host(), communicator.size());
+  if (options.dry_run) return prune(communicator, signals, options, config, nullptr, status);
+  comm::Watchdog watchdog(communicator, watchdog_options(options), [&](const comm::Loss& loss) {
+    if (communicator.rank() == 0) status.ended(ExitStatus::peer_lost, loss.message);
+  });
+  try {
+    const ExitStatus result = prune(communicator, signals, options, config, &watchdog, status);
+    if (communicator.rank() == 0) status.ended(result, "");
+    watchdog.finish();
+    return result;
+  } catch (const Error& error) {
+    if (communicator.rank() == 0) status.ended(error.status(), error.what());
+    watchdog.finish(error);
+    throw;
+  }
 }
 
 }  // namespace fedspallm::app

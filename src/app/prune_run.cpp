@@ -2,19 +2,23 @@
 #include "prune_run.hpp"
 
 #include "fedspallm/base/error.hpp"
-#include "fedspallm/report/system.hpp"
 
 #include "overlay.hpp"
 #include "setup.hpp"
-#include <fstream>
+#include <algorithm>
+#include <new>
 
 namespace fedspallm::app {
 
-PruneRun::PruneRun(comm::Communicator& communicator, const config::Config& config, Inputs inputs, bool quiet)
+PruneRun::PruneRun(comm::Communicator& communicator, const config::Config& config, Inputs inputs,
+                   const PruneOptions& options, Signals& signals, comm::Watchdog& watchdog, RunStatus& status)
     : communicator_(communicator),
       config_(config),
       inputs_(std::move(inputs)),
-      quiet_(quiet),
+      options_(options),
+      signals_(signals),
+      watchdog_(watchdog),
+      status_(status),
       paths_{config.run.dir} {
   threads_ = threads_of_rank(communicator, config.run.threads);
   communicator_.together([&] {
@@ -22,6 +26,7 @@ PruneRun::PruneRun(comm::Communicator& communicator, const config::Config& confi
                        "federation.transport = \"nccl\": this build has no NCCL; build the preset `cuda` "
                        "(cmake --preset cuda), or use \"auto\"");
     backend_ = make_backend(config.run.backend, threads_);
+    shape_ = shape_of_run(config, *inputs_.model);
   });
   facts_ = facts(communicator_, *backend_, threads_);
 }
@@ -37,57 +42,50 @@ void PruneRun::timed(const std::string& name, Step step) {
   seconds_[name] += now() - begin;
 }
 
+void PruneRun::enter(const char* phase) {
+  phase_ = phase;
+  watchdog_.beat(phase);
+  if (root()) status_.running(phase);
+}
+
 void PruneRun::run() {
-  timed("setup", [&] { prepare_directory(); });
+  signals_.set_grace(config_.run.grace_seconds);
+  timed("setup", [&] { open_directory(); });
+  stop_if_asked("before anything was pruned");
   timed("evaluation", [&] { evaluate_dense(); });
-  timed("pruning", [&] { prune_rounds(); });
+  enter(phase::pruning);
+  timed("pruning", [&] {
+    find_position();
+    choose_state_distance();
+    prune_rounds();
+  });
+  enter(phase::saving);
   timed("saving", [&] { save(); });  // always before evaluation: the model is what must not be lost
+  stop_if_asked("after the model was saved, before its evaluation");
   timed("evaluation", [&] { evaluate_results(); });
   write_summary();
 }
 
-void PruneRun::prepare_directory() {
-  communicator_.together([&] {
-    if (!root()) return;
-    std::error_code error;
-    std::filesystem::create_directories(paths_.dir / "logs", error);
-    check<ResourceError>(!error,
-                         fmt::format("{}: cannot be created: {}", paths_.dir.string(), error.message()));
-    std::filesystem::remove(paths_.summary(), error);
-    store_.emplace(store::BlockStore::of_run(paths_));
-    store_->clear();
-    store::write_file_atomically(paths_.config(), config::to_toml(config_));
-    metrics_ = std::make_unique<report::MetricsWriter>(paths_.metrics());
-    progress_ =
-        std::make_unique<report::Progress>(inputs_.model->architecture().blocks * config_.federation.rounds,
-                                           /*to_terminal=*/!quiet_ && report::is_terminal());
-    if (merges())
-      writer_ = std::make_unique<store::ModelWriter>(*inputs_.model, paths_.model(),
-                                                     config_.model.dtype == config::ModelDType::float32);
-  });
-  communicator_.together([&] {
-    std::filesystem::create_directories(paths_.dir / "logs");
-    log_ = std::make_unique<Logger>(
-        communicator_.rank(),
-        (paths_.dir / "logs" / fmt::format("rank_{:04}.log", communicator_.rank())).string(),
-        quiet_ ? LogLevel::warning : LogLevel::info);
-  });
-  const model::Architecture& architecture = inputs_.model->architecture();
-  log_->info("{}: {} model, {} blocks, {} prunable weights; {} clients on {} ranks, {} threads a rank, {}",
-             config_.model.path.string(), architecture.family, architecture.blocks,
-             inputs_.model->prunable_weights(), config_.clients.size(), communicator_.size(), threads_,
-             backend_->kernel_set());
-  for (const std::string& warning : inputs_.warnings) log_->warn("{}", warning);
-  if (root()) {
-    merger_ = std::make_unique<RootMerger>(*inputs_.model, *store_, writer_.get(),
-                                           [this](const BlockSummary& summary) { on_block(summary); });
-    metrics_->write({"run_started", {{"ranks", communicator_.size()}, {"clients", config_.clients.size()}}});
-  }
+void PruneRun::stop_if_asked(const std::string& where) {
+  const std::string signal = signals_.stop_signal();
+  if (communicator_.maximum(signal.empty() ? 0 : 1) == 0) return;
+  throw Stopped(fmt::format("stopped {}{}; the same command goes on from there",
+                            signal.empty() ? "" : "on " + signal + " ", where));
+}
+
+report::BlockSource PruneRun::interruptible(report::BlockSource source) {
+  return [this, source = std::move(source)](std::int64_t block) {
+    watchdog_.beat(phase_, block);
+    if (const std::string signal = signals_.stop_signal(); !signal.empty())
+      throw Stopped(fmt::format("stopped on {} in the {}; the same command repeats it", signal, phase_));
+    return source(block);
+  };
 }
 
 void PruneRun::evaluate_dense() {
   if (inputs_.evaluations.empty()) return;
-  const auto source = report::dense_source(*inputs_.model, *backend_);
+  enter(phase::dense_evaluation);
+  const auto source = interruptible(report::dense_source(*inputs_.model, *backend_));
   dense_ = evaluate(communicator_, *inputs_.model, *backend_, source, inputs_.evaluations,
                     /*participates=*/true, "the dense model");
   for (std::size_t set = 0; set < dense_.size(); ++set) {
@@ -108,6 +106,8 @@ void PruneRun::evaluate_dense() {
 comm::ExchangeOptions PruneRun::exchange_options(const RoundPlan& plan) {
   comm::ExchangeOptions options;
   options.chunk_bytes = config_.federation.chunk_bytes;
+  options.deadline_seconds = config_.federation.deadline;
+  options.drop_late = config_.federation.on_client_failure == config::OnClientFailure::drop;
   std::string reason = "as the configuration says";
   switch (config_.federation.transport) {
     case config::TransportKind::reduce:
@@ -122,6 +122,10 @@ comm::ExchangeOptions PruneRun::exchange_options(const RoundPlan& plan) {
       const comm::TransportChoice choice = comm::choose_transport(plan.exchange, communicator_.size());
       options.transport = choice.transport;
       reason = choice.reason;
+      if (config_.federation.deadline > 0) {
+        options.transport = comm::Transport::gather;
+        reason = "a deadline needs it";
+      }
       break;
     }
   }
@@ -131,54 +135,120 @@ comm::ExchangeOptions PruneRun::exchange_options(const RoundPlan& plan) {
 }
 
 void PruneRun::prune_rounds() {
-  communicator_.together([&] { clients_.emplace(*backend_, config_, inputs_, start_); });
-  for (int round = 1; round <= config_.federation.rounds; ++round) {
+  for (; position_ < end_of(shape_); position_ = {position_.round + 1, 0}) {
     RoundPlan plan;
     communicator_.together([&] {
-      plan = plan_round(config_, *inputs_.model, inputs_.rank_of_client, static_cast<std::uint32_t>(round));
+      plan = plan_round(config_, *inputs_.model, inputs_.rank_of_client, position_, identity_.dropped);
     });
     if (!plan.uncovered.empty())
-      log_->warn("round {}: {} blocks are drawn by no client and stay as they are", round,
+      log_->warn("round {}: {} blocks are pruned by no client and stay as they are", plan.round,
                  plan.uncovered.size());
     one_round(plan);
   }
 }
 
+void PruneRun::listen(comm::Exchange& exchange) {
+  signals_.listen({[&exchange] { exchange.request_stop(); }, [&exchange] { exchange.request_save(); },
+                   [&exchange] {
+                     exchange.fail(
+                         Stopped("the grace time was over before all ranks came to a common block; "
+                                 "the same command goes on from the last saved one"));
+                   }});
+}
+
 void PruneRun::one_round(const RoundPlan& plan) {
+  round_ = plan.round;
   if (root()) merger_->begin_round(plan);
-  // Without merging the exchange is empty and only carries failures between ranks.
+  // Without merging the exchange is empty and only carries failures and signals between ranks.
   comm::Exchange exchange(
       communicator_, plan.exchange, exchange_options(plan),
       [this](const comm::CompletedUnit& unit) { merger_->complete(unit); },
       [this](std::uint32_t block) { return merger_->provide(block); });
-  const auto standalone_progress = [this, &plan](std::int64_t block, double error) {
-    if (merges() || !root()) return;
-    BlockSummary summary{.round = plan.round, .block = block, .error = error};
-    summary.clients = static_cast<std::int64_t>(inputs_.clients.size());
-    for (const auto& matrix : inputs_.model->architecture().matrices)
-      summary.weights += matrix.rows * matrix.cols;
-    on_block(summary);
+  struct Listening {  // the signals' thread and the merge thread see the exchange while it lives
+    PruneRun& run;
+    Listening(PruneRun& owner, comm::Exchange& watched) : run(owner) {
+      run.exchange_ = &watched;
+      run.listen(watched);
+    }
+    ~Listening() { run.signals_.listen({}); }
   };
-  try {
-    clients_->run_round(plan, merges() ? &exchange : nullptr, standalone_progress);
-  } catch (const Error& error) {
-    exchange.fail(error);
-  } catch (const std::bad_alloc&) {
-    exchange.fail(ResourceError("out of memory while pruning; put fewer clients on a rank or see --dry-run"));
-  } catch (const std::exception& error) {
-    exchange.fail(LogicError(std::string("unexpected: ") + error.what()));
+  {
+    const Listening listening(*this, exchange);
+    try {
+      clients_->run_round(plan, exchange);
+    } catch (const Error& error) {
+      exchange.fail(error);
+    } catch (const std::bad_alloc&) {
+      exchange.fail(
+          ResourceError("out of memory while pruning; put fewer clients on a rank or see --dry-run"));
+    } catch (const std::exception& error) {
+      exchange.fail(LogicError(std::string("unexpected: ") + error.what()));
+    }
+    exchange.finish();
   }
-  exchange.finish();
+  share_dropped();
+  exchange_ = nullptr;
   const comm::ExchangeStatistics statistics = exchange.statistics();
   bytes_on_wire_ += communicator_.sum(statistics.bytes_sent);
   peak_merge_bytes_ = std::max(peak_merge_bytes_, statistics.peak_merge_bytes);
   seconds_["waiting"] += statistics.seconds_waited;
   seconds_["merging"] += statistics.seconds_merging;
+  if (const auto stopped = exchange.stopped_at())
+    throw Stopped(fmt::format("stopped{} before block {} of round {}; the same command goes on from there",
+                              signals_.stop_signal().empty() ? "" : " on " + signals_.stop_signal(), *stopped,
+                              plan.round));
+  stop_if_asked(fmt::format("after round {}", plan.round));
+}
+
+/// The next round's plan, on every rank, does without the clients that were dropped in this one.
+void PruneRun::share_dropped() {
+  if (root() && merges()) before_block();
+  const auto to_json = [](const std::vector<DroppedClient>& list) {
+    nlohmann::json all = nlohmann::json::array();
+    for (const DroppedClient& one : list)
+      all.push_back({one.client, one.from.round, one.from.block, one.reason});
+    return all;
+  };
+  nlohmann::json joined = to_json(identity_.dropped);
+  for (const std::string& text :
+       communicator_.gather((merges() ? nlohmann::json::array() : to_json(clients_->dropped())).dump()))
+    for (const auto& list = nlohmann::json::parse(text); const auto& one : list) joined.push_back(one);
+  joined = nlohmann::json::parse(communicator_.broadcast(joined.dump()));
+  identity_.dropped.clear();
+  for (const auto& one : joined) identity_.dropped.push_back({one[0], {one[1], one[2]}, one[3]});
+  communicator_.together([&] {
+    if (root() && !joined.empty()) write_identity(paths_.dir / "resume.json", identity_);
+  });
+}
+
+/// At the root, before a merged block is written: who was dropped is on disk no later than what was merged
+/// without them, or a later process would compute another block.
+void PruneRun::before_block() {
+  const std::vector<comm::Dropped> dropped = exchange_->dropped();
+  bool changed = false;
+  for (const comm::Dropped& one : dropped) {
+    const bool known =
+        std::any_of(identity_.dropped.begin(), identity_.dropped.end(),
+                    [&](const DroppedClient& earlier) { return earlier.client == one.client; });
+    if (known) continue;
+    changed = true;
+    identity_.dropped.push_back({one.client, {round_, one.block}, one.reason});
+    log_->warn("client '{}' is left out from block {} of round {} on: {}", config_.clients[one.client].name,
+               one.block, round_, one.reason);
+    metrics_->write({"client_dropped",
+                     {{"client", config_.clients[one.client].name},
+                      {"round", round_},
+                      {"block", one.block},
+                      {"reason", one.reason}}});
+  }
+  if (changed) write_identity(paths_.dir / "resume.json", identity_);
 }
 
 /// Runs on the exchange's merge thread (or, without merging, on the client thread).
 void PruneRun::on_block(const BlockSummary& summary) {
-  dropped_[summary.block] = summary.dropped;
+  dropped_weights_[summary.block] = summary.dropped;
+  status_.running(phase_, summary.round, summary.block);
+  watchdog_.beat(phase::pruning, (summary.round - 1) * shape_.blocks + summary.block);
   const double sparsity =
       static_cast<double>(summary.dropped) / static_cast<double>(std::max<std::int64_t>(1, summary.weights));
   const std::int64_t blocks = inputs_.model->architecture().blocks;
@@ -204,24 +274,9 @@ void PruneRun::on_block(const BlockSummary& summary) {
                     {"sparsity", sparsity},
                     {"expanded", summary.expanded},
                     {"damping_steps", summary.damping_steps},
+                    {"recomputed", summary.recomputed},
                     {"merge_seconds", summary.merge_seconds},
                     {"write_seconds", summary.write_seconds}}});
-}
-
-store::Provenance PruneRun::provenance() {
-  store::Provenance result;
-  result.config_toml = config::to_toml(config_);
-  result.entries = facts_;
-  result.entries.emplace_back("model_sha256", inputs_.model->digest());
-  result.entries.emplace_back("tokenizer_sha256", inputs_.model->tokenizer_digest());
-  result.entries.emplace_back("transport", transport_);
-  for (const auto& client : config_.clients) result.clients.push_back(client.name);
-  result.token_sha256 = inputs_.token_sha256;
-  result.warnings = inputs_.warnings;
-  result.rounds = config_.federation.rounds;
-  result.blocks = inputs_.model->architecture().blocks;
-  result.sparsity = config_.prune.sparsity;
-  return result;
 }
 
 void PruneRun::save() {
@@ -241,6 +296,7 @@ void PruneRun::save() {
 
 void PruneRun::evaluate_results() {
   if (inputs_.evaluations.empty()) return;
+  enter(phase::evaluation);
   if (merges()) evaluate_merged();
   if (config_.report.standalone || !merges()) evaluate_standalone();
 }
@@ -269,13 +325,16 @@ void PruneRun::evaluate_standalone() {
   std::vector<OwnModel> own;
   std::vector<std::shared_ptr<store::BlockStore>> stores;
   for (const LocalClient& client : inputs_.clients) {
+    const bool dropped = std::any_of(identity_.dropped.begin(), identity_.dropped.end(),
+                                     [&](const DroppedClient& one) { return one.client == client.index; });
+    if (dropped) continue;  // it has no model of its own
     stores.push_back(std::make_shared<store::BlockStore>(store::BlockStore::of_client(paths_, client.name)));
-    own.push_back({client.name, [this, store = stores.back()](std::int64_t block) {
+    own.push_back({client.name, interruptible([this, store = stores.back()](std::int64_t block) {
                      model::BlockWeights weights = model::load_block(*inputs_.model, block, *backend_);
                      if (const auto record = store->newest(static_cast<std::uint32_t>(block)))
                        apply_record(*backend_, *record, weights);
                      return weights;
-                   }});
+                   })});
   }
   standalone_ = evaluate_own(communicator_, *inputs_.model, *backend_, own, inputs_.evaluations);
   for (const auto& [client, results] : standalone_)

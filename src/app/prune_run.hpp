@@ -1,19 +1,26 @@
 // SPDX-License-Identifier: Apache-2.0
 // Purpose: one run of `fedspallm prune`, step by step. The order of the steps is run(); each step is
-// collective. Non-goals: parsing, dry runs (dry_run.hpp).
+// collective. prune_start.cpp: from where the run goes on; prune_summary.cpp: its end.
+// Non-goals: parsing, dry runs (forecast.hpp), finished runs (prune_command.cpp).
 #pragma once
 
 #include "fedspallm/base/log.hpp"
+#include "fedspallm/comm/watchdog.hpp"
 #include "fedspallm/report/metrics.hpp"
 #include "fedspallm/report/progress.hpp"
+#include "fedspallm/store/run_lock.hpp"
 
 #include <nlohmann/json.hpp>
 
+#include "checkpoint.hpp"
 #include "client.hpp"
 #include "commands.hpp"
 #include "evaluate.hpp"
+#include "identity.hpp"
 #include "inputs.hpp"
 #include "root.hpp"
+#include "run_status.hpp"
+#include "signals.hpp"
 #include <chrono>
 #include <map>
 #include <memory>
@@ -24,27 +31,54 @@
 
 namespace fedspallm::app {
 
+/// Names of the parts of a run, in their order: for the watchdog and status.json.
+namespace phase {
+constexpr const char* setup = "setup";
+constexpr const char* dense_evaluation = "dense evaluation";
+constexpr const char* pruning = "pruning";
+constexpr const char* saving = "saving";
+constexpr const char* evaluation = "evaluation";
+}  // namespace phase
+
 class PruneRun {
  public:
-  PruneRun(comm::Communicator& communicator, const config::Config& config, Inputs inputs, bool quiet);
+  PruneRun(comm::Communicator& communicator, const config::Config& config, Inputs inputs,
+           const PruneOptions& options, Signals& signals, comm::Watchdog& watchdog, RunStatus& status);
   void run();
 
  private:
-  void prepare_directory();
+  // prune_start.cpp
+  void open_directory();
+  void decide_identity();
+  void start_over();
+  void find_position();
+  void choose_state_distance();
+
+  void enter(const char* phase);
   void evaluate_dense();
   void prune_rounds();
   void one_round(const RoundPlan& plan);
+  void listen(comm::Exchange& exchange);
+  void share_dropped();
   [[nodiscard]] comm::ExchangeOptions exchange_options(const RoundPlan& plan);
+  void before_block();
   void on_block(const BlockSummary& summary);
   void save();
   void evaluate_results();
   void evaluate_merged();
   void evaluate_standalone();
+  /// The source, for evaluations that a signal may end between two blocks.
+  [[nodiscard]] report::BlockSource interruptible(report::BlockSource source);
+  /// Collective: whether any rank was asked to stop. @throws Stopped on all ranks alike
+  void stop_if_asked(const std::string& where);
+
+  // prune_summary.cpp
   void collect_events();
   void write_summary();
   [[nodiscard]] store::Provenance provenance();
   [[nodiscard]] nlohmann::json summary() const;
   void print_table(const nlohmann::json& summary) const;
+
   [[nodiscard]] bool root() const { return communicator_.rank() == 0; }
   [[nodiscard]] bool merges() const { return config_.federation.aggregation != config::Aggregation::none; }
   [[nodiscard]] double now() const;
@@ -55,20 +89,32 @@ class PruneRun {
   comm::Communicator& communicator_;
   const config::Config& config_;
   Inputs inputs_;
-  bool quiet_;
+  const PruneOptions& options_;
+  Signals& signals_;
+  comm::Watchdog& watchdog_;
+  RunStatus& status_;
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
   store::RunPaths paths_;
+  const char* phase_ = phase::setup;
   int threads_ = 1;
   std::unique_ptr<backend::Backend> backend_;
   std::unique_ptr<Logger> log_;
   std::vector<std::pair<std::string, std::string>> facts_;
+  RunShape shape_;
+  // The same on all ranks.
+  RunIdentity identity_;
+  bool goes_on_ = false;
+  store::Position position_;  // where this process begins
   // At the root only.
+  std::unique_ptr<store::RunLock> lock_;
   std::optional<store::BlockStore> store_;
   std::unique_ptr<store::ModelWriter> writer_;
   std::unique_ptr<RootMerger> merger_;
   std::unique_ptr<report::MetricsWriter> metrics_;
   std::unique_ptr<report::Progress> progress_;
-  std::map<std::int64_t, std::int64_t> dropped_;  // by block, of the newest round that pruned it
+  std::map<std::int64_t, std::int64_t> dropped_weights_;  // by block, of the newest round that pruned it
+  const comm::Exchange* exchange_ = nullptr;              // while a round runs
+  std::uint32_t round_ = 1;
   // Results.
   std::optional<LocalClients> clients_;
   std::map<std::string, double> seconds_;

@@ -37,6 +37,22 @@ void PruneRun::collect_events() {
   }
 }
 
+store::Provenance PruneRun::provenance() {
+  store::Provenance result;
+  result.config_toml = config::to_toml(config_);
+  result.entries = facts_;
+  result.entries.emplace_back("model_sha256", inputs_.model->digest());
+  result.entries.emplace_back("tokenizer_sha256", inputs_.model->tokenizer_digest());
+  result.entries.emplace_back("transport", transport_);
+  for (const auto& client : config_.clients) result.clients.push_back(client.name);
+  result.token_sha256 = inputs_.token_sha256;
+  result.warnings = inputs_.warnings;
+  result.rounds = config_.federation.rounds;
+  result.blocks = inputs_.model->architecture().blocks;
+  result.sparsity = config_.prune.sparsity;
+  return result;
+}
+
 nlohmann::json PruneRun::summary() const {
   nlohmann::json result = {{"format_version", 1}};
   for (const auto& [name, value] : facts_) result[name == "version" ? "version" : "run_" + name] = value;
@@ -48,7 +64,7 @@ nlohmann::json PruneRun::summary() const {
   }
   const double weights = static_cast<double>(std::max<std::int64_t>(1, inputs_.model->prunable_weights()));
   std::int64_t dropped = 0;
-  for (const auto& [block, count] : dropped_) dropped += count;
+  for (const auto& [block, count] : dropped_weights_) dropped += count;
   result["sparsity"] = merges() ? static_cast<double>(dropped) / weights : config_.prune.sparsity;
   result["sparsity_scope"] = "linear weights inside decoder blocks";
   result["seconds"] = seconds_;

@@ -30,8 +30,12 @@ std::vector<std::byte> dense_values(const model::ModelDirectory& model, const co
 }  // namespace
 
 RootMerger::RootMerger(const model::ModelDirectory& model, store::BlockStore& store,
-                       store::ModelWriter* writer, std::function<void(const BlockSummary&)> on_block)
-    : model_(model), store_(store), writer_(writer), on_block_(std::move(on_block)) {}
+                       store::ModelWriter* writer, bool coverage_required, Hooks hooks)
+    : model_(model),
+      store_(store),
+      writer_(writer),
+      coverage_required_(coverage_required),
+      hooks_(std::move(hooks)) {}
 
 void RootMerger::begin_round(const RoundPlan& plan) {
   plan_ = &plan;
@@ -42,7 +46,21 @@ void RootMerger::complete(const comm::CompletedUnit& unit) {
           "RootMerger::complete: begin_round first, with a model writer");
   const auto start = std::chrono::steady_clock::now();
   const comm::PlannedUnit& planned = plan_->exchange.units[unit.index];
-  const auto clients = static_cast<std::int64_t>(planned.clients.size());
+  if (unit.merge != nullptr)
+    add_merged(unit, planned);
+  else
+    add_uncovered(planned);
+  summary_.weights += planned.rows * planned.cols;
+  summary_.merge_seconds += seconds_since(start);
+  if (record_.matrices.size() == model_.architecture().matrices.size()) {
+    record_.round = planned.id.round;
+    record_.block = planned.id.block;
+    finish_block();
+  }
+}
+
+void RootMerger::add_merged(const comm::CompletedUnit& unit, const comm::PlannedUnit& planned) {
+  const auto clients = static_cast<std::int64_t>(unit.reports.size());
   aggregate::MergedMatrix merged =
       aggregate::finish(*unit.merge, clients, plan_->rules, planned.dtype, unit.diagonal_sums);
   store::MatrixRecord& record = record_.matrices.emplace_back();
@@ -65,33 +83,80 @@ void RootMerger::complete(const comm::CompletedUnit& unit) {
     summary_.error += report.report.error / static_cast<double>(clients);
     summary_.damping_steps = std::max(summary_.damping_steps, static_cast<int>(report.report.damping_steps));
   }
-  summary_.clients = clients;
-  summary_.weights += planned.rows * planned.cols;
+  summary_.clients = std::max(summary_.clients, clients);
   summary_.dropped += record.matrix.dropped();
   summary_.expanded += merged.expanded;
   summary_.above_target |= merged.above_target;
-  summary_.merge_seconds += seconds_since(start);
-  if (record_.matrices.size() == model_.architecture().matrices.size()) {
-    record_.round = planned.id.round;
-    record_.block = planned.id.block;
-    finish_block();
+}
+
+/// Nobody delivered it: it stays what the rounds before made of it.
+void RootMerger::add_uncovered(const comm::PlannedUnit& planned) {
+  check<DataError>(!coverage_required_,
+                   fmt::format("{}: all clients that should prune it were dropped; more clients, or "
+                               "federation.coverage = \"warn\", which leaves it as it is",
+                               planned.name));
+  const std::scoped_lock lock(store_mutex_);
+  if (const auto previous = store_.newest(planned.id.block)) {
+    record_.matrices.push_back(previous->matrices.at(planned.id.matrix));
+    summary_.dropped += record_.matrices.back().matrix.dropped();
+    return;
   }
+  store::MatrixRecord& record = record_.matrices.emplace_back();
+  record.name = planned.name;
+  record.pruned = false;
+  record.matrix.rows = planned.rows;
+  record.matrix.cols = planned.cols;
+}
+
+bool RootMerger::written_before() const {
+  if (!store_.has_block(record_.round, record_.block)) return false;
+  store::BlockRecord before;
+  try {
+    before = store_.read_block(record_.round, record_.block);
+  } catch (const DataError&) {
+    return false;  // damaged: it is replaced
+  }
+  check<CheckFailed>(
+      store::encode_block(before) == store::encode_block(record_),
+      fmt::format("{}: block {} of round {} comes out otherwise than an earlier start of this run wrote it, "
+                  "although nothing that decides it has changed; keep the folder, and report this",
+                  store_.block_file(record_.round, record_.block).string(), record_.block, record_.round));
+  return true;
 }
 
 void RootMerger::finish_block() {
   const auto start = std::chrono::steady_clock::now();
-  {
+  const bool pruned = summary_.clients > 0;
+  if (pruned) {
+    if (hooks_.before_block) hooks_.before_block();
     const std::scoped_lock lock(store_mutex_);
-    store_.write_block(record_);
+    summary_.recomputed = written_before();
+    if (!summary_.recomputed) store_.write_block(record_);
   }
-  for (std::size_t matrix = 0; matrix < record_.matrices.size(); ++matrix)
-    writer_->write_matrix(record_.block, matrix, record_.matrices[matrix].matrix);
+  for (std::size_t matrix = 0; matrix < record_.matrices.size() && pruned; ++matrix)
+    if (record_.matrices[matrix].pruned)
+      writer_->write_matrix(record_.block, matrix, record_.matrices[matrix].matrix);
   summary_.round = record_.round;
   summary_.block = record_.block;
   summary_.write_seconds = seconds_since(start);
-  on_block_(summary_);
+  hooks_.after_block(summary_);
   record_ = {};
   summary_ = {};
+}
+
+void RootMerger::replay(store::Position start,
+                        const std::function<void(const store::BlockRecord&)>& on_record) {
+  for (std::int64_t block = 0; block < model_.architecture().blocks; ++block) {
+    std::uint32_t newest = 0;
+    for (const auto& [round, index] : store_.blocks())
+      if (index == block && store::Position{round, index} < start) newest = std::max(newest, round);
+    if (newest == 0) continue;
+    const store::BlockRecord record = store_.read_block(newest, static_cast<std::uint32_t>(block));
+    for (std::size_t matrix = 0; matrix < record.matrices.size(); ++matrix)
+      if (record.matrices[matrix].pruned)
+        writer_->write_matrix(block, matrix, record.matrices[matrix].matrix);
+    on_record(record);
+  }
 }
 
 void RootMerger::record_dense_blocks() {

@@ -8,6 +8,7 @@
 #include "fedspallm/model/model_directory.hpp"
 #include "fedspallm/store/model_writer.hpp"
 #include "fedspallm/store/run_store.hpp"
+#include "fedspallm/store/state_store.hpp"
 
 #include <nlohmann/json.hpp>
 
@@ -30,6 +31,7 @@ struct BlockSummary {
   double error = 0;       // mean over clients of the sum of squared scaled errors
   int damping_steps = 0;  // largest of any client
   bool above_target = false;
+  bool recomputed = false;  // it was on disk already, equal
   double merge_seconds = 0;
   double write_seconds = 0;
 };
@@ -37,13 +39,20 @@ struct BlockSummary {
 class RootMerger {
  public:
   /// @param writer  null when nothing is merged (aggregation = "none"): no unit is then ever complete
-  /// @param on_block  called after each finished block
+  struct Hooks {
+    std::function<void()> before_block;  // before a block is written: what must be on disk earlier
+    std::function<void(const BlockSummary&)> after_block;
+  };
+  /// @param coverage_required  a block whose clients were all dropped is an error, else it stays as it is
   RootMerger(const model::ModelDirectory& model, store::BlockStore& store, store::ModelWriter* writer,
-             std::function<void(const BlockSummary&)> on_block);
+             bool coverage_required, Hooks hooks);
+
+  /// Writes the blocks before `start` that an earlier process merged into the output model.
+  void replay(store::Position start, const std::function<void(const store::BlockRecord&)>& on_record);
 
   /// Starts a round; `plan` must live until its last unit is complete.
   void begin_round(const RoundPlan& plan);
-  /// Exchange::OnCompleted.
+  /// Exchange::OnCompleted. @throws CheckFailed when a block comes out otherwise than it is on disk
   void complete(const comm::CompletedUnit& unit);
   /// Records as dense the blocks that nobody ever pruned, so that the run file names every block.
   void record_dense_blocks();
@@ -52,13 +61,18 @@ class RootMerger {
   [[nodiscard]] std::vector<std::byte> provide(std::uint32_t block) const;
 
  private:
+  void add_merged(const comm::CompletedUnit& unit, const comm::PlannedUnit& planned);
+  void add_uncovered(const comm::PlannedUnit& planned);
   void finish_block();
+  /// Whether an earlier process wrote the same block; false when there is none or it is damaged.
+  [[nodiscard]] bool written_before() const;
 
   const model::ModelDirectory& model_;
   store::BlockStore& store_;
   mutable std::mutex store_mutex_;  // complete() and provide() run on different threads
   store::ModelWriter* writer_;
-  std::function<void(const BlockSummary&)> on_block_;
+  bool coverage_required_;
+  Hooks hooks_;
   const RoundPlan* plan_ = nullptr;
   store::BlockRecord record_;
   BlockSummary summary_;

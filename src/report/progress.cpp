@@ -67,6 +67,13 @@ void Progress::emit(std::string_view text) const {
   std::fflush(stderr);
 }
 
+void Progress::skip(std::int64_t done) {
+  require(done >= 0 && done <= blocks_, "Progress::skip: 0 <= done <= blocks");
+  const std::lock_guard lock(mutex_);
+  left_ = blocks_ - done;
+  last_ = clock_();
+}
+
 std::string Progress::block_done(const BlockDone& done) {
   const std::lock_guard lock(mutex_);
   const double now = clock_();

@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <cctype>
 #include <system_error>
+#include <utility>
 
 namespace fedspallm::store {
 
@@ -112,6 +113,7 @@ std::filesystem::path BlockStore::block_file(std::uint32_t round, std::uint32_t 
 void BlockStore::clear() {
   // The manifest goes first: without it nothing else counts as written, wherever this is interrupted.
   remove_file(manifest_path_);
+  remove_file(previous_manifest());
   remove_file(part_path(manifest_path_));
   remove_file(link_file_);
   remove_file(part_path(link_file_));
@@ -122,6 +124,26 @@ void BlockStore::clear() {
   for (const auto& entry : std::filesystem::directory_iterator(folder_))
     if (is_block_name(entry.path().filename().string())) ours.push_back(entry.path());
   for (const std::filesystem::path& path : ours) remove_file(path);
+}
+
+std::filesystem::path BlockStore::previous_manifest() const {
+  std::filesystem::path path = manifest_path_;
+  return path.replace_extension(".previous.json");
+}
+
+/// The manifest before stays beside the new one, so that a damaged one costs one block and not the run.
+void BlockStore::replace_manifest() {
+  std::error_code error;
+  remove_file(previous_manifest());
+  std::filesystem::create_hard_link(manifest_path_, previous_manifest(), error);
+  // A file system without hard links, and the first manifest of all, go without.
+  write_manifest(manifest_path_, *manifest_);
+}
+
+std::string BlockStore::recover() {
+  if (damage_.empty()) return "";
+  *manifest_ = read_manifest(previous_manifest());
+  return fmt::format("{}; going back to {}", std::exchange(damage_, {}), previous_manifest().string());
 }
 
 void BlockStore::write_block(const BlockRecord& record) {
@@ -139,11 +161,11 @@ void BlockStore::write_block(const BlockRecord& record) {
   if (manifest_->find(record.round, record.block) != nullptr) {
     // Between the two renames the manifest must not list a checksum that the file no longer has.
     manifest_->erase(record.round, record.block);
-    write_manifest(manifest_path_, *manifest_);
+    replace_manifest();
   }
   write_part(part, [&] { publish_file(part, path); });
   manifest_->put({record.round, record.block, stamp});
-  write_manifest(manifest_path_, *manifest_);
+  replace_manifest();
 }
 
 void BlockStore::write_links(const Provenance& provenance, bool complete) {
@@ -165,7 +187,7 @@ void BlockStore::write_links(const Provenance& provenance, bool complete) {
   if (manifest_->links.size() > 1)
     manifest_->links.erase(manifest_->links.begin(), manifest_->links.end() - 1);
   manifest_->links.push_back(stamp);
-  write_manifest(manifest_path_, *manifest_);
+  replace_manifest();
   write_part(part, [&] { publish_file(part, link_file_); });
 }
 

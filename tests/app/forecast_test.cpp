@@ -21,7 +21,7 @@ TEST(Forecast, wire_bytes_are_those_of_the_remote_clients_updates) {
   EXPECT_EQ(alone.ranks.at(0).wire_bytes, 0);
   const Forecast two = forecast(config, model, 2, 0);  // client 1 is on rank 1
   std::int64_t payload = 0;
-  const RoundPlan plan = plan_round(config, model, {0, 1, 0}, 1);
+  const RoundPlan plan = plan_round(config, model, {0, 1, 0}, {1, 0});
   for (const auto& unit : plan.exchange.units)
     payload += wire::encoded_bytes(unit.rows, unit.cols, unit.expected_kept, unit.dtype, unit.with_diagonal);
   EXPECT_GE(two.ranks.at(1).wire_bytes, payload);

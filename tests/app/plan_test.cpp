@@ -34,7 +34,7 @@ TEST(RanksOfClients, name_the_client_whose_rank_does_not_exist) {
 TEST(PlanRound, names_every_matrix_of_every_block_in_delivery_order) {
   const config::Config config = config_for(kModel, 3);
   const model::ModelDirectory model(config.model.path);
-  const RoundPlan plan = plan_round(config, model, ranks_of_clients(config, 2), 1);
+  const RoundPlan plan = plan_round(config, model, ranks_of_clients(config, 2), {1, 0});
   ASSERT_EQ(plan.exchange.units.size(), 14U);
   for (std::size_t unit = 0; unit < 14; ++unit) {
     const comm::PlannedUnit& planned = plan.exchange.units[unit];
@@ -49,14 +49,14 @@ TEST(PlanRound, names_every_matrix_of_every_block_in_delivery_order) {
 TEST(PlanRound, one_diagonal_per_input_group_travels_and_only_for_the_score_rule) {
   config::Config config = config_for(kModel, 2);
   const model::ModelDirectory model(config.model.path);
-  const RoundPlan scored = plan_round(config, model, {0, 0}, 1);
+  const RoundPlan scored = plan_round(config, model, {0, 0}, {1, 0});
   const std::vector<bool> first = {true, false, false, true, true, false, true};  // q k v, o, gate up, down
   for (std::size_t unit = 0; unit < 7; ++unit)
     EXPECT_EQ(scored.exchange.units[unit].with_diagonal, first[unit]) << unit;
   EXPECT_EQ(scored.exchange.units[2].diagonal_unit, 0U);
   EXPECT_EQ(scored.exchange.units[5].diagonal_unit, 4U);
   config.federation.tie = config::Tie::magnitude;
-  for (const auto& unit : plan_round(config, model, {0, 0}, 1).exchange.units)
+  for (const auto& unit : plan_round(config, model, {0, 0}, {1, 0}).exchange.units)
     EXPECT_FALSE(unit.with_diagonal);
 }
 
@@ -64,7 +64,7 @@ TEST(PlanRound, methods_without_a_hessian_break_ties_by_magnitude) {
   config::Config config = config_for(kModel, 2);
   config.prune.method = config::Method::magnitude;
   const model::ModelDirectory model(config.model.path);
-  EXPECT_EQ(plan_round(config, model, {0, 0}, 1).rules.tie, aggregate::TieRule::magnitude);
+  EXPECT_EQ(plan_round(config, model, {0, 0}, {1, 0}).rules.tie, aggregate::TieRule::magnitude);
 }
 
 TEST(PlanRound, blocks_that_nobody_draws_are_refused_or_warned_of) {
@@ -72,9 +72,9 @@ TEST(PlanRound, blocks_that_nobody_draws_are_refused_or_warned_of) {
   config.federation.layer_sampling = config::LayerSampling::resources;
   config.clients[0].resources = 0.5;  // one of two blocks
   const model::ModelDirectory model(config.model.path);
-  EXPECT_THROW((void)plan_round(config, model, {0}, 1), ConfigError);
+  EXPECT_THROW((void)plan_round(config, model, {0}, {1, 0}), ConfigError);
   config.federation.coverage = config::Coverage::warn;
-  const RoundPlan plan = plan_round(config, model, {0}, 1);
+  const RoundPlan plan = plan_round(config, model, {0}, {1, 0});
   ASSERT_EQ(plan.uncovered.size(), 1U);
   EXPECT_EQ(plan.exchange.units.size(), 7U);
   EXPECT_EQ(plan.unit[static_cast<std::size_t>(plan.uncovered[0])][0], kNoUnit);
@@ -84,14 +84,14 @@ TEST(PlanRound, stand_alone_runs_exchange_nothing) {
   config::Config config = config_for(kModel, 2);
   config.federation.aggregation = config::Aggregation::none;
   const model::ModelDirectory model(config.model.path);
-  EXPECT_TRUE(plan_round(config, model, {0, 0}, 1).exchange.units.empty());
+  EXPECT_TRUE(plan_round(config, model, {0, 0}, {1, 0}).exchange.units.empty());
 }
 
 TEST(PlanRound, float32_models_send_float32) {
   config::Config config = config_for(kModel, 1);
   config.model.dtype = config::ModelDType::float32;
   const model::ModelDirectory model(config.model.path);
-  EXPECT_EQ(plan_round(config, model, {0}, 1).exchange.units[0].dtype, DType::f32);
+  EXPECT_EQ(plan_round(config, model, {0}, {1, 0}).exchange.units[0].dtype, DType::f32);
 }
 
 }  // namespace

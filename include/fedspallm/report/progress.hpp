@@ -36,6 +36,8 @@ class Progress {
   Progress(const Progress&) = delete;
   Progress& operator=(const Progress&) = delete;
 
+  /// An earlier process did so many of the blocks. @pre 0 <= done <= blocks
+  void skip(std::int64_t done);
   /// Draws on a terminal and returns ""; else returns the line for the log. After the last block the drawn
   /// line stays. May be called by several threads.
   std::string block_done(const BlockDone& done);

@@ -59,6 +59,9 @@ class BlockStore {
 
   /// Removes what an earlier, unfinished or superseded run left (only files this class makes).
   void clear();
+  /// Takes up the manifest before the damaged newest one. @return what happened, for the log; "" = the newest
+  /// one is sound, or there is none. @throws DataError when neither is sound
+  std::string recover();
   /// Writes one block file and replaces the manifest. A block written again replaces the earlier one. @throws
   /// ResourceError
   /// @pre pruned matrices agree with their counts; votes are empty or one per weight
@@ -87,6 +90,8 @@ class BlockStore {
 
  private:
   [[nodiscard]] const Manifest& sound_manifest() const;
+  void replace_manifest();
+  [[nodiscard]] std::filesystem::path previous_manifest() const;
   void verify_link_file() const;
   std::filesystem::path link_file_, folder_, manifest_path_;
   std::unique_ptr<Manifest> manifest_;

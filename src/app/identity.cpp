@@ -1,0 +1,143 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "identity.hpp"
+
+#include "fedspallm/base/error.hpp"
+#include "fedspallm/base/hash.hpp"
+#include "fedspallm/store/run_store.hpp"
+
+#include <nlohmann/json.hpp>
+
+#include <fstream>
+#include <iterator>
+#include <sstream>
+
+namespace fedspallm::app {
+
+namespace {
+
+constexpr int kFormatVersion = 1;
+
+/// The configuration with everything at its default that changes no bit of the result.
+config::Config deciding(config::Config config) {
+  config.model.path = "model";  // its content counts, by digest
+  const std::uint64_t seed = config.run.seed;
+  const bool keep_clients = config.run.keep_clients;
+  config.run = {};
+  config.run.dir = "run";
+  config.run.seed = seed;
+  config.run.keep_clients = keep_clients;
+  config.federation.transport = {};
+  config.federation.chunk_bytes = config::Federation{}.chunk_bytes;
+  config.federation.on_client_failure = {};
+  config.federation.deadline = 0;
+  config.report = {};
+  config.evaluations.clear();
+  for (config::Client& client : config.clients) {
+    client.tokens = {"tokens"};
+    client.rank.reset();
+  }
+  return config;
+}
+
+std::string unquoted(const std::string& text) {
+  return text.size() >= 2 && text.front() == '"' && text.back() == '"' ? text.substr(1, text.size() - 2)
+                                                                       : text;
+}
+
+/// "section.key" -> value of to_toml's text, which has one key a line; list entries by their name.
+std::map<std::string, std::string> flat(const std::string& toml) {
+  std::map<std::string, std::string> facts;
+  std::istringstream lines(toml);
+  std::string section;
+  for (std::string line; std::getline(lines, line);) {
+    if (line.starts_with("[[")) {
+      section = line.substr(2, line.find(']') - 2);
+    } else if (line.starts_with("[")) {
+      section = line.substr(1, line.find(']') - 1);
+    } else if (const auto equals = line.find(" = "); equals != std::string::npos) {
+      const std::string key = line.substr(0, equals), value = line.substr(equals + 3);
+      if (key == "name" && section.starts_with("client")) section = "client." + unquoted(value);
+      facts[section + "." + key] = value;
+    }
+  }
+  return facts;
+}
+
+}  // namespace
+
+std::map<std::string, std::string> identity_facts(const config::Config& config,
+                                                  const std::string& model_sha256,
+                                                  const std::vector<std::string>& token_sha256,
+                                                  const std::string& kernel_set) {
+  require(token_sha256.size() == config.clients.size(), "identity_facts: one digest per client");
+  auto facts = flat(config::to_toml(deciding(config)));
+  std::string order;  // random numbers are keyed by the client's place in the list
+  for (std::size_t client = 0; client < config.clients.size(); ++client) {
+    const std::string& name = config.clients[client].name;
+    facts["client." + name + ".tokens_sha256"] = token_sha256[client];
+    order += (order.empty() ? "" : ", ") + name;
+  }
+  facts["clients"] = order;
+  facts["model_sha256"] = model_sha256;
+  facts["kernel_set"] = kernel_set;
+  return facts;
+}
+
+std::vector<std::string> differences(const std::map<std::string, std::string>& recorded,
+                                     const std::map<std::string, std::string>& now) {
+  std::vector<std::string> lines;
+  const auto value = [](const std::map<std::string, std::string>& facts, const std::string& key) {
+    const auto found = facts.find(key);
+    return found == facts.end() ? std::string("nothing") : found->second;
+  };
+  std::map<std::string, std::string> all = recorded;
+  all.insert(now.begin(), now.end());
+  for (const auto& [key, unused] : all) {
+    const std::string before = value(recorded, key), after = value(now, key);
+    if (before != after)
+      lines.push_back(fmt::format("{}: {} in the run directory, {} now", key, before, after));
+  }
+  return lines;
+}
+
+void write_identity(const std::filesystem::path& file, const RunIdentity& identity) {
+  nlohmann::json dropped = nlohmann::json::array();
+  for (const DroppedClient& client : identity.dropped)
+    dropped.push_back({{"client", client.client},
+                       {"round", client.from.round},
+                       {"block", client.from.block},
+                       {"reason", client.reason}});
+  nlohmann::json content = {{"format_version", kFormatVersion},
+                            {"run_id", identity.run_id},
+                            {"facts", identity.facts},
+                            {"dropped", dropped}};
+  const std::string text = content.dump();
+  content["checksum"] = checksum(std::as_bytes(std::span(text)));
+  store::write_file_atomically(file, content.dump(1) + "\n");
+}
+
+std::optional<RunIdentity> read_identity(const std::filesystem::path& file) {
+  std::ifstream in(file);
+  if (!in) return std::nullopt;
+  const std::string text((std::istreambuf_iterator<char>(in)), {});
+  try {
+    auto content = nlohmann::json::parse(text);
+    const auto stated = content.at("checksum").get<std::uint64_t>();
+    content.erase("checksum");
+    const std::string rest = content.dump();
+    check<DataError>(
+        stated == checksum(std::as_bytes(std::span(rest))) && content.at("format_version") == kFormatVersion,
+        fmt::format("{}: its checksum or format_version is wrong", file.string()));
+    RunIdentity identity;
+    identity.run_id = content.at("run_id");
+    identity.facts = content.at("facts").get<std::map<std::string, std::string>>();
+    for (const auto& client : content.at("dropped"))
+      identity.dropped.push_back(
+          {client.at("client"), {client.at("round"), client.at("block")}, client.at("reason")});
+    return identity;
+  } catch (const nlohmann::json::exception& error) {
+    throw DataError(fmt::format("{}: is damaged ({})", file.string(), error.what()));
+  }
+}
+
+}  // namespace fedspallm::app

@@ -1,0 +1,191 @@
+// SPDX-License-Identifier: Apache-2.0
+// The begin of a run: whose directory it is, whether an earlier process left work in it, and from where to go
+// on.
+#include "fedspallm/base/error.hpp"
+#include "fedspallm/report/system.hpp"
+
+#include <fmt/ranges.h>
+#include <unistd.h>
+
+#include "plan.hpp"
+#include "prune_run.hpp"
+#include "setup.hpp"
+#include <cstdio>
+#include <random>
+
+namespace fedspallm::app {
+
+namespace {
+
+std::uint64_t random_id() {
+  std::random_device device;
+  return std::uint64_t{device()} << 32 | device();
+}
+
+/// Another job writes in the directory now: whatever this one would still write could destroy that job's
+/// work.
+void leave_directory(const std::string& message) {
+  std::fprintf(stderr, "fedspallm: error: %s\n", message.c_str());
+  std::fflush(nullptr);
+  ::_exit(static_cast<int>(ExitStatus::locked));
+}
+
+nlohmann::json to_json(const RunIdentity& identity) {
+  nlohmann::json dropped = nlohmann::json::array();
+  for (const DroppedClient& one : identity.dropped)
+    dropped.push_back({one.client, one.from.round, one.from.block, one.reason});
+  return {{"run_id", identity.run_id}, {"dropped", dropped}};
+}
+
+RunIdentity from_json(const nlohmann::json& content) {
+  RunIdentity identity{.run_id = content["run_id"], .facts = {}, .dropped = {}};
+  for (const auto& one : content["dropped"]) identity.dropped.push_back({one[0], {one[1], one[2]}, one[3]});
+  return identity;
+}
+
+}  // namespace
+
+void PruneRun::open_directory() {
+  communicator_.together([&] {
+    if (!root()) return;
+    lock_ = std::make_unique<store::RunLock>(paths_.dir, leave_directory);
+    std::error_code error;
+    std::filesystem::create_directories(paths_.dir / "logs", error);
+    check<ResourceError>(
+        !error, fmt::format("{}: cannot be created: {}", (paths_.dir / "logs").string(), error.message()));
+    std::filesystem::remove(paths_.summary(), error);
+    status_.running(phase_);
+    store_.emplace(store::BlockStore::of_run(paths_));
+  });
+  communicator_.together([&] {
+    std::filesystem::create_directories(paths_.dir / "logs");
+    log_ = std::make_unique<Logger>(
+        communicator_.rank(),
+        (paths_.dir / "logs" / fmt::format("rank_{:04}.log", communicator_.rank())).string(),
+        options_.quiet ? LogLevel::warning : LogLevel::info);
+  });
+  const model::Architecture& architecture = inputs_.model->architecture();
+  log_->info("{}: {} model, {} blocks, {} prunable weights; {} clients on {} ranks, {} threads a rank, {}",
+             config_.model.path.string(), architecture.family, architecture.blocks,
+             inputs_.model->prunable_weights(), config_.clients.size(), communicator_.size(), threads_,
+             backend_->kernel_set());
+  if (root() && !lock_->taken_over().empty()) log_->warn("{}", lock_->taken_over());
+  if (root() && lock_->lease_only())
+    log_->warn("{}: flock does not work here; a lease file alone keeps other jobs out", paths_.dir.string());
+  for (const std::string& warning : inputs_.warnings) log_->warn("{}", warning);
+  decide_identity();
+  communicator_.together([&] {
+    if (!root()) return;
+    store::write_file_atomically(paths_.config(), config::to_toml(config_));
+    metrics_ = std::make_unique<report::MetricsWriter>(paths_.metrics());
+    progress_ = std::make_unique<report::Progress>(architecture.blocks * config_.federation.rounds,
+                                                   /*to_terminal=*/!options_.quiet && report::is_terminal());
+    if (merges())
+      writer_ = std::make_unique<store::ModelWriter>(*inputs_.model, paths_.model(),
+                                                     config_.model.dtype == config::ModelDType::float32);
+    const bool required = config_.federation.coverage == config::Coverage::required;
+    merger_ = std::make_unique<RootMerger>(
+        *inputs_.model, *store_, writer_.get(), required,
+        RootMerger::Hooks{[this] { before_block(); },
+                          [this](const BlockSummary& summary) { on_block(summary); }});
+    metrics_->write({goes_on_ ? "run_resumed" : "run_started",
+                     {{"ranks", communicator_.size()}, {"clients", config_.clients.size()}}});
+  });
+}
+
+/// Whether the directory holds an unfinished run of the same model, texts and configuration.
+void PruneRun::decide_identity() {
+  nlohmann::json decision;
+  communicator_.together([&] {
+    if (!root()) return;
+    const std::filesystem::path file = paths_.dir / "resume.json";
+    const auto facts =
+        identity_facts(config_, inputs_.model->digest(), inputs_.token_sha256, backend_->kernel_set());
+    std::optional<RunIdentity> before;
+    if (!options_.restart) before = read_identity(file);
+    if (before) {
+      const std::vector<std::string> differing = differences(before->facts, facts);
+      check<ConfigError>(
+          differing.empty() || options_.force_resume,
+          fmt::format("{} holds an unfinished run that differs from this one:\n  {}\nUse another run.dir, "
+                      "--restart to start over, or --force-resume to go on all the same",
+                      paths_.dir.string(), fmt::join(differing, "\n  ")));
+      for (const std::string& line : differing) log_->warn("--force-resume: {}", line);
+      identity_ = *before;
+      if (const std::string remark = store_->recover(); !remark.empty()) log_->warn("{}", remark);
+    } else {
+      start_over();
+    }
+    identity_.facts = facts;
+    write_identity(file, identity_);
+    decision = to_json(identity_);
+    decision["goes_on"] = before.has_value();
+  });
+  decision = nlohmann::json::parse(communicator_.broadcast(decision.dump()));
+  if (!root()) identity_ = from_json(decision);
+  goes_on_ = decision["goes_on"];
+}
+
+/// At the root: nothing of an earlier run counts from here on.
+void PruneRun::start_over() {
+  std::error_code error;
+  std::filesystem::remove(paths_.dir / "resume.json", error);
+  store_->clear();
+  std::filesystem::remove_all(paths_.dir / "state", error);
+  check<ResourceError>(
+      !error, fmt::format("{}: cannot be removed: {}", (paths_.dir / "state").string(), error.message()));
+  identity_ = {.run_id = random_id(), .facts = {}, .dropped = inputs_.dropped};
+}
+
+void PruneRun::find_position() {
+  communicator_.together([&] {
+    clients_.emplace(
+        *backend_, config_, inputs_, start_,
+        LocalClients::Hooks{[this](std::int64_t block, double error) {
+                              if (merges() || !root()) return;
+                              BlockSummary summary{.round = round_, .block = block, .error = error};
+                              summary.clients = static_cast<std::int64_t>(inputs_.clients.size());
+                              for (const auto& matrix : inputs_.model->architecture().matrices)
+                                summary.weights += matrix.rows * matrix.cols;
+                              on_block(summary);
+                            },
+                            [this](std::uint32_t round, std::int64_t block) {
+                              watchdog_.beat(phase::pruning, (round - 1) * shape_.blocks + block);
+                            },
+                            [this](const std::string& message) { log_->warn("{}", message); }});
+    clients_->open_files(identity_.run_id, goes_on_);
+  });
+  const auto warn = [this](const std::string& line) { log_->warn("{}", line); };
+  store::Position merged = end_of(shape_);
+  communicator_.together([&] {
+    if (root() && merges()) merged = merged_until(*store_, shape_, identity_.dropped, warn);
+  });
+  position_ = find_start(communicator_, shape_, merged, clients_->files(), identity_.dropped, warn);
+  if (!goes_on_) return;
+  log_->info("going on with block {} of round {}", position_.block, position_.round);
+  communicator_.together([&] {
+    if (!root() || !merges()) return;
+    merger_->replay(position_, [this](const store::BlockRecord& record) {
+      for (const auto& matrix : record.matrices)
+        dropped_weights_[record.block] += matrix.pruned ? matrix.matrix.dropped() : 0;
+    });
+  });
+  if (root())
+    progress_->skip(std::min<std::int64_t>((position_.round - 1) * shape_.blocks + position_.block,
+                                           std::int64_t{shape_.rounds} * shape_.blocks));
+}
+
+void PruneRun::choose_state_distance() {
+  std::int64_t distance = config_.run.checkpoint_every;
+  if (distance == 0) {
+    LocalClients::Cost cost;
+    communicator_.together([&] { cost = clients_->measure(); });
+    distance = communicator_.maximum(blocks_between_states(cost.save_seconds, cost.block_seconds));
+    log_->debug("saving all states of this rank takes {:.3f} s, a block about {:.3f} s", cost.save_seconds,
+                cost.block_seconds);
+  }
+  log_->info("clients' states are saved every {} block{}", distance, distance == 1 ? "" : "s");
+  clients_->set_blocks_between_states(static_cast<std::uint32_t>(distance));
+}
+
+}  // namespace fedspallm::app

@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// Purpose: signals as requests (design.md section 5, rulings.md 23). SIGTERM, SIGUSR2, SIGINT: stop at the
+// next boundary that all ranks agree on; SIGUSR1: save there and go on; a second SIGINT or SIGTERM: leave at
+// once. They are blocked in every thread and taken by one thread of ours, so nothing runs in a signal
+// handler. Non-goal: how ranks agree (comm/exchange.hpp).
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <mutex>
+#include <stop_token>
+#include <string>
+#include <thread>
+
+namespace fedspallm::app {
+
+class Signals {
+ public:
+  /// What a signal asks of the work that is going on now; any may be empty. Called on the signals' thread.
+  struct Listener {
+    std::function<void()> stop;
+    std::function<void()> save;
+    std::function<void()> grace_over;  // the time from the first stop to the end is used up
+  };
+
+  /// Blocks the signals for this thread and all it starts from now on: construct before MPI and thread pools.
+  Signals();
+  ~Signals();
+  Signals(const Signals&) = delete;
+  Signals& operator=(const Signals&) = delete;
+
+  /// Seconds from the first stop to grace_over; where no work listens then, the process ends by itself.
+  void set_grace(double seconds) { grace_seconds_ = seconds; }
+  /// The signal that asked for a stop, e.g. "SIGTERM"; "" = none.
+  [[nodiscard]] std::string stop_signal() const;
+  /// Replaces the listener, and tells a new one at once of a stop that came before.
+  void listen(Listener listener);
+
+ private:
+  void run(const std::stop_token& token);
+  void take(int signal);
+  void end_of_grace();
+
+  std::atomic<double> grace_seconds_{30};
+  std::atomic<int> stop_signal_{0};
+  std::mutex mutex_;  // of the listener
+  Listener listener_;
+  std::jthread thread_;
+};
+
+}  // namespace fedspallm::app
