@@ -4,9 +4,9 @@
 #include "fedspallm/model/architecture.hpp"
 
 #include "fedspallm/base/error.hpp"
+#include "fedspallm/model/json_text.hpp"
 
 #include "config_reader.hpp"
-#include "json_text.hpp"
 #include "rope.hpp"
 #include <algorithm>
 #include <array>

@@ -2,8 +2,8 @@
 #include "config_reader.hpp"
 
 #include "fedspallm/base/error.hpp"
+#include "fedspallm/model/json_text.hpp"
 
-#include "json_text.hpp"
 #include <cmath>
 #include <utility>
 

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "json_text.hpp"
+#include "fedspallm/model/json_text.hpp"
 
 #include "fedspallm/base/error.hpp"
 
@@ -29,7 +29,11 @@ nlohmann::json parse_json(std::string_view text, const std::string& file) {
   std::vector<std::set<std::string>> open_objects;
   std::string duplicate;
   using Event = nlohmann::json::parse_event_t;
-  const auto watch = [&](int /*depth*/, Event event, nlohmann::json& value) {
+  const auto watch = [&](int depth, Event event, nlohmann::json& value) {
+    check<ModelError>(
+        depth < kDeepestJson,
+        fmt::format("{}: is not valid JSON: lists or objects lie more than {} deep in each other", file,
+                    kDeepestJson));
     if (event == Event::object_start) open_objects.emplace_back();
     if (event == Event::object_end) open_objects.pop_back();
     if (event == Event::key) {

@@ -3,8 +3,8 @@
 
 #include "fedspallm/base/error.hpp"
 #include "fedspallm/base/hash.hpp"
+#include "fedspallm/model/json_text.hpp"
 
-#include "json_text.hpp"
 #include <algorithm>
 #include <cmath>
 #include <map>

@@ -2,8 +2,8 @@
 #include "rope.hpp"
 
 #include "fedspallm/base/error.hpp"
+#include "fedspallm/model/json_text.hpp"
 
-#include "json_text.hpp"
 #include <algorithm>
 #include <array>
 #include <cmath>

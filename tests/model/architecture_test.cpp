@@ -331,6 +331,9 @@ TEST(Architecture, RefusesTextThatIsNoObjectOrNamesAKeyTwice) {
   expect_error<ModelError>([&] { parse_text(R"({"hidden_size":1,"hidden_size":2})"); },
                            {"'hidden_size' occurs twice"});
   expect_error<ModelError>([&] { parse_text(std::string(200'000, '[')); }, {"not valid JSON"});
+  // Well formed: showing such a value in a message would take the whole stack.
+  const std::string deep = std::string(200'000, '[') + std::string(200'000, ']');
+  expect_error<ModelError>([&] { parse_text("{\"model_type\":" + deep + "}"); }, {"config.json", "100 deep"});
 }
 
 TEST(Architecture, ReadsFromAFileAndNamesAMissingOne) {

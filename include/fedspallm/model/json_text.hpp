@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Purpose: strict JSON for every file of a model directory: no duplicate keys, errors that name the file. Not
-// public.
+// Purpose: strict JSON for every JSON file that the program reads: no duplicate keys, no deep nesting
+// (nlohmann walks a document by recursion when it is shown), errors that name the file. Non-goal: what the
+// keys mean.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -10,6 +11,9 @@
 #include <string_view>
 
 namespace fedspallm::model {
+
+/// Objects and lists may lie this deep in each other.
+constexpr int kDeepestJson = 100;
 
 /// @throws ModelError: file, what is wrong and where (line and column, or the key that occurs twice).
 [[nodiscard]] nlohmann::json parse_json(std::string_view text, const std::string& file);
