@@ -2,13 +2,13 @@
 // Reads model.fspm. The file may come from anywhere: checksums first, then every size before it is used.
 #include "fedspallm/base/error.hpp"
 #include "fedspallm/base/hash.hpp"
-
-#include <nlohmann/json.hpp>
+#include "fedspallm/model/json_text.hpp"
 
 #include "bitmask.hpp"
 #include "bitmask_layout.hpp"
 #include "checksum_hex.hpp"
 #include "file_io.hpp"
+#include "json_fields.hpp"
 #include "packed_checks.hpp"
 #include <algorithm>
 #include <array>
@@ -19,7 +19,7 @@ namespace fedspallm::store {
 
 namespace {
 
-using Json = nlohmann::ordered_json;
+using Json = nlohmann::json;
 
 constexpr std::int64_t kWidenPiece = std::int64_t{1} << 20;
 
@@ -36,9 +36,7 @@ DType dtype_of(const std::string& name) {
 
 /// A non-negative integer of the header.
 std::int64_t count_of(const Json& json, const char* key) {
-  const auto value = json.at(key).get<std::int64_t>();
-  if (value < 0) fail("'{}' is {}, expected at least 0", key, value);
-  return value;
+  return static_cast<std::int64_t>(whole_number(json, key));
 }
 
 /// The whole file, mapped; the header, parsed.
@@ -59,8 +57,8 @@ class Container {
       fail("torn: {} bytes, expected {}", bytes.size(), preamble[kFileBytes]);
     const auto header = range(preamble[kHeaderOffset], preamble[kHeaderBytes]);
     if (checksum(header) != preamble[kHeaderChecksum]) fail("the header is damaged");
-    const auto* text = reinterpret_cast<const char*>(header.data());
-    header_ = Json::parse(text, text + header.size());
+    header_ = model::parse_json({reinterpret_cast<const char*>(header.data()), header.size()},
+                                path.string() + ": header");
     if (header_.at("kind").get<std::string>() != kBitmaskKind)
       fail("kind differs, expected '{}'", kBitmaskKind);
     if (count_of(header_, "format_version") != kFormatVersion)
@@ -169,13 +167,17 @@ class FileUnpacker {
   std::int64_t end_ = 0;
 };
 
+constexpr std::size_t kLongestName = 255;  // bytes, of any usual file system
+
 /// Names are a stranger's: only plain ones, each once.
 std::string plain_name(const Json& json, std::set<std::string>& seen) {
   const auto name = json.at("name").get<std::string>();
   const bool plain = !name.empty() && name != "." && name != ".." && name.find('/') == std::string::npos &&
-                     name.find('\0') == std::string::npos;
+                     name.find('\0') == std::string::npos && name.size() <= kLongestName;
   // As JSON: control characters are spelled out.
-  if (!plain) fail("file name {}, expected one without folders", json.at("name").dump());
+  if (!plain)
+    fail("file name {}, expected one of at most {} bytes, without folders", model::show(json.at("name")),
+         kLongestName);
   if (!seen.insert(name).second) fail("file name '{}' occurs twice", name);
   return name;
 }
@@ -214,7 +216,7 @@ auto with_name(const std::filesystem::path& path, Use use) {
   } catch (const DataError& error) {
     throw DataError(fmt::format("{}: {}", path.string(), error.what()));
   } catch (const ModelError& error) {
-    throw DataError(error.what());  // of the mapping, which names the file
+    throw DataError(error.what());  // of the mapping or the JSON, which name the file
   }
 }
 

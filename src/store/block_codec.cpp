@@ -139,7 +139,7 @@ BlockRecord decode_block(std::span<const std::byte> bytes) {
   record.round = reader.take<std::uint32_t>("round");
   record.block = reader.take<std::uint32_t>("block");
   const auto matrices = reader.take<std::uint32_t>("matrices");
-  [[maybe_unused]] const auto zero = reader.take<std::uint32_t>("zero");
+  const auto zero = reader.take<std::uint32_t>("zero");
   const auto payload_bytes = reader.take<std::uint64_t>("payload bytes");
   const auto payload_checksum = reader.take<std::uint64_t>("payload checksum");
   check<DataError>(reader.take<std::uint64_t>("header checksum") == checksum(header.first(kHeaderChecked)),
@@ -149,6 +149,7 @@ BlockRecord decode_block(std::span<const std::byte> bytes) {
       fmt::format("encoded block: {} bytes of payload, expected {}", reader.left(), payload_bytes));
   check<DataError>(payload_checksum == checksum(bytes.subspan(kHeader)),
                    "encoded block: the payload's checksum differs: damaged on its way");
+  check<DataError>(zero == 0, "encoded block: the header's reserved bytes are not zero");
   for (std::uint32_t i = 0; i < matrices; ++i) record.matrices.push_back(decode_matrix(reader));
   check<DataError>(reader.left() == 0,
                    fmt::format("encoded block: {} bytes behind its last matrix", reader.left()));

@@ -182,7 +182,8 @@ void read_column(const hdf5::Group& group, const std::string& name, std::vector<
   for (std::size_t i = 0; i < parts.size(); ++i) set(parts[i], column[i]);
 }
 
-std::vector<ClientPart> read_clients(const hdf5::Group& parent) {
+/// @param size  weights of the matrix
+std::vector<ClientPart> read_clients(const hdf5::Group& parent, std::int64_t size) {
   const hdf5::Group group = parent.open_group("clients");
   std::vector<ClientPart> parts(group.read<std::uint32_t>("client").size());
   read_column<std::uint32_t>(group, "client", parts,
@@ -197,12 +198,14 @@ std::vector<ClientPart> read_clients(const hdf5::Group& parent) {
                             [](ClientPart& part, std::int64_t v) { part.report.dead_columns = v; });
   read_column<std::int64_t>(group, "kept_zeros", parts,
                             [](ClientPart& part, std::int64_t v) { part.report.kept_zeros = v; });
+  for (const ClientPart& part : parts)
+    if (part.kept < 0 || part.kept > size)
+      fail(group, fmt::format("'kept' of client {} is {}, expected 0 to {}", part.client, part.kept, size));
   return parts;
 }
 
-void read_mask_and_values(const hdf5::Group& group, wire::PackedMatrix& matrix) {
-  const std::int64_t size =
-      checked_size(matrix.rows, matrix.cols, fmt::format("{}: {}", group.file(), group.path()));
+/// @param size  rows * cols
+void read_mask_and_values(const hdf5::Group& group, std::int64_t size, wire::PackedMatrix& matrix) {
   const std::vector<std::byte> mask = group.read<std::byte>("mask");
   if (static_cast<std::int64_t>(mask.size()) != mask_bytes(size)) {
     fail(group, fmt::format("'mask' has {} bytes, expected {} for {} x {}", mask.size(), mask_bytes(size),
@@ -229,10 +232,12 @@ MatrixRecord read_matrix(const hdf5::Group& group) {
   record.kept_zeros = read_count(group, "kept_zeros", 0, kLargest);
   record.keep = static_cast<int>(read_count(group, "N", 0, std::numeric_limits<int>::max()));
   record.group = static_cast<int>(read_count(group, "M", 0, std::numeric_limits<int>::max()));
-  if (record.pruned) read_mask_and_values(group, record.matrix);
+  const std::int64_t size =
+      checked_size(record.matrix.rows, record.matrix.cols, fmt::format("{}: {}", group.file(), group.path()));
+  if (record.pruned) read_mask_and_values(group, size, record.matrix);
   record.votes = read_votes(group, record.matrix.rows, record.matrix.cols);
   if (group.contains("histogram")) record.histogram = group.read<std::int64_t>("histogram");
-  record.clients = read_clients(group);
+  record.clients = read_clients(group, size);
   return record;
 }
 

@@ -174,7 +174,8 @@ std::string format_bytes(std::int64_t bytes) {
 }
 
 std::string read_small_file(const std::filesystem::path& path, std::int64_t limit) {
-  const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  // O_NONBLOCK: a named pipe must not block the open; it is refused below.
+  const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   check<DataError>(static_cast<bool>(file), errno_message(path, "cannot be opened for reading"));
   struct stat status {};
   check<DataError>(::fstat(file.get(), &status) == 0 && S_ISREG(status.st_mode),

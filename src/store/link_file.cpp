@@ -3,8 +3,7 @@
 
 #include "fedspallm/base/error.hpp"
 #include "fedspallm/data/hdf5.hpp"
-
-#include <nlohmann/json.hpp>
+#include "fedspallm/model/json_text.hpp"
 
 #include <cmath>
 #include <limits>
@@ -23,10 +22,14 @@ std::string dump(const Json& json) {
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
-Json parse(const hdf5::Group& root, const std::string& name) {
-  const Json json = Json::parse(root.read_text(name), nullptr, false);
-  check<DataError>(!json.is_discarded(), fmt::format("{}: /{}: is not JSON", root.file(), name));
-  return json;
+constexpr std::size_t kMostEntries = 1000;  // ordered_json looks for a key one by one
+
+nlohmann::json parse(const hdf5::Group& root, const std::string& name, const std::string& text) {
+  try {
+    return model::parse_json(text, fmt::format("{}: /{}", root.file(), name));
+  } catch (const ModelError& error) {
+    throw DataError(error.what());
+  }
 }
 
 void write_list(const hdf5::Group& root, const std::string& name, const std::vector<std::string>& items) {
@@ -34,10 +37,10 @@ void write_list(const hdf5::Group& root, const std::string& name, const std::vec
 }
 
 std::vector<std::string> read_list(const hdf5::Group& root, const std::string& name) {
-  const Json json = parse(root, name);
+  const nlohmann::json json = parse(root, name, root.read_text(name));
   check<DataError>(json.is_array(), fmt::format("{}: /{}: is not a JSON array", root.file(), name));
   std::vector<std::string> items;
-  for (const Json& item : json) {
+  for (const nlohmann::json& item : json) {
     check<DataError>(item.is_string(), fmt::format("{}: /{}: holds more than strings", root.file(), name));
     items.push_back(item.get<std::string>());
   }
@@ -45,10 +48,14 @@ std::vector<std::string> read_list(const hdf5::Group& root, const std::string& n
 }
 
 std::vector<std::pair<std::string, std::string>> read_entries(const hdf5::Group& root) {
-  const Json json = parse(root, "provenance");
-  check<DataError>(json.is_object(), fmt::format("{}: /provenance: is not a JSON object", root.file()));
+  const std::string text = root.read_text("provenance");
+  const nlohmann::json checked = parse(root, "provenance", text);
+  check<DataError>(
+      checked.is_object() && checked.size() <= kMostEntries,
+      fmt::format("{}: /provenance: is not a JSON object of at most {} keys", root.file(), kMostEntries));
   std::vector<std::pair<std::string, std::string>> entries;
-  for (const auto& [key, value] : json.items()) {
+  const Json ordered = Json::parse(text);
+  for (const auto& [key, value] : ordered.items()) {
     check<DataError>(value.is_string(),
                      fmt::format("{}: /provenance: '{}' is not a string", root.file(), key));
     entries.emplace_back(key, value.get<std::string>());

@@ -3,13 +3,16 @@
 
 #include "fedspallm/base/error.hpp"
 #include "fedspallm/base/hash.hpp"
+#include "fedspallm/model/json_text.hpp"
 #include "fedspallm/store/run_store.hpp"
 
 #include <nlohmann/json.hpp>
 
 #include "checksum_hex.hpp"
 #include "file_io.hpp"
+#include "json_fields.hpp"
 #include <algorithm>
+#include <limits>
 #include <span>
 #include <tuple>
 
@@ -29,12 +32,12 @@ Json to_json(const FileStamp& stamp) {
   return {{"file", stamp.file}, {"bytes", stamp.bytes}, {"xxh3", to_hex(stamp.checksum)}};
 }
 
-FileStamp stamp_from_json(const Json& json) {
-  FileStamp stamp{json.at("file").get<std::string>(), json.at("bytes").get<std::uint64_t>(),
+FileStamp stamp_from_json(const nlohmann::json& json) {
+  FileStamp stamp{json.at("file").get<std::string>(), whole_number(json, "bytes"),
                   from_hex(json.at("xxh3").get<std::string>())};
-  const bool plain =
-      !stamp.file.empty() && stamp.file.find('/') == std::string::npos && stamp.file.front() != '.';
-  check<DataError>(plain, fmt::format("file name '{}', expected one without folders", stamp.file));
+  const bool plain = !stamp.file.empty() && stamp.file.front() != '.' &&
+                     stamp.file.find_first_of(std::string("/\0", 2)) == std::string::npos;
+  check<DataError>(plain, fmt::format("file name {}, expected one without folders", json.at("file").dump()));
   return stamp;
 }
 
@@ -51,24 +54,35 @@ Json contents_to_json(const Manifest& manifest) {
   return {{"format_version", kFormatVersion}, {"entries", std::move(entries)}, {"links", std::move(links)}};
 }
 
+auto key(const BlockEntry& entry) {
+  return std::tuple(entry.round, entry.block);
+}
+
+BlockEntry entry_from_json(const nlohmann::json& json) {
+  constexpr std::uint64_t kLargest = std::numeric_limits<std::uint32_t>::max();
+  return {static_cast<std::uint32_t>(whole_number(json, "round", kLargest)),
+          static_cast<std::uint32_t>(whole_number(json, "block", kLargest)), stamp_from_json(json)};
+}
+
+/// The checksum is compared with that of what was understood, so nothing can hide in what was not.
 Manifest parse_manifest(const std::string& text) {
-  Json json = Json::parse(text);
-  const std::uint64_t recorded = from_hex(json.at("xxh3").get<std::string>());
-  json.erase("xxh3");
-  check<DataError>(checksum_of(json.dump()) == recorded, "its content does not agree with its own checksum");
-  const int version = json.at("format_version").get<int>();
+  const nlohmann::json json = model::parse_json(text, "its JSON");
+  const std::uint64_t version = whole_number(json, "format_version");
   check<DataError>(version == kFormatVersion,
                    fmt::format("format_version {}, expected {}", version, kFormatVersion));
   Manifest manifest;
-  for (const Json& item : json.at("entries"))
-    manifest.put({item.at("round").get<std::uint32_t>(), item.at("block").get<std::uint32_t>(),
-                  stamp_from_json(item)});
-  for (const Json& item : json.at("links")) manifest.links.push_back(stamp_from_json(item));
+  for (const nlohmann::json& item : json.at("entries")) {
+    BlockEntry entry = entry_from_json(item);
+    check<DataError>(
+        manifest.entries.empty() || key(manifest.entries.back()) < key(entry),
+        fmt::format("round {}, block {} is out of order or occurs twice", entry.round, entry.block));
+    manifest.entries.push_back(std::move(entry));
+  }
+  for (const nlohmann::json& item : json.at("links")) manifest.links.push_back(stamp_from_json(item));
+  check<DataError>(
+      checksum_of(contents_to_json(manifest).dump()) == from_hex(json.at("xxh3").get<std::string>()),
+      "its content does not agree with its own checksum");
   return manifest;
-}
-
-auto key(const BlockEntry& entry) {
-  return std::tuple(entry.round, entry.block);
 }
 
 }  // namespace
@@ -100,6 +114,8 @@ Manifest read_manifest(const std::filesystem::path& path) {
     throw DataError(
         fmt::format("{}: damaged, expected a manifest of fedspallm: {}", path.string(), error.what()));
   } catch (const DataError& error) {
+    throw DataError(fmt::format("{}: damaged: {}", path.string(), error.what()));
+  } catch (const ModelError& error) {  // no JSON
     throw DataError(fmt::format("{}: damaged: {}", path.string(), error.what()));
   }
 }

@@ -117,6 +117,8 @@ std::string widened_config(const std::filesystem::path& path) {
 
 std::string widened_index(const std::filesystem::path& path, std::int64_t total) {
   Json json = parse_json_file(path);
+  check<ModelError>(!json.contains("metadata") || json["metadata"].is_object(),
+                    fmt::format("{}: key 'metadata' is no object", path.string()));
   json["metadata"]["total_size"] = total;
   return json.dump(2) + "\n";
 }

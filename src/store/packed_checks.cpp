@@ -17,8 +17,8 @@ std::int64_t checked_size(std::int64_t rows, std::int64_t cols, const std::strin
   std::int64_t size = 0;
   const bool overflow = __builtin_mul_overflow(rows, cols, &size);
   check<DataError>(
-      rows >= 0 && cols >= 0 && !overflow && size <= std::int64_t{1} << 62,
-      fmt::format("{}: shape {} x {}, expected a matrix of at most 2^62 weights", where, rows, cols));
+      rows >= 0 && cols >= 0 && !overflow && size <= kLargestMatrix,
+      fmt::format("{}: shape {} x {}, expected a matrix of at most 2^48 weights", where, rows, cols));
   return size;
 }
 

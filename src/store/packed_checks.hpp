@@ -17,7 +17,10 @@ namespace fedspallm::store {
   return size / 8 + (size % 8 != 0 ? 1 : 0);
 }
 
-/// rows * cols. @throws DataError "WHERE: ..." when a side is negative or the product is beyond 2^62
+/// Weights of a matrix at most: beyond any model, and so few that sums over many matrices stay below 2^63.
+constexpr std::int64_t kLargestMatrix = std::int64_t{1} << 48;
+/// rows * cols. @throws DataError "WHERE: ..." when a side is negative or the product is beyond
+/// kLargestMatrix
 [[nodiscard]] std::int64_t checked_size(std::int64_t rows, std::int64_t cols, const std::string& where);
 
 /// The mask's bytes as words, zero-padded. @pre bytes.size() == mask_bytes(size)

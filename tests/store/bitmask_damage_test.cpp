@@ -113,6 +113,7 @@ const std::vector<Hostile> kHostile = {
     {"name_empty", [](Json& h) { h["files"][0]["name"] = ""; }, "without folders"},
     {"name_with_zero_byte", [](Json& h) { h["files"][0]["name"] = std::string("a\0b", 3); },
      "without folders"},
+    {"name_too_long", [](Json& h) { h["files"][0]["name"] = std::string(256, 'a'); }, "at most 255 bytes"},
     {"name_twice", [](Json& h) { h["files"][1]["name"] = h["files"][0]["name"]; }, "occurs twice"},
     {"name_is_a_number", [](Json& h) { h["files"][0]["name"] = 3; }, "malformed header"},
     {"no_files", [](Json& h) { h.erase("files"); }, "malformed header"},
@@ -124,17 +125,27 @@ const std::vector<Hostile> kHostile = {
        h["files"][1]["bytes"] = std::int64_t{1} << 62;
      },
      "2^63"},
-    {"negative_bytes", [](Json& h) { h["files"][0]["bytes"] = -1; }, "at least 0"},
+    {"negative_bytes", [](Json& h) { h["files"][0]["bytes"] = -1; }, "expected an integer"},
+    {"bytes_with_a_fraction", [](Json& h) { h["files"][0]["bytes"] = 1.5; }, "'bytes' is 1.5"},
+    {"bytes_far_too_large", [](Json& h) { h["files"][0]["bytes"] = 1e300; }, "expected an integer"},
+    {"bytes_true", [](Json& h) { h["files"][0]["bytes"] = true; }, "'bytes' is boolean"},
+    {"nested_too_deeply",
+     [](Json& h) {
+       Json deep = Json::array();
+       for (int i = 0; i < 200; ++i) deep = Json::array({deep});
+       h["more"] = deep;
+     },
+     "100 deep"},
     {"other_bytes_of_a_file", [](Json& h) { h["files"][0]["bytes"] = 5; }, "expected 5"},
     {"other_bytes_of_a_segment", in_segment("raw", "bytes", 5), "expected 5"},
     {"unknown_segment", in_segment("raw", "kind", "zip"), "expected raw, widen or bitmask"},
     {"offset_beyond", [](Json& h) { segment_of(h, "raw")["data"]["offset"] = 1 << 30; }, "beyond"},
     {"length_beyond", [](Json& h) { segment_of(h, "raw")["data"]["stored"] = std::int64_t{1} << 62; },
      "beyond"},
-    {"offset_negative", [](Json& h) { segment_of(h, "raw")["data"]["offset"] = -1; }, "at least 0"},
+    {"offset_negative", [](Json& h) { segment_of(h, "raw")["data"]["offset"] = -1; }, "expected an integer"},
     {"checksum_no_hex", [](Json& h) { segment_of(h, "raw")["data"]["xxh3"] = "zz"; }, "hexadecimal"},
     {"checksum_other", [](Json& h) { segment_of(h, "raw")["data"]["xxh3"] = "0123456789abcdef"; }, "damaged"},
-    {"rows_beyond", in_segment("bitmask", "rows", std::int64_t{1} << 61), "2^62"},
+    {"rows_beyond", in_segment("bitmask", "rows", std::int64_t{1} << 61), "2^48"},
     {"rows_other", in_segment("bitmask", "rows", 64), "expected 64"},
     {"kept_other", in_segment("bitmask", "kept", 3), "mask keeps"},
     {"dtype_other", in_segment("bitmask", "dtype", "float16"), "bytes of values"},

@@ -1,6 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // encode_block and decode_block: what travels comes back; damage never gets through.
+#include "fedspallm/base/hash.hpp"
+
 #include "store_support.hpp"
+#include <cstring>
 
 namespace fedspallm::store::test {
 namespace {
@@ -73,6 +76,14 @@ TEST(BlockCodec, NamesVersionsItDoesNotKnow) {
   expect_error<DataError>([&] { (void)decode_block(bytes); }, {"version 9", "expected 1"});
   bytes[0] = std::byte{'X'};
   expect_error<DataError>([&] { (void)decode_block(bytes); }, {"FSPB"});
+}
+
+TEST(BlockCodec, RefusesReservedBytesThatAreNotZero) {
+  auto bytes = encode_block({});
+  bytes[20] = std::byte{1};
+  const std::uint64_t header_checksum = checksum(std::span(bytes).first(40));
+  std::memcpy(bytes.data() + 40, &header_checksum, sizeof(header_checksum));
+  expect_error<DataError>([&] { (void)decode_block(bytes); }, {"reserved"});
 }
 
 TEST(BlockCodec, RefusesRecordsWhoseCountsDisagree) {

@@ -1,6 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Damaged, torn and hostile files: each is recognised, named, and never read as complete.
+#include "fedspallm/base/hash.hpp"
 #include "fedspallm/data/hdf5.hpp"
+
+#include <nlohmann/json.hpp>
+#include <sys/stat.h>
 
 #include "store_support.hpp"
 #include <functional>
@@ -114,8 +118,51 @@ TEST_F(Damage, ClearStartsAnewFromADamagedManifest) {
   EXPECT_TRUE(names_in(paths.blocks()).empty());
 }
 
+/// The manifest's text with its first `from` replaced, and the checksum that nlohmann's own reading would
+/// give it.
+std::string forged(const std::string& text, const std::string& from, const std::string& to) {
+  const std::size_t place = text.find(from);
+  EXPECT_NE(place, std::string::npos) << from;
+  auto json = nlohmann::ordered_json::parse(std::string(text).replace(place, from.size(), to));
+  json.erase("xxh3");
+  json["xxh3"] = fmt::format("{:016x}", checksum(fedspallm::test::as_bytes(json.dump())));
+  return json.dump();
+}
+
+TEST_F(Damage, NumbersOfTheManifestAreWholeNumbers) {
+  const std::string good = read_file(paths.manifest());
+  for (const char* value : {"-1", "1.5", "1e300", "true", "4294967296", "null", "\"1\""}) {
+    write_file(paths.manifest(), forged(good, "\"round\": 1", fmt::format("\"round\": {}", value)));
+    expect_error<DataError>([&] { (void)store().blocks(); }, {"manifest.json", "damaged", "'round'"});
+  }
+}
+
+TEST_F(Damage, AManifestHoldsEachBlockOnceInOrderAndNothingElse) {
+  const std::string good = read_file(paths.manifest());
+  write_file(paths.manifest(), forged(good, "\"block\": 1", "\"block\": 0"));
+  expect_error<DataError>([&] { (void)store().blocks(); }, {"damaged", "occurs twice"});
+  write_file(paths.manifest(), forged(good, "\"links\"", "\"more\": 1, \"links\""));
+  expect_error<DataError>([&] { (void)store().blocks(); }, {"damaged", "its own checksum"});
+  const std::size_t links = good.find("\"links\"");
+  write_file(paths.manifest(), good.substr(0, links) + "\"entries\": [], " + good.substr(links));
+  expect_error<DataError>([&] { (void)store().blocks(); }, {"damaged", "'entries' occurs twice"});
+}
+
+TEST_F(Damage, ADeepManifestIsRefusedWithoutRecursion) {
+  const std::string deep = std::string(200'000, '[') + std::string(200'000, ']');
+  write_file(paths.manifest(), R"({"xxh3":"0000000000000000","entries":)" + deep + "}");
+  expect_error<DataError>([&] { (void)store().blocks(); }, {"damaged", "100 deep"});
+}
+
+TEST_F(Damage, APipeInPlaceOfTheManifestDoesNotBlock) {
+  fs::remove(paths.manifest());
+  ASSERT_EQ(::mkfifo(paths.manifest().c_str(), 0600), 0);
+  expect_error<DataError>([&] { (void)store().blocks(); }, {"manifest.json", "not a regular file"});
+}
+
 TEST_F(Damage, AManifestMayNotPointOutOfItsFolder) {
-  for (const std::string name : {"../run.h5", "", ".hidden", "a/b"}) {
+  for (const std::string& name : {std::string("../run.h5"), std::string(), std::string(".hidden"),
+                                  std::string("a/b"), std::string("a\0b", 3)}) {
     Manifest manifest = read_manifest(paths.manifest());
     manifest.entries[0].stamp.file = name;
     write_manifest(paths.manifest(), manifest);
@@ -161,6 +208,17 @@ TEST_F(Damage, AStopBetweenManifestAndRunFileLeavesTheOldRunFileGood) {
 // ---------------------------------------------------------------- well-formed HDF5 with wrong content,
 // checksums right
 
+/// The group `clients` of one client.
+void write_clients(const hdf5::Group& matrix, std::int64_t kept, bool nameless = false) {
+  const hdf5::Group clients = matrix.create_group("clients");
+  if (!nameless) clients.write("client", std::vector<std::uint32_t>{0});
+  clients.write("kept", std::vector<std::int64_t>{kept});
+  for (const char* name : {"dead_columns", "kept_zeros"}) clients.write(name, std::vector<std::int64_t>{0});
+  for (const char* name : {"error", "seconds"}) clients.write(name, std::vector<double>{0});
+  clients.write("damping", std::vector<float>{0});
+  clients.write("damping_steps", std::vector<std::int32_t>{0});
+}
+
 /// A block file of one 3 x 5 float32 matrix that drops nothing; `skip` leaves things out, `extra` puts others
 /// in.
 void write_crafted(const fs::path& path, const std::set<std::string>& skip,
@@ -185,15 +243,7 @@ void write_crafted(const fs::path& path, const std::set<std::string>& skip,
   for (const auto& [name, value] : counts) integer(group, name, value);
   if (!skip.contains("mask")) group.write("mask", std::vector<std::uint8_t>{0xFF, 0x7F});
   if (!skip.contains("values")) group.write("values", std::vector<float>(15, 1.0F));
-  if (!skip.contains("clients")) {
-    const hdf5::Group clients = group.create_group("clients");
-    if (!skip.contains("client")) clients.write("client", std::vector<std::uint32_t>{0});
-    for (const char* name : {"kept", "dead_columns", "kept_zeros"})
-      clients.write(name, std::vector<std::int64_t>{0});
-    for (const char* name : {"error", "seconds"}) clients.write(name, std::vector<double>{0});
-    clients.write("damping", std::vector<float>{0});
-    clients.write("damping_steps", std::vector<std::int32_t>{0});
-  }
+  if (!skip.contains("clients")) write_clients(group, 0, skip.contains("client"));
   extra(root, group);
   file.close();
 }
@@ -244,10 +294,19 @@ const std::vector<Crafted> kCrafted = {
      "uint16"},
     {"no_rows", {"rows"}, nothing, "rows"},
     {"negative_rows", {"rows"}, attribute("rows", -3), "rows"},
-    {"too_many_rows", {"rows"}, attribute("rows", std::int64_t{1} << 62), "2^62"},
+    {"too_many_rows", {"rows"}, attribute("rows", std::int64_t{1} << 62), "2^48"},
     {"other_rows", {"rows"}, attribute("rows", 4), "expected 3"},
     {"kept_beyond", {"kept"}, attribute("kept", std::int64_t{1} << 62), "mask keeps 15"},
     {"negative_kept", {"kept"}, attribute("kept", -1), "kept"},
+    // Nobody pruned it, so there is no mask that such sides would have to fit.
+    {"too_large_and_not_pruned",
+     {"pruned", "rows", "cols"},
+     [](const auto&, const auto& group) {
+       group.write_integer("pruned", 0);
+       group.write_integer("rows", std::int64_t{1} << 40);
+       group.write_integer("cols", std::int64_t{1} << 40);
+     },
+     "2^48"},
     {"target_below", {"target"}, attribute("target", -2), "target"},
     {"pruned_2", {"pruned"}, attribute("pruned", 2), "pruned"},
     {"index_beyond", {"index"}, attribute("index", 1), "index"},
@@ -273,6 +332,14 @@ const std::vector<Crafted> kCrafted = {
        group.open_group("clients").write("client", std::vector<std::uint32_t>{0, 1});
      },
      "expected 2"},
+    {"client_kept_beyond",
+     {"clients"},
+     [](const auto&, const auto& group) { write_clients(group, 16); },
+     "'kept' of client 0 is 16, expected 0 to 15"},
+    {"client_kept_negative",
+     {"clients"},
+     [](const auto&, const auto& group) { write_clients(group, -1); },
+     "'kept' of client 0 is -1"},
     {"other_kind",
      {"kind"},
      [](const auto& root, const auto&) { root.write_string("kind", "tokens"); },

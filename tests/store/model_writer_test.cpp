@@ -216,6 +216,17 @@ TEST_F(Writer, WidensSixteenBitModelsExactlyAndSaysSoInConfigAndIndex) {
   }
 }
 
+TEST_F(Writer, WideningAnIndexWhoseMetadataAreNoObjectIsAnErrorOfTheModel) {
+  const fs::path input = folder.path() / "in";
+  copy_model("goldens/llama-sharded", input);
+  const fs::path index = input / "model.safetensors.index.json";
+  auto json = nlohmann::json::parse(read_file(index));
+  json["metadata"] = {1, 2};
+  write_file(index, json.dump());
+  expect_error<ModelError>([&] { ModelWriter(ModelDirectory(input), out, /*widen=*/true).finish(); },
+                           {index.string(), "'metadata'"});
+}
+
 TEST_F(Writer, WideningKeepsMetadataOtherDtypesAndOddNames) {
   const fs::path input = folder.path() / "in";
   fs::create_directories(input);

@@ -61,27 +61,27 @@ inline MatrixRecord consistent_record(const std::string& name, wire::PackedMatri
   MatrixRecord record;
   record.name = name;
   record.histogram.assign(clients + 1, 0);
-  std::int64_t votes_in_all = 0;
   for (std::int64_t i = 0; i < matrix.size(); ++i) {
     const std::uint64_t bits =
         random_bits({.seed = seed, .use = RandomUse::simulation, .client = 9}, static_cast<std::uint64_t>(i));
     const std::uint32_t votes = is_kept(matrix, i) ? static_cast<std::uint32_t>(bits % clients) : clients;
     record.votes.push_back(votes);
     ++record.histogram[votes];
-    votes_in_all += votes;
   }
   record.target = matrix.dropped();
   record.common_zeros = matrix.dropped();
   record.kept_zeros = wire::count_kept_zeros(matrix);
   for (std::uint32_t client = 0; client < clients; ++client) {
+    // Client c dropped what more than c clients dropped.
+    const auto kept = std::count_if(record.votes.begin(), record.votes.end(),
+                                    [&](std::uint32_t votes) { return votes <= client; });
     ClientPart part{
-        .client = client, .kept = matrix.size(), .report = {.error = 1.5, .seconds = 0.25, .kept_zeros = 3}};
+        .client = client, .kept = kept, .report = {.error = 1.5, .seconds = 0.25, .kept_zeros = 3}};
     part.report.damping_steps = static_cast<std::int32_t>(client % 3);
     part.report.damping = 0.01F;
     part.report.dead_columns = client;
     record.clients.push_back(part);
   }
-  record.clients.front().kept -= votes_in_all;  // only the sum over the clients can be recounted
   record.matrix = std::move(matrix);
   return record;
 }
