@@ -15,6 +15,34 @@ namespace {
 // The built-in filters cannot shrink data further than deflate's limit of about 1032 : 1 (and nbit's 64 : 1).
 constexpr std::uint64_t kLargestCompression = 1100;
 
+/// A filter of the dataset that is not read here, or H5Z_FILTER_NONE. HDF5 1.10.8 trusts the parameters that
+/// nbit and scaleoffset have in the file, and looks for plug-ins on the disk for those it does not know.
+H5Z_filter_t odd_filter(hid_t properties, int filters) {
+  for (int i = 0; i < filters; ++i) {
+    unsigned flags = 0;
+    unsigned settings = 0;
+    std::size_t values = 0;
+    const H5Z_filter_t filter =
+        H5Pget_filter2(properties, static_cast<unsigned>(i), &flags, &values, nullptr, 0, nullptr, &settings);
+    if (filter != H5Z_FILTER_DEFLATE && filter != H5Z_FILTER_SHUFFLE && filter != H5Z_FILTER_FLETCHER32)
+      return filter;
+  }
+  return H5Z_FILTER_NONE;
+}
+
+/// How many chunks a dataset of this shape has. @pre the layout is chunked
+std::uint64_t chunks_of(hid_t properties, const std::vector<std::int64_t>& shape) {
+  std::vector<hsize_t> chunk(shape.size(), 1);
+  H5Pget_chunk(properties, static_cast<int>(chunk.size()), chunk.data());
+  std::uint64_t count = 1;
+  for (std::size_t i = 0; i < shape.size(); ++i) {
+    const auto extent = static_cast<hsize_t>(shape[i]);
+    const hsize_t along = extent / chunk[i] + (extent % chunk[i] != 0 ? 1 : 0);
+    if (__builtin_mul_overflow(count, along, &count)) return std::numeric_limits<std::uint64_t>::max();
+  }
+  return count;
+}
+
 }  // namespace
 
 void Group::require_size(Matrix2d shape, std::size_t size) {
@@ -63,6 +91,17 @@ void Group::check_storage(std::int64_t dataset, const std::string& object, std::
     fail(object, "keeps its data in another file, expected one that is stored in this file");
   const int filters =
       static_cast<int>(checked(H5Pget_nfilters(properties.get()), object, "read its filters"));
+  if (const H5Z_filter_t filter = odd_filter(properties.get(), filters); filter != H5Z_FILTER_NONE)
+    fail(object, fmt::format("uses the HDF5 filter {}, expected gzip, shuffle or fletcher32", filter));
+  if (layout == H5D_CHUNKED) {
+    // A chunk that was never written reads as zeros.
+    const Handle space(checked(H5Dget_space(dataset), object, "read its shape"), H5Sclose);
+    hsize_t found = 0;
+    checked(H5Dget_num_chunks(dataset, space.get(), &found), object, "count its chunks");
+    const std::uint64_t needed = chunks_of(properties.get(), shape_of(dataset, object));
+    if (found != needed)
+      fail(object, fmt::format("its shape needs {} chunks, but the file stores {}", needed, found));
+  }
   const std::uint64_t stored = H5Dget_storage_size(dataset);
   const bool enough = filters > 0 ? bytes / kLargestCompression <= stored : bytes <= stored;
   if (!enough) fail(object, fmt::format("its shape needs {} bytes, but the file stores {}", bytes, stored));

@@ -256,6 +256,59 @@ TEST_F(Hdf5Test, ReadingNamesTypeShapeAndSizeThatDoNotFit) {
   EXPECT_EQ(root.describe("matrix").shape, (std::vector<std::int64_t>{2, 3}));
 }
 
+TEST_F(Hdf5Test, ChunksThatWereNeverWrittenAreNoZeros) {
+  write_raw([](hid_t file) {
+    const hid_t properties = H5Pcreate(H5P_DATASET_CREATE);
+    const hsize_t chunk = 4, first = 0, count = 4;
+    H5Pset_chunk(properties, 1, &chunk);
+    H5Pset_deflate(properties, 1);
+    make_dataset(file, "none", H5T_STD_I32LE, {14}, properties);
+    make_dataset(file, "partly", H5T_STD_I32LE, {14}, properties);
+    make_dataset(file, "empty", H5T_STD_I32LE, {0}, properties);
+    H5Pclose(properties);
+    const hid_t dataset = H5Dopen2(file, "partly", H5P_DEFAULT);
+    const hid_t space = H5Dget_space(dataset), memory = H5Screate_simple(1, &count, nullptr);
+    H5Sselect_hyperslab(space, H5S_SELECT_SET, &first, nullptr, &count, nullptr);
+    const std::vector<std::int32_t> values = {1, 2, 3, 4};
+    H5Dwrite(dataset, H5T_NATIVE_INT32, memory, space, H5P_DEFAULT, values.data());
+    H5Sclose(memory);
+    H5Sclose(space);
+    H5Dclose(dataset);
+  });
+  const File file = File::open(path());
+  for (const auto& [name, fragment] :
+       {std::pair{"none", "the file stores 0"}, std::pair{"partly", "the file stores 1"}})
+    expect_error<DataError>([&] { static_cast<void>(file.root().read<std::int32_t>(name)); },
+                            {path().string(), name, "needs 4 chunks", fragment});
+  EXPECT_TRUE(file.root().read<std::int32_t>("empty").empty());
+}
+
+TEST_F(Hdf5Test, FiltersThatHdf5ReadsUnsafelyAreRefused) {
+  const std::vector<std::int32_t> values = {1, 2, 3, 4, 5, 6, 7, 8};
+  write_raw([&](hid_t file) {
+    const auto filtered = [&](const char* name, auto set_filter) {
+      const hid_t properties = H5Pcreate(H5P_DATASET_CREATE);
+      const hsize_t chunk = 8;
+      H5Pset_chunk(properties, 1, &chunk);
+      set_filter(properties);
+      make_dataset(file, name, H5T_STD_I32LE, {8}, properties, values.data());
+      H5Pclose(properties);
+    };
+    filtered("nbit", [](hid_t p) { H5Pset_nbit(p); });
+    filtered("scaleoffset", [](hid_t p) { H5Pset_scaleoffset(p, H5Z_SO_INT, 0); });
+    filtered("gzip", [](hid_t p) {
+      H5Pset_shuffle(p);
+      H5Pset_deflate(p, 4);
+      H5Pset_fletcher32(p);
+    });
+  });
+  const File file = File::open(path());
+  EXPECT_EQ(file.root().read<std::int32_t>("gzip"), values);
+  for (const auto& [name, filter] : {std::pair{"nbit", "filter 5"}, std::pair{"scaleoffset", "filter 6"}})
+    expect_error<DataError>([&] { static_cast<void>(file.root().read<std::int32_t>(name)); },
+                            {path().string(), name, filter, "expected gzip, shuffle or fletcher32"});
+}
+
 TEST_F(Hdf5Test, AShapeThatTheFileDoesNotStoreIsRefusedBeforeMemoryIsTaken) {
   write_raw([](hid_t file) {
     make_dataset(file, "unwritten", H5T_STD_I32LE, {1'000'000'000'000});
