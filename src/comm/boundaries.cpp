@@ -7,7 +7,7 @@ namespace fedspallm::comm {
 
 std::uint32_t Boundaries::hold() {
   holding_ = true;
-  return begun_;
+  return next_;
 }
 
 void Boundaries::decide(Boundary what, std::uint32_t block) {
@@ -26,7 +26,7 @@ std::optional<Boundary> Boundaries::begin(std::uint32_t block, bool room) {
     return Boundary::stop;
   }
   if (!room) return std::nullopt;
-  begun_ = std::max(begun_, block + 1);
+  next_ = std::max(next_, block + 1);
   return saves_.erase(block) > 0 ? Boundary::save : Boundary::go_on;
 }
 
@@ -44,11 +44,11 @@ bool BoundaryVote::request(Boundary what) {
   return true;
 }
 
-std::optional<BoundaryVote::Decision> BoundaryVote::answer(std::uint32_t begun) {
+std::optional<BoundaryVote::Decision> BoundaryVote::answer(std::uint32_t next) {
   check<PeerError>(asking_, "a rank answered a question about boundaries that the root had not asked");
-  begun_ = std::max(begun_, begun);
+  next_ = std::max(next_, next);
   if (++answers_ < ranks_) return std::nullopt;
-  const Decision decision{wanted_, begun_};
+  const Decision decision{wanted_, next_};
   stopped_ = wanted_ == Boundary::stop;
   asking_ = false;
   answers_ = 0;

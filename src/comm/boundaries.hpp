@@ -16,8 +16,9 @@ namespace fedspallm::comm {
 
 class Boundaries {
  public:
-  /// The root asks: nobody begins another block until decide(). Returns the number of blocks begun, counted
-  /// from block 0: 1 + the highest, or 0.
+  explicit Boundaries(std::uint32_t first_block = 0) : next_(first_block) {}
+
+  /// The root asks: nobody begins another block until decide(). Returns the first block not begun.
   [[nodiscard]] std::uint32_t hold();
   void decide(Boundary what, std::uint32_t block);
 
@@ -27,12 +28,13 @@ class Boundaries {
   /// The same for a rank whose clients are all gone: it holds nobody up.
   [[nodiscard]] Boundary pass(std::uint32_t block);
 
-  [[nodiscard]] bool begun(std::uint32_t block) const { return block < begun_; }
+  /// The first block not begun.
+  [[nodiscard]] std::uint32_t next() const { return next_; }
   /// Where this rank was told to stop.
   [[nodiscard]] std::optional<std::uint32_t> told_to_stop() const { return told_; }
 
  private:
-  std::uint32_t begun_ = 0;  // blocks below it are begun
+  std::uint32_t next_;
   bool holding_ = false;
   std::set<std::uint32_t> saves_;  // decided, not told yet
   std::optional<std::uint32_t> stop_;
@@ -49,8 +51,9 @@ class BoundaryVote {
   };
   /// A rank's wish. True: all ranks are to be asked now.
   [[nodiscard]] bool request(Boundary what);
-  /// A rank's answer; the decision with the last one. A stop that was wished for meanwhile wins.
-  [[nodiscard]] std::optional<Decision> answer(std::uint32_t begun);
+  /// A rank's answer, its first block not begun; the decision with the last one. A stop that was wished for
+  /// meanwhile wins.
+  [[nodiscard]] std::optional<Decision> answer(std::uint32_t next);
 
  private:
   int ranks_;
@@ -58,7 +61,7 @@ class BoundaryVote {
   bool stopped_ = false;
   bool asking_ = false;
   int answers_ = 0;
-  std::uint32_t begun_ = 0;
+  std::uint32_t next_ = 0;
 };
 
 }  // namespace fedspallm::comm

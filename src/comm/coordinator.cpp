@@ -279,7 +279,7 @@ void Coordinator::on(int, const WishMessage& message) {
 
 void Coordinator::on(int, const BegunMessage& message) {
   if (state_ != State::running) return;
-  const auto decision = vote_.answer(message.begun);
+  const auto decision = vote_.answer(message.next);
   if (!decision) return;
   if (decision->what == Boundary::stop) {
     stop_ = decision->block;

@@ -26,7 +26,7 @@ Engine::Engine(const Communicator& communicator, ExchangePlan plan, ExchangeOpti
     : options_(std::move(options)),
       plan_(std::move(plan), communicator.size()),
       provider_(std::move(provider)),
-      gate_(static_cast<std::size_t>(options_.window_blocks)),
+      gate_(static_cast<std::size_t>(options_.window_blocks), plan_.plan().first_block),
       due_(plan_, communicator.rank()),
       link_(communicator, options_.message_limit, counters_),
       context_{plan_,

@@ -22,9 +22,13 @@ class Exchange::Impl {
     engine_.gate().wait([] { return true; });  // throws the failure, if there is one
     if (!engine_.due().anybody_left())
       return engine_.gate().with_boundaries([&](Boundaries& all) { return all.pass(block); });
-    const bool first =
-        engine_.gate().with_boundaries([&](const Boundaries& all) { return !all.begun(block); });
-    require(first, "at_boundary: blocks are asked for in ascending order, each once");
+    const std::uint32_t next = next_block();
+    if (block != next) {
+      throw LogicError(
+          fmt::format("at_boundary({}) where block {} comes next: each block is asked for once, in order, "
+                      "from the plan's first_block on",
+                      block, next));
+    }
     return begin(block);
   }
 
@@ -95,9 +99,13 @@ class Exchange::Impl {
     return engine_.gate().begin(block, engine_.plan().block_of(engine_.plan().first_unit_of(block)));
   }
 
+  [[nodiscard]] std::uint32_t next_block() {
+    return engine_.gate().with_boundaries([](const Boundaries& all) { return all.next(); });
+  }
+
   /// For callers that submit without asking.
   void begin_unasked(std::uint32_t block) {
-    if (engine_.gate().with_boundaries([&](const Boundaries& all) { return all.begun(block); })) return;
+    if (block < next_block()) return;
     require(begin(block) != Boundary::stop, "submit: the block comes before the agreed stop");
   }
 

@@ -114,8 +114,8 @@ void Member::wish(Boundary what) {
 
 void Member::on(const HoldMessage&) {
   if (!speaks()) return;
-  const std::uint32_t begun = context_.gate.with_boundaries([](Boundaries& all) { return all.hold(); });
-  context_.link.post(kRoot, BegunMessage{begun});
+  const std::uint32_t next = context_.gate.with_boundaries([](Boundaries& all) { return all.hold(); });
+  context_.link.post(kRoot, BegunMessage{next});
 }
 
 void Member::on(const DecisionMessage& message) {

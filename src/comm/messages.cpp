@@ -109,7 +109,7 @@ void fields(Archive& archive, Value& value) {
   } else if constexpr (std::is_same_v<Plain, WishMessage>) {
     archive(value.what);
   } else if constexpr (std::is_same_v<Plain, BegunMessage>) {
-    archive(value.begun);
+    archive(value.next);
   } else if constexpr (std::is_same_v<Plain, DecisionMessage>) {
     archive(value.what, value.block);
   } else if constexpr (std::is_same_v<Plain, FinishMessage>) {

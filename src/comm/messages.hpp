@@ -85,7 +85,7 @@ struct WishMessage {
 };
 struct HoldMessage {};
 struct BegunMessage {
-  std::uint32_t begun = 0;  // 1 + the highest block begun
+  std::uint32_t next = 0;  // the first block not begun
 };
 struct DecisionMessage {
   Boundary what = Boundary::stop;

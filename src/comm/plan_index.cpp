@@ -12,6 +12,7 @@ namespace {
 
 void check_unit(const ExchangePlan& plan, std::size_t index) {
   const PlannedUnit& unit = plan.units[index];
+  require(unit.id.block >= plan.first_block, "plan: units are of first_block or later");
   require(unit.rows >= 1 && unit.cols >= 1, "plan: rows, cols >= 1");
   require(!unit.clients.empty(), "plan: every unit has a client");
   require(std::adjacent_find(unit.clients.begin(), unit.clients.end(), std::greater_equal<>()) ==
@@ -85,6 +86,7 @@ std::int64_t PlanIndex::fingerprint() const {
     for (const std::uint32_t client : unit.clients) text += fmt::format("{} ", client);
   }
   for (const int rank : plan_.rank_of_client) text += fmt::format("/{}", rank);
+  text += fmt::format(" from {}", plan_.first_block);
   return static_cast<std::int64_t>(checksum(std::as_bytes(std::span(text))) >> 1);
 }
 

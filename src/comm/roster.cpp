@@ -96,7 +96,14 @@ bool Roster::drop(std::uint32_t client, std::size_t first) {
   return true;
 }
 
+void Roster::completed(std::size_t index) {
+  require(index == completed_, "Roster: units are completed in plan order");
+  ++completed_;
+  ready_.erase(index);
+}
+
 std::shared_ptr<const ReadyUnit> Roster::ready(std::size_t index) {
+  require(index >= completed_, "Roster: the unit is not completed yet");
   if (index >= plan_.size() || missing_[index] > 0) return nullptr;
   auto& ready = ready_[index];
   if (ready == nullptr) {

@@ -36,9 +36,10 @@ class Roster {
   /// announced nothing of `first` or later
   bool drop(std::uint32_t client, std::size_t first);
 
-  /// Nothing while announcements are missing. The same object until completed().
+  /// Nothing while announcements are missing. The same object until completed(). @pre not completed
   [[nodiscard]] std::shared_ptr<const ReadyUnit> ready(std::size_t index);
-  void completed(std::size_t index) { ready_.erase(index); }
+  /// The unit is called back: nobody asks for it any more. In plan order.
+  void completed(std::size_t index);
   /// Somebody has announced the unit, others have not.
   [[nodiscard]] bool waits_for_some(std::size_t index) const;
   /// The clients that have not.
@@ -51,7 +52,8 @@ class Roster {
   void check_announcement(int rank, const PlannedUnit& unit, const Announcement& said) const;
 
   const PlanIndex& plan_;
-  std::vector<std::size_t> missing_;                                        // per unit
+  std::size_t completed_ = 0;                                               // units
+  std::vector<std::size_t> missing_;                                        // announcements, per unit
   std::map<std::size_t, std::map<std::uint32_t, Announcement>> announced_;  // of units that are not ready
   std::map<std::size_t, std::shared_ptr<const ReadyUnit>> ready_;
   std::map<std::uint32_t, std::size_t> dropped_;  // client -> first unit without it

@@ -61,7 +61,8 @@ class Worker {
 class Gate {
  public:
   /// Blocks are counted among the planned ones here (PlanIndex::block_of), but for `boundary`'s.
-  explicit Gate(std::size_t window_blocks) : window_blocks_(window_blocks) {}
+  explicit Gate(std::size_t window_blocks, std::uint32_t first_block = 0)
+      : window_blocks_(window_blocks), boundaries_(first_block) {}
 
   /// What to do before `boundary`, a block of the model; `block` planned ones come before it. Waits while
   /// ranks are being asked, or while `block` is too far ahead of the durable one. @throws the failure

@@ -10,7 +10,7 @@ namespace {
 TEST(Boundaries, NobodyBeginsABlockBetweenTheQuestionAndTheDecision) {
   Boundaries rank;
   EXPECT_EQ(rank.begin(0, true), Boundary::go_on);
-  EXPECT_EQ(rank.hold(), 1U) << "blocks begun";
+  EXPECT_EQ(rank.hold(), 1U) << "the first block not begun";
   EXPECT_EQ(rank.begin(1, true), std::nullopt);
   rank.decide(Boundary::stop, 3);
   EXPECT_EQ(rank.begin(1, true), Boundary::go_on);
@@ -18,8 +18,7 @@ TEST(Boundaries, NobodyBeginsABlockBetweenTheQuestionAndTheDecision) {
   EXPECT_EQ(rank.told_to_stop(), std::nullopt);
   EXPECT_EQ(rank.begin(3, true), Boundary::stop);
   EXPECT_EQ(rank.told_to_stop(), 3U);
-  EXPECT_TRUE(rank.begun(2));
-  EXPECT_FALSE(rank.begun(3));
+  EXPECT_EQ(rank.next(), 3U);
 }
 
 TEST(Boundaries, ASaveIsToldOnceAndAStopAtTheSameBlockTakesItsPlace) {
@@ -52,6 +51,17 @@ TEST(Boundaries, ARankWhoseClientsAreGoneIsNeverHeldAndHoldsNobodyUp) {
   rank.decide(Boundary::stop, 3);
   EXPECT_EQ(rank.pass(32), Boundary::stop);
   EXPECT_EQ(rank.told_to_stop(), 3U);
+}
+
+TEST(Boundaries, BeforeAnythingIsBegunTheFirstBlockIsTheBoundary) {
+  Boundaries rank(7);
+  BoundaryVote vote(1);
+  EXPECT_TRUE(vote.request(Boundary::save));
+  const auto decision = vote.answer(rank.hold());
+  ASSERT_TRUE(decision);
+  EXPECT_EQ(decision->block, 7U);
+  rank.decide(decision->what, decision->block);
+  EXPECT_EQ(rank.begin(7, true), Boundary::save);
 }
 
 TEST(BoundaryVote, DecidesOnTheFirstBlockThatNobodyHasBegun) {

@@ -254,6 +254,7 @@ TEST_P(AgreedBoundaries, RequestsAtRandomMomentsOnRandomRanksGiveOneStopEverywhe
 TEST_P(AgreedBoundaries, ARoundMayBeginAtAnyBlock) {
   auto plan = make_plan(blocks_of_two(4));
   for (PlannedUnit& unit : plan.units) unit.id.block += 7;
+  plan.first_block = 7;
   for (const bool stopping : {false, true}) {
     Outcome outcome;
     Exchange exchange(comm_, plan, options(), into(outcome));
@@ -325,6 +326,7 @@ TEST_P(AgreedBoundaries, AskingTwiceOrBackwardsAndSubmittingAfterTheStopAreRefus
                                     wait_until_durable(exchange, 2);
                                     EXPECT_THROW((void)exchange.at_boundary(1), LogicError);
                                     EXPECT_THROW((void)exchange.at_boundary(0), LogicError);
+                                    EXPECT_THROW((void)exchange.at_boundary(3), LogicError);
                                   }
                                 },
                             .before_last_submit =

@@ -100,7 +100,7 @@ TEST(Messages, ThoseOfBoundariesAndLostClientsArriveWithEveryField) {
   EXPECT_EQ(late.client, 3U);
   EXPECT_EQ(late.unit, 5'000'000'000U);
   EXPECT_EQ(std::get<WishMessage>(from_bytes(to_bytes(WishMessage{Boundary::save}))).what, Boundary::save);
-  EXPECT_EQ(std::get<BegunMessage>(from_bytes(to_bytes(BegunMessage{12}))).begun, 12U);
+  EXPECT_EQ(std::get<BegunMessage>(from_bytes(to_bytes(BegunMessage{12}))).next, 12U);
   const auto decision = std::get<DecisionMessage>(from_bytes(to_bytes(DecisionMessage{Boundary::stop, 13})));
   EXPECT_EQ(decision.what, Boundary::stop);
   EXPECT_EQ(decision.block, 13U);
@@ -393,6 +393,13 @@ TEST(PlanIndex, TheFingerprintSeesEveryChange) {
   }
 }
 
+TEST(PlanIndex, TheFingerprintSeesWhereTheRoundBegins) {
+  ExchangePlan plan;
+  const std::int64_t original = PlanIndex(plan, 4).fingerprint();
+  plan.first_block = 3;
+  EXPECT_NE(PlanIndex(plan, 4).fingerprint(), original);
+}
+
 TEST(PlanIndex, ContradictionsAreRefused) {
   const std::vector<std::function<void(ExchangePlan&)>> mistakes = {
       [](ExchangePlan& plan) { plan.units[0].rows = 0; },
@@ -408,6 +415,7 @@ TEST(PlanIndex, ContradictionsAreRefused) {
       [](ExchangePlan& plan) { plan.rank_of_client[0] = -1; },
       [](ExchangePlan& plan) { plan.units[0].diagonal_unit = 1; },
       [](ExchangePlan& plan) { plan.units[2].diagonal_unit = 1; },
+      [](ExchangePlan& plan) { plan.first_block = 1; },
       [](ExchangePlan& plan) { std::swap(plan.units[0].id, plan.units[1].id); },
   };
   for (std::size_t i = 0; i < mistakes.size(); ++i) {

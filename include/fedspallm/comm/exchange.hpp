@@ -40,6 +40,8 @@ struct PlannedUnit {
 struct ExchangePlan {
   std::vector<PlannedUnit> units;   // by (block, matrix)
   std::vector<int> rank_of_client;  // for every client of the config
+  /// The first block that clients begin, whether or not they prune it: 0, or where a resumed round goes on.
+  std::uint32_t first_block = 0;
 };
 
 /// What one client says of a unit before (and besides) its payload.
@@ -117,18 +119,18 @@ class Exchange {
   Exchange(const Exchange&) = delete;
   Exchange& operator=(const Exchange&) = delete;
 
-  /// Asked by each rank's client loop before it begins a block: every block of the model that this exchange
-  /// goes through, whether or not its clients prune it, in ascending order, each once. The loop over blocks
-  /// is the outer one and asks once for all clients of the rank. (A rank without clients, or whose clients
-  /// are all dropped, need not ask; it never holds others up.)
+  /// Asked by each rank's client loop before it begins a block: each block from the plan's first_block to the
+  /// last of the model, whether or not its clients prune it, one after the other, each once. The loop over
+  /// blocks is the outer one and asks once for all clients of the rank. (A rank without clients, or whose
+  /// clients are all dropped, need not ask; it never holds others up.)
   ///   go_on  begin the block
   ///   save   make durable what the clients need to begin this block; then begin it, without asking again
   ///   stop   make the same durable, leave the loop without beginning the block, and finish()
   /// Every rank is told the same at the same block: one above the highest that any rank had begun when all
-  /// were asked. So a request takes effect as early as it can, and a request that comes when some rank is in
-  /// the last block has none; then the caller's own flag must tell after finish(). A stop takes the place of
-  /// a save at the same block. Waits while ranks are being asked, and as submit() does for durability.
-  /// @throws the exchange's failure, if there is one
+  /// were asked, or first_block. So a request takes effect as early as it can, and a request that comes when
+  /// some rank is in the last block has none; then the caller's own flag must tell after finish(). A stop
+  /// takes the place of a save at the same block. Waits while ranks are being asked, and as submit() does for
+  /// durability. @throws the exchange's failure, if there is one; LogicError for another block than the next
   [[nodiscard]] Boundary at_boundary(std::uint32_t block);
   /// Asks for a stop, or a save, of all ranks. On any rank, from any thread (not from a signal handler), any
   /// number of times; returns at once. No effect when the exchange is over or a stop was agreed.
