@@ -12,7 +12,7 @@ usage() {
 Usage: tests/run.sh [--quick | --long]
 
 Installs what is missing, builds the preset `release` and runs its tests (unit, mpi, e2e, tools), then
-the same with the address and undefined-behaviour sanitizers (preset `asan`).
+the same with the address and undefined-behaviour sanitizers (preset `asan`), then a minute of fuzzing.
   --quick   only the preset release
   --long    also the tests labelled `long`
 A test that cannot run here (no GPU, no Python environment) is shown as skipped.
@@ -49,6 +49,16 @@ test_preset() {
     ctest --preset "$preset" --parallel "$cores" || failed+=("$preset")
 }
 
+# A few seconds of each fuzz target; the long runs are by hand (docs/fuzzing.md).
+fuzz() {
+    printf '\n== fuzz\n'
+    tools/install-dependencies.sh --fuzz || printf 'tests/run.sh: clang for fuzzing cannot be installed here\n'
+    local status=0
+    tests/fuzz/run.sh || status=$?
+    # 77: skipped, with its own line
+    if ((status != 0 && status != 77)); then failed+=(fuzz); fi
+}
+
 printf '== dependencies\n'
 mkdir -p build
 tools/install-dependencies.sh --python
@@ -57,7 +67,10 @@ if $long; then
     printf '\n== release: long tests\n'
     ctest --test-dir build/release --label-regex long --output-on-failure || failed+=("release (long)")
 fi
-$quick || test_preset asan
+if ! $quick; then
+    test_preset asan
+    fuzz
+fi
 
 if ((${#failed[@]})); then
     printf '\ntests/run.sh: failed: %s\n' "${failed[*]}" >&2

@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+// Writes those seeds that are not text: make_seeds FOLDER makes FOLDER/TARGET/NAME. The encoders of the
+// program write them, so they are made again where a format changes (tests/fuzz/run.sh --seeds).
+#include "fedspallm/store/run_store.hpp"
+#include "fedspallm/store/state_store.hpp"
+
+#include "comm/messages.hpp"
+#include "fuzz/fuzz.hpp"
+#include "fuzz/samples.hpp"
+#include <cstdio>
+
+using namespace fedspallm;
+
+namespace {
+
+std::string text_of(std::span<const std::byte> bytes) {
+  return {reinterpret_cast<const char*>(bytes.data()), bytes.size()};
+}
+
+class Seeds {
+ public:
+  explicit Seeds(std::filesystem::path folder) : folder_(std::move(folder)) {}
+  void add(const std::string& target, const std::string& name, const std::string& bytes) const {
+    std::filesystem::create_directories(folder_ / target);
+    fuzz::write_file(folder_ / target / name, bytes);
+  }
+
+ private:
+  std::filesystem::path folder_;
+};
+
+void add_updates(const Seeds& seeds) {
+  wire::MatrixUpdate update{.unit = {1, 2, 3}, .client = 4};
+  update.matrix = fuzz::sample_matrix(3, 5, DType::f32);
+  update.hessian_diagonal = {1, 2, 3, 4, 5};
+  seeds.add("update", "float32", '\x00' + text_of(wire::encode(update)));
+  update.matrix = fuzz::sample_matrix(13, 7, DType::f16);
+  update.hessian_diagonal.assign(7, 0.5F);
+  seeds.add("update", "float16", '\x02' + text_of(wire::encode(update)));
+  update.matrix = fuzz::sample_matrix(2, 32, DType::bf16);
+  update.hessian_diagonal.clear();
+  seeds.add("update", "bfloat16", '\x01' + text_of(wire::encode(update)));
+  seeds.add("update", "checksums-as-sent", '\x81' + text_of(wire::encode(update)));
+}
+
+void add_messages(const Seeds& seeds) {
+  const comm::Failure failure{ExitStatus::numerical, "rank 1 on host: not positive definite"};
+  const std::vector<std::pair<std::string, comm::Message>> all = {
+      {"announce",
+       comm::AnnounceMessage{5, {comm::Announcement{}, comm::Announcement{.client = 1, .kept = 9}}}},
+      {"grant", comm::GrantMessage{7, 2}},
+      {"scale", comm::ScaleMessage{7, -50, -40}},
+      {"fetch", comm::FetchMessage{3}},
+      {"block", comm::BlockMessage{3, 1000}},
+      {"finish", comm::FinishMessage{}},
+      {"failed", comm::FailedMessage{failure}},
+      {"stopped", comm::StoppedMessage{failure}},
+      {"stopped-well", comm::StoppedMessage{}},
+      {"verdict", comm::VerdictMessage{failure}}};
+  for (const auto& [name, message] : all) seeds.add("messages", name, text_of(comm::to_bytes(message)));
+}
+
+void add_manifest(const Seeds& seeds) {
+  const store::RunPaths paths{fuzz::scratch() / "run"};
+  store::BlockStore run = store::BlockStore::of_run(paths);
+  run.write_block(fuzz::sample_block());
+  run.write_links({}, true);
+  const std::string manifest = fuzz::read_file(paths.manifest());
+  seeds.add("manifest", "sound", manifest);
+  seeds.add("manifest", "checksum-put-right", " " + manifest);
+  seeds.add("manifest", "changed-block", manifest + "\n%%\n\x89HDF\r\n\x1a\n");
+  seeds.add("manifest", "changed-links", manifest + "\n%%\n\n%%\n\x89HDF\r\n\x1a\n");
+}
+
+void add_state(const Seeds& seeds) {
+  store::StateStore states(fuzz::scratch() / "state", 7);
+  store::StateStore::Writing writing = states.begin({1, 2}, 2, 3);
+  writing.append(std::vector<float>{1, 2, 3, 4, 5, 6});
+  writing.close();
+  writing.publish();
+  const std::string bytes = fuzz::read_file(fuzz::scratch() / "state" / "r01-b0002.state");
+  seeds.add("state", "two-rows", std::string(1, '\0') + bytes);
+  seeds.add("state", "checksums-as-written", '\1' + bytes);
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  if (count != 2) {
+    std::fprintf(stderr, "Usage: make_seeds FOLDER\n");
+    return 2;
+  }
+  const Seeds seeds(arguments[1]);
+  add_updates(seeds);
+  add_messages(seeds);
+  add_manifest(seeds);
+  add_state(seeds);
+  seeds.add("block_codec", "three-matrices", '\0' + text_of(store::encode_block(fuzz::sample_block())));
+  seeds.add("block_codec", "checksums-as-sent", '\1' + text_of(store::encode_block(fuzz::sample_block())));
+  return 0;
+}
