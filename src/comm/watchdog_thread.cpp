@@ -19,6 +19,7 @@ namespace {
 
 constexpr double kStrangerSeconds = 10;       // to say who it is
 constexpr std::size_t kMostStrangers = 1024;  // at a time; further callers wait in the system's queue
+constexpr double kShortestInterval = 0.05;    // between reports of a rank that moves quickly
 constexpr std::size_t kManyPeers = 64;
 constexpr std::chrono::milliseconds kBatch{10};
 constexpr std::chrono::seconds kHandlerLimit{1};
@@ -109,6 +110,10 @@ void Watcher::change(const std::function<void(Shared&)>& action) {
     const std::lock_guard lock(mutex_);
     action(shared_);
   }
+  wake();
+}
+
+void Watcher::wake() {
   const std::uint64_t one = 1;
   (void)!::write(wake_.get(), &one, sizeof one);  // fails only when it is already set
 }
@@ -123,12 +128,17 @@ void Watcher::everybody_is_here() {
 
 void Watcher::beat(std::uint16_t phase, std::int64_t block) {
   const double now = steady_seconds();
-  const std::lock_guard lock(mutex_);  // no wake-up: the next report has it
-  if (shared_.state != State::working) return;
-  shared_.phase = phase;
-  shared_.block = block;
-  shared_.last_beat = now;
-  ++shared_.beats;
+  {
+    const std::lock_guard lock(mutex_);
+    if (shared_.state != State::working) return;
+    const bool moved = shared_.phase != phase || shared_.block != block;
+    shared_.phase = phase;
+    shared_.block = block;
+    shared_.last_beat = now;
+    ++shared_.beats;
+    if (!moved) return;  // the next report has it
+  }
+  wake();
 }
 
 void Watcher::finish(const std::optional<std::string>& error) {
@@ -179,8 +189,8 @@ void Watcher::wait_for_events() {
     items.push_back({peer.link.fd(), static_cast<short>(peer.link.waiting() ? POLLIN | POLLOUT : POLLIN), 0});
   const double wait = std::clamp(next_report_ - clock_.now(), 0.0, interval_);
   (void)::poll(items.data(), items.size(), static_cast<int>(std::ceil(wait * 1000)));
-  // One pass for many reports, not one for each.
-  if (peers_.size() > kManyPeers) std::this_thread::sleep_for(kBatch);
+  // One pass for many reports, not one for each; only callers are not kept waiting.
+  if (peers_.size() > kManyPeers && !listener_) std::this_thread::sleep_for(kBatch);
   std::uint64_t count = 0;
   (void)!::read(wake_.get(), &count, sizeof count);
 }
@@ -280,10 +290,14 @@ void Watcher::drop_broken() {
 }
 
 void Watcher::send_report() {
-  monitor_.heard(job_.rank, report_, clock_.now());
+  const double now = clock_.now();
+  monitor_.heard(job_.rank, report_, now);
   if (report_.state == State::failed) monitor_.failure_text(job_.rank, error_);
-  if (clock_.now() < next_report_ && report_.state == reported_) return;
-  const bool news = report_.state != reported_;
+  // A place that nobody was told of yet is told soon, so that the message about a crash has it.
+  if (report_.phase != reported_.phase || report_.block != reported_.block)
+    next_report_ = std::min(next_report_, last_report_ + kShortestInterval);
+  const bool news = report_.state != reported_.state;
+  if (now < next_report_ && !news) return;
   std::string bytes;
   if (news && report_.state == State::failed) bytes = encode_failure(error_);
   bytes += encode_report(report_);
@@ -291,8 +305,9 @@ void Watcher::send_report() {
     // Who does not read gets no more reports, but what matters once waits for it.
     if (peer.rank >= 0 && (news || !peer.link.waiting())) peer.link.send(bytes);
   }
-  reported_ = report_.state;
-  next_report_ = clock_.now() + interval_;
+  reported_ = report_;
+  last_report_ = now;
+  next_report_ = now + interval_;
 }
 
 Watcher::Next Watcher::decide() {

@@ -83,6 +83,7 @@ class Watcher {
   void kill_remains(int rank) const;
   [[nodiscard]] bool is_hub(int rank) const;
   void change(const std::function<void(Shared&)>& action);
+  void wake();
 
   const Job job_;
   const double interval_;  // seconds between reports
@@ -103,8 +104,8 @@ class Watcher {
   std::string error_;
   std::uint64_t beats_ = 0;
   double progress_ = 0;  // awake time of the last beat
-  double next_report_ = 0;
-  State reported_ = State::working;
+  double last_report_ = 0, next_report_ = 0;
+  Report reported_;
 
   std::jthread thread_;  // last: it uses the others
 };

@@ -70,7 +70,9 @@ class Watchdog {
   Watchdog(const Watchdog&) = delete;
   Watchdog& operator=(const Watchdog&) = delete;
 
-  /// This rank is here now; counts as progress. From any thread, cheap enough for each piece of a block.
+  /// This rank is here now; counts as progress. From any thread, cheap enough for each piece of a block. Call
+  /// it when a piece begins and when it is done, before waiting for other ranks: who waits is then not taken
+  /// for the stuck one.
   /// @param block  counted over all rounds; -1 = none
   /// @pre phase is one of options.phases
   void beat(std::string_view phase, std::int64_t block = -1);
