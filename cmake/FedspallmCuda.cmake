@@ -19,12 +19,12 @@ endif()
 if(CMAKE_CXX_COMPILER_LAUNCHER AND NOT CMAKE_CUDA_COMPILER_LAUNCHER)
   set(CMAKE_CUDA_COMPILER_LAUNCHER ${CMAKE_CXX_COMPILER_LAUNCHER})
 endif()
-set(CMAKE_CUDA_STANDARD 20)
-set(CMAKE_CUDA_STANDARD_REQUIRED ON)
-set(CMAKE_CUDA_EXTENSIONS OFF)
 set(CMAKE_CUDA_RUNTIME_LIBRARY Shared)
 set(CMAKE_INSTALL_RPATH_USE_LINK_PATH ON) # the toolkit's libraries are rarely on the loader's own path
 enable_language(CUDA)
+if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION) # CMake 3.25 does not know that nvcc has C++20
+  set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION -std=c++20)
+endif()
 find_package(CUDAToolkit 13 REQUIRED)
 
 # fedspallm_cuda_kernels(TARGET)   compiles the current folder's cuda/*.cu into TARGET and links the libraries
@@ -37,7 +37,6 @@ function(fedspallm_cuda_kernels target)
   if(FEDSPALLM_WERROR)
     target_compile_options(${target}_cuda PRIVATE -Werror=all-warnings)
   endif()
-  target_link_libraries(${target}_cuda PRIVATE fmt::fmt CUDA::toolkit)
   target_sources(${target} PRIVATE $<TARGET_OBJECTS:${target}_cuda>)
   target_link_libraries(${target} PRIVATE CUDA::cudart CUDA::cublas CUDA::cusolver)
 endfunction()
