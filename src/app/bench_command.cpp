@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "commands.hpp"
+#include "setup.hpp"
 #include <algorithm>
 #include <array>
 #include <cstdio>
@@ -21,10 +22,9 @@ namespace {
 constexpr std::array<std::string_view, 5> kBackendBenches = {"forward", "hessian", "factorization", "sweep",
                                                              "sparsegpt"};
 
-nlohmann::json backend_rows(const BenchOptions& options, int threads) {
-  const auto backend = backend::make_cpu_backend(threads);
+nlohmann::json backend_rows(backend::Backend& backend, const BenchOptions& options, int threads) {
   nlohmann::json rows = nlohmann::json::array();
-  for (const auto& row : backend::run_backend_bench(*backend, options.name, {.threads = threads}))
+  for (const auto& row : backend::run_backend_bench(backend, options.name, {.threads = threads}))
     rows.push_back({{"name", row.name},
                     {"shape", row.shape},
                     {"per_block", row.per_block},
@@ -83,11 +83,14 @@ ExitStatus run_bench(const BenchOptions& options) {
       fmt::format("bench: unknown name '{}'; expected forward, hessian, factorization, sweep, sparsegpt "
                   "(all four) or aggregate",
                   options.name));
-  const nlohmann::json rows = backend_bench ? backend_rows(options, threads) : merge_rows(threads);
+  const auto backend = backend_bench ? make_backend(backend_kind(options.backend), threads)
+                                     : std::unique_ptr<backend::Backend>();
+  const nlohmann::json rows = backend ? backend_rows(*backend, options, threads) : merge_rows(threads);
   if (options.json)
     std::puts(nlohmann::json({{"format_version", 1},
                               {"bench", options.name},
                               {"threads", threads},
+                              {"kernel_set", backend ? backend->kernel_set() : "cpu"},
                               {"cpu", report::cpu_model()},
                               {"version", version_text()},
                               {"rows", rows}})

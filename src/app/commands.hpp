@@ -50,6 +50,7 @@ struct UnpackOptions {
 };
 struct BenchOptions {
   std::string name;
+  std::string backend = "auto";
   int threads = 0;
   bool json = false;
 };

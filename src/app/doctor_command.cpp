@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // doctor: what this machine can do, one line a fact, with what to do where something lacks.
 #include "fedspallm/backend/backend.hpp"
+#include "fedspallm/backend/cuda.hpp"
 #include "fedspallm/base/cpu_features.hpp"
 #include "fedspallm/report/system.hpp"
 
@@ -29,11 +30,13 @@ std::string gigabytes(std::int64_t bytes) {
 }
 
 std::string cuda_state() {
-  try {
-    return backend::make_cuda_backend(0)->name();
-  } catch (const Error& error) {
-    return fmt::format("no: {}", error.what());
-  }
+  const backend::CudaDevices visible = backend::visible_cuda_devices();
+  if (visible.devices.empty()) return fmt::format("no: {}", visible.reason);
+  std::string text;
+  for (const backend::CudaDevice& device : visible.devices)
+    text += fmt::format("{}{} {} ({}, {}, compute capability {}.{})", text.empty() ? "" : "; ", device.index,
+                        device.name, device.uuid, gigabytes(device.memory_bytes), device.major, device.minor);
+  return text;
 }
 
 }  // namespace

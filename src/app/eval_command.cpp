@@ -60,7 +60,7 @@ ExitStatus run_eval(comm::Communicator& communicator, const EvalOptions& options
     }
     model = std::make_unique<model::ModelDirectory>(store ? model_of_run(*store)
                                                           : std::filesystem::path(options.model));
-    backend = make_backend(backend_kind(options.backend), threads);
+    backend = make_backend(backend_kind(options.backend), threads, communicator.node_rank());
     for (const std::string& tokens : options.tokens)
       sets.push_back(read_evaluation(std::filesystem::path(tokens).stem().string(), tokens, options.samples,
                                      options.sequence_length, model->architecture()));

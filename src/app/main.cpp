@@ -99,6 +99,8 @@ void add_machine(CLI::App& app, BenchOptions& bench, Chosen& chosen) {
       ->add_option("NAME", bench.name,
                    "forward, hessian, factorization, sweep, sparsegpt (all four), aggregate")
       ->required();
+  command->add_option("--backend", bench.backend, "auto, cpu, cuda or reference (not for aggregate)")
+      ->capture_default_str();
   command->add_option("--threads", bench.threads, "threads (default: the cores given)");
   command->add_flag("--json", bench.json, "one JSON object on standard output");
   command->callback([&] { chosen.alone = [&] { return run_bench(bench); }; });

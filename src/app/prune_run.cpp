@@ -25,7 +25,7 @@ PruneRun::PruneRun(comm::Communicator& communicator, const config::Config& confi
     check<NotCompiled>(config.federation.transport != config::TransportKind::nccl,
                        "federation.transport = \"nccl\": this build has no NCCL; build the preset `cuda` "
                        "(cmake --preset cuda), or use \"auto\"");
-    backend_ = make_backend(config.run.backend, threads_);
+    backend_ = make_backend(config.run.backend, threads_, communicator_.node_rank());
     shape_ = shape_of_run(config, *inputs_.model);
   });
   facts_ = facts(communicator_, *backend_, threads_);

@@ -69,6 +69,8 @@ void PruneRun::open_directory() {
              config_.model.path.string(), architecture.family, architecture.blocks,
              inputs_.model->prunable_weights(), config_.clients.size(), communicator_.size(), threads_,
              backend_->kernel_set());
+  for (const auto& [name, value] : facts_)
+    if (name == "gpus") log_->info("GPUs:\n{}", value);
   if (root() && !lock_->taken_over().empty()) log_->warn("{}", lock_->taken_over());
   if (root() && lock_->lease_only())
     log_->warn("{}: flock does not work here; a lease file alone keeps other jobs out", paths_.dir.string());

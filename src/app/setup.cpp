@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "setup.hpp"
 
+#include "fedspallm/backend/cuda.hpp"
 #include "fedspallm/base/error.hpp"
 #include "fedspallm/report/system.hpp"
 
@@ -53,13 +54,27 @@ config::BackendKind backend_kind(const std::string& word) {
   throw ConfigError(fmt::format("--backend: found '{}', expected auto, cpu, cuda or reference", word));
 }
 
-std::unique_ptr<backend::Backend> make_backend(config::BackendKind kind, int threads) {
+namespace {
+
+/// This rank's device among `visible`; 0 when there are none, which the backend then refuses by itself.
+int own_device(const backend::CudaDevices& visible, int node_rank) {
+  const auto count = static_cast<int>(visible.devices.size());
+  return count == 0 ? 0 : backend::cuda_device_of_rank(node_rank, count);
+}
+
+}  // namespace
+
+std::unique_ptr<backend::Backend> make_backend(config::BackendKind kind, int threads, int node_rank) {
   switch (kind) {
-    case config::BackendKind::automatic:
+    case config::BackendKind::automatic: {
+      const backend::CudaDevices visible = backend::visible_cuda_devices();
+      if (visible.devices.empty()) return backend::make_cpu_backend(threads);
+      return backend::make_cuda_backend(own_device(visible, node_rank));
+    }
     case config::BackendKind::cpu:
       return backend::make_cpu_backend(threads);
     case config::BackendKind::cuda:
-      return backend::make_cuda_backend(0);
+      return backend::make_cuda_backend(own_device(backend::visible_cuda_devices(), node_rank));
     case config::BackendKind::reference:
       return backend::make_reference_backend();
   }
@@ -71,19 +86,41 @@ std::string version_text() {
                      comm::MpiSession::library_version(), hdf5_version(), kCuda ? "on" : "off");
 }
 
+namespace {
+
+/// Collective. The table of ranks and GPUs on rank 0; "" elsewhere and when no rank has a GPU.
+std::string gpu_table(comm::Communicator& communicator, const backend::Backend& backend) {
+  std::string mine;
+  if (backend.name() == "cuda") {
+    const backend::CudaDevices visible = backend::visible_cuda_devices();
+    mine = visible.devices[static_cast<std::size_t>(own_device(visible, communicator.node_rank()))].uuid;
+  }
+  const std::vector<std::string> hosts = communicator.gather(communicator.host());
+  const std::vector<std::string> devices = communicator.gather(mine);
+  std::vector<backend::RankPlace> places;
+  for (std::size_t rank = 0; rank < hosts.size(); ++rank)
+    places.push_back({static_cast<int>(rank), hosts[rank], devices[rank]});
+  return backend::rank_table(places);
+}
+
+}  // namespace
+
 std::vector<std::pair<std::string, std::string>> facts(comm::Communicator& communicator,
                                                        const backend::Backend& backend, int threads) {
-  return {{"version", kVersion},
-          {"git", kGitRevision},
-          {"mpi", comm::MpiSession::library_version()},
-          {"hdf5", hdf5_version()},
-          {"backend", backend.name()},
-          {"kernel_set", backend.kernel_set()},
-          {"cpu", report::cpu_model()},
-          {"host", communicator.host()},
-          {"ranks", std::to_string(communicator.size())},
-          {"threads", std::to_string(threads)},
-          {"started", report::iso_date()}};
+  std::vector<std::pair<std::string, std::string>> result{{"version", kVersion},
+                                                          {"git", kGitRevision},
+                                                          {"mpi", comm::MpiSession::library_version()},
+                                                          {"hdf5", hdf5_version()},
+                                                          {"backend", backend.name()},
+                                                          {"kernel_set", backend.kernel_set()},
+                                                          {"cpu", report::cpu_model()},
+                                                          {"host", communicator.host()},
+                                                          {"ranks", std::to_string(communicator.size())},
+                                                          {"threads", std::to_string(threads)},
+                                                          {"started", report::iso_date()}};
+  if (std::string table = gpu_table(communicator, backend); !table.empty())
+    result.emplace_back("gpus", std::move(table));
+  return result;
 }
 
 }  // namespace fedspallm::app

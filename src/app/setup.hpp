@@ -17,12 +17,15 @@ namespace fedspallm::app {
 /// that have the same cores (binding is left to the launcher).
 [[nodiscard]] int threads_of_rank(comm::Communicator& communicator, int wanted);
 
-/// @throws NotCompiled when CUDA is asked for and this build has none
-[[nodiscard]] std::unique_ptr<backend::Backend> make_backend(config::BackendKind kind, int threads);
+/// `automatic` is CUDA where the build has it and a device is visible, else the CPU. Ranks of a host take its
+/// devices in turn. @throws NotCompiled when CUDA is asked for and this build has none
+[[nodiscard]] std::unique_ptr<backend::Backend> make_backend(config::BackendKind kind, int threads,
+                                                             int node_rank = 0);
 /// @throws ConfigError naming the allowed words
 [[nodiscard]] config::BackendKind backend_kind(const std::string& word);
 
-/// version, git, mpi, hdf5, backend, kernel set, host, ranks, threads, start time.
+/// Collective. version, git, mpi, hdf5, backend, kernel set, host, ranks, threads, start time; on rank 0 also
+/// which rank works on which GPU, where any does ("gpus").
 [[nodiscard]] std::vector<std::pair<std::string, std::string>> facts(comm::Communicator& communicator,
                                                                      const backend::Backend& backend,
                                                                      int threads);

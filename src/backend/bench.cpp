@@ -29,14 +29,40 @@ double best_seconds(const std::function<void()>& work) {
   return best;
 }
 
+/// The limits of a backend that computes elsewhere than on the host's cores: its own largest product and a
+/// stream over its memory.
+double device_sgemm(Backend& backend, std::int64_t size) {
+  const Tensor a = backend.allocate(size, size), b = backend.allocate(size, size),
+               c = backend.allocate(size, size);
+  for (const Tensor* tensor : {&a, &b}) backend.fill(*tensor, 0.5F);
+  const double seconds = best_seconds([&] {
+    backend.linear().linear(a, b, View(), c, false);
+    backend.synchronize();
+  });
+  return 2.0 * std::pow(static_cast<double>(size), 3) / seconds;
+}
+
+double device_stream(Backend& backend, std::int64_t bytes) {
+  const std::int64_t count = std::max<std::int64_t>(1, bytes / 8);
+  const Tensor a = backend.allocate(1, count), b = backend.allocate(1, count);
+  for (const Tensor* tensor : {&a, &b}) backend.fill(*tensor, 1.0F);
+  const double seconds = best_seconds([&] {
+    backend.model().add(a, b);  // two reads, one write
+    backend.synchronize();
+  });
+  return 12.0 * static_cast<double>(count) / seconds;
+}
+
 class Bench {
  public:
   Bench(Backend& backend, const BenchOptions& options)
       : backend_(backend),
         options_(options),
         tokens_(options.sequences * options.sequence_length),
-        sgemm_(measure_sgemm(options.threads, options.limit_size)),
-        triad_(measure_triad(options.threads, options.triad_bytes)) {}
+        sgemm_(backend.name() == "cuda" ? device_sgemm(backend, options.limit_size)
+                                        : measure_sgemm(options.threads, options.limit_size)),
+        triad_(backend.name() == "cuda" ? device_stream(backend, options.triad_bytes)
+                                        : measure_triad(options.threads, options.triad_bytes)) {}
 
   void forward();
   void hessian();

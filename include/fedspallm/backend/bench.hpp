@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Purpose: times the pieces of pruning one client on a backend, each beside its limit measured in the same
-// run: the sgemm rate of the BLAS on as many threads, or the triad bandwidth. For `fedspallm bench` and
+// run: the sgemm rate of the BLAS on as many threads, or the triad bandwidth (on a GPU: its own largest
+// product and y += x). For `fedspallm bench` and
 // docs/measurements. Non-goals: files, messages, whole models; pass or fail.
 #pragma once
 
