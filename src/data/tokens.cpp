@@ -28,6 +28,17 @@ std::string text_attribute(const hdf5::Group& root, const std::string& name) {
   return holder.empty() ? "" : root.read_string(name, holder);
 }
 
+/// A hash is shown in a warning and travels as JSON: what is no text at all is refused.
+std::string hash_attribute(const hdf5::Group& root, const std::string& name) {
+  const std::string text = text_attribute(root, name);
+  check<DataError>(
+      std::all_of(text.begin(), text.end(), [](char c) { return c >= ' ' && c <= '~'; }),
+      fmt::format(
+          "{}: attribute '{}': holds other than printable ASCII, expected hexadecimal digits or nothing",
+          root.file(), name));
+  return text;
+}
+
 std::int64_t integer_attribute(const hdf5::Group& root, const std::string& name) {
   const std::string holder = holder_of(root, name);
   return holder.empty() ? 0 : root.read_integer(name, holder);
@@ -74,7 +85,7 @@ TokenFile read_token_file(const std::filesystem::path& path, std::int64_t vocab_
   result.path = path;
   result.tokens = read_ids(root);
   result.vocab_size = integer_attribute(root, "vocab_size");
-  result.tokenizer_sha256 = text_attribute(root, "tokenizer_sha256");
+  result.tokenizer_sha256 = hash_attribute(root, "tokenizer_sha256");
   result.source = text_attribute(root, "source");
   const auto bad = std::find_if(result.tokens.begin(), result.tokens.end(),
                                 [&](std::int32_t id) { return id < 0 || id >= vocab_size; });

@@ -56,6 +56,17 @@ TEST_F(TokenFileTest, ReadsBothElementTypesAndTheAttributes) {
   }
 }
 
+TEST_F(TokenFileTest, AHashThatIsNoTextIsRefused) {
+  for (const std::string hash : {"\xff\xfe", "ab\ncd", "caf\xc3\xa9"}) {
+    const auto path = write([&](const hdf5::Group& root) {
+      root.write("tokens", std::vector<std::int32_t>{1});
+      root.write_string("tokenizer_sha256", hash);
+    });
+    test::expect_error<DataError>([&] { static_cast<void>(read_token_file(path, 10)); },
+                                  {path.string(), "'tokenizer_sha256'", "printable"});
+  }
+}
+
 TEST_F(TokenFileTest, AttributesMayBeAbsent) {
   const auto path =
       write([](const hdf5::Group& root) { root.write("tokens", std::vector<std::int32_t>{1}); });
