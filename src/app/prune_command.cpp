@@ -24,7 +24,8 @@ std::int64_t tokens_of(const std::vector<EvaluationSet>& sets) {
 
 /// The folder itself or its nearest existing parent.
 std::filesystem::path existing_folder(std::filesystem::path folder) {
-  while (!folder.empty() && !std::filesystem::exists(folder) && folder != folder.parent_path())
+  std::error_code error;  // a loop of links, say: the folder itself is made, or not, later
+  while (!folder.empty() && !std::filesystem::exists(folder, error) && folder != folder.parent_path())
     folder = folder.parent_path();
   return folder;
 }
@@ -55,8 +56,9 @@ bool already_finished(comm::Communicator& communicator, const config::Config& co
   std::string answer = "no";
   const store::RunPaths paths{config.run.dir};
   communicator.together([&] {
-    if (communicator.rank() != 0 || !std::filesystem::exists(paths.summary()) ||
-        !std::filesystem::exists(paths.run_file()) || !store::BlockStore::of_run(paths).complete())
+    std::error_code error;
+    if (communicator.rank() != 0 || !std::filesystem::exists(paths.summary(), error) ||
+        !std::filesystem::exists(paths.run_file(), error) || !store::BlockStore::of_run(paths).complete())
       return;
     answer = "yes";
     const auto identity = read_identity(paths.dir / "resume.json");
