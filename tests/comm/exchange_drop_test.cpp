@@ -218,7 +218,7 @@ class Deadline : public testing::Test {
 
 TEST_F(Deadline, ALateClientFailsTheExchangeByName) {
   ExchangeOptions options;
-  options.deadline_seconds = 1;
+  options.deadline_seconds = 2;
   Exchange exchange(
       comm_, planned_, options, [](const CompletedUnit&) {},
       [](std::uint32_t) { return std::vector<std::byte>(); });
@@ -237,7 +237,7 @@ TEST_F(Deadline, ALateClientFailsTheExchangeByName) {
 
 TEST_F(Deadline, ALateClientIsDroppedAndTheOthersFinish) {
   ExchangeOptions options;
-  options.deadline_seconds = 1;
+  options.deadline_seconds = 2;
   options.drop_late = true;
   for (const std::size_t unit : {std::size_t{0}, std::size_t{5}}) {
     Outcome outcome;
@@ -295,11 +295,11 @@ TEST_F(Deadline, HowEverItFallsAMergeIsOfExactlyTheClientsItNames) {
 
 TEST_F(Deadline, NobodyIsLateWhoWaitsForTheRoot) {
   ExchangeOptions options;
-  options.deadline_seconds = 0.25;
+  options.deadline_seconds = 1;
   options.window_blocks = 1;
   Outcome outcome;
   Exchange exchange(comm_, planned_, options, [&](const CompletedUnit& unit) {
-    if (unit.index == 1) std::this_thread::sleep_for(std::chrono::milliseconds(600));
+    if (unit.index == 1) std::this_thread::sleep_for(std::chrono::seconds(2));
     outcome.order.push_back(unit.index);
   });
   deliver_all(exchange, planned_, comm_.rank(), 0);

@@ -120,6 +120,18 @@ TEST(Roster, AnnouncingTwiceOrOutsideThePlanIsRefused) {
   EXPECT_THAT(thrown_by([&] { roster.announce(1, 6, {of(1)}); }), HasSubstr("unit 6 of a plan of 6"));
 }
 
+TEST(Roster, UnitsAreCompletedInOrderAndNotAskedForAgain) {
+  const PlanIndex plan = three_clients();
+  Roster roster(plan);
+  EXPECT_THROW(roster.completed(1), LogicError);
+  roster.announce(0, 0, {of(0), of(2)});
+  roster.announce(1, 0, {of(1)});
+  EXPECT_NE(roster.ready(0), nullptr);
+  roster.completed(0);
+  EXPECT_THROW((void)roster.ready(0), LogicError);
+  EXPECT_EQ(roster.ready(1), nullptr);
+}
+
 TEST(DueList, ClientsDeliverInOrderAndFinishWantsAll) {
   const PlanIndex plan = three_clients();
   DueList due(plan, 0);
