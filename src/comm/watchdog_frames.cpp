@@ -19,7 +19,8 @@ constexpr std::size_t kHead = 5;
 template <class T>
 void put(std::string& bytes, T value) {
   static_assert(std::is_unsigned_v<T>);
-  for (std::size_t i = 0; i < sizeof(T); ++i) bytes.push_back(static_cast<char>((value >> (8 * i)) & 0xffU));
+  const std::uint64_t wide = value;
+  for (std::size_t i = 0; i < sizeof(T); ++i) bytes.push_back(static_cast<char>((wide >> (8 * i)) & 0xffU));
 }
 
 /// Takes values off the front of a body; too few or too many bytes are an error.
