@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstring>
+#include <filesystem>
 #include <new>
 #include <type_traits>
 #include <utility>
@@ -190,6 +191,9 @@ Failure current_failure(const std::string& rank_name) {
     return failure_of(error, rank_name);
   } catch (const std::bad_alloc&) {
     return {ExitStatus::no_resources, rank_name + ": out of memory"};
+  } catch (const std::filesystem::filesystem_error& error) {
+    return {ExitStatus::no_resources,
+            fmt::format("{}: {}: {}", rank_name, error.path1().string(), error.code().message())};
   } catch (const std::exception& error) {
     return {ExitStatus::check_failed, fmt::format("{}: unexpected: {}", rank_name, error.what())};
   } catch (...) {
