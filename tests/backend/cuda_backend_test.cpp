@@ -25,11 +25,6 @@ using testing::ThrowsMessage;
 
 class CudaBackendTest : public testing::Test {
  protected:
-  void SetUp() override {
-    const backend::CudaDevices visible = backend::visible_cuda_devices();
-    if (visible.devices.empty()) GTEST_SKIP() << "no GPU: " << visible.reason;
-    cuda_ = backend::make_cuda_backend(0);
-  }
   static Tensor upload(Backend& backend, const std::vector<float>& values, std::int64_t rows) {
     Tensor tensor = backend.allocate(rows, static_cast<std::int64_t>(values.size()) / rows);
     backend.copy_in(std::span<const float>(values), tensor);
@@ -40,7 +35,7 @@ class CudaBackendTest : public testing::Test {
     backend.copy_out(view, std::span<float>(values));
     return values;
   }
-  std::unique_ptr<Backend> cuda_;
+  std::unique_ptr<Backend> cuda_ = backend::make_cuda_backend(0);
 };
 
 TEST_F(CudaBackendTest, TensorsAreAlignedCountedAndGivenBack) {

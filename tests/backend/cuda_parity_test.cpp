@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The CUDA backend against the reference backend over the one list of cases. Built twice: for a GPU (label
 // gpu; skipped where there is none) and for the CPU with emulated CUDA (emulation/cuda_runtime_api.h).
-#include "fedspallm/backend/cuda.hpp"
-
 #include <gtest/gtest.h>
 
 #include "agreement.hpp"
@@ -10,13 +8,7 @@
 namespace fedspallm::test {
 namespace {
 
-class CudaParity : public testing::TestWithParam<std::string> {
- protected:
-  void SetUp() override {
-    const backend::CudaDevices visible = backend::visible_cuda_devices();
-    if (visible.devices.empty()) GTEST_SKIP() << "no GPU: " << visible.reason;
-  }
-};
+class CudaParity : public testing::TestWithParam<std::string> {};
 
 TEST_P(CudaParity, AgreesWithTheReferenceAndRepeatsItsBits) {
   const auto reference = backend::make_reference_backend();

@@ -89,7 +89,7 @@ TEST_P(PublishedFixture, masks_and_weights_agree_with_the_published_code) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, PublishedFixture,
-                         testing::Combine(testing::Values("reference", "cpu"),
+                         testing::Combine(testing::ValuesIn(test::backend_names()),
                                           testing::Values(Case{"llama-gqa-tied", "sparsegpt50.0.", {}, 2},
                                                           Case{"llama-gqa-tied", "sparsegpt24.0.", {2, 4}, 1},
                                                           Case{"opt", "sparsegpt50.0.", {}, 1})));

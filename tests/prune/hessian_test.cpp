@@ -10,7 +10,7 @@ namespace fedspallm::prune {
 namespace {
 
 class HessianTest : public OnBothBackends {};
-INSTANTIATE_TEST_SUITE_P(Backends, HessianTest, testing::Values("reference", "cpu"));
+INSTANTIATE_TEST_SUITE_P(Backends, HessianTest, testing::ValuesIn(test::backend_names()));
 
 TEST_P(HessianTest, diagonal_is_two_over_sequences_times_the_sum_of_squares) {
   Hessian hessian(*backend_, 2, 4);

@@ -31,7 +31,7 @@ class MethodsTest : public OnBothBackends {
   }
   std::vector<float> diagonal_;
 };
-INSTANTIATE_TEST_SUITE_P(Backends, MethodsTest, testing::Values("reference", "cpu"));
+INSTANTIATE_TEST_SUITE_P(Backends, MethodsTest, testing::ValuesIn(test::backend_names()));
 
 struct Shape {
   std::int64_t rows, cols, block;

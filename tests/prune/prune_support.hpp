@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Purpose: both backends under one name, and small matrices with keyed random contents.
+// Purpose: the backends under one name, and small matrices with keyed random contents.
 #pragma once
 
 #include "fedspallm/backend/backend.hpp"
@@ -7,15 +7,14 @@
 
 #include <gtest/gtest.h>
 
+#include "support/backends.hpp"
 #include <memory>
 #include <string>
 #include <vector>
 
 namespace fedspallm::prune {
 
-inline std::unique_ptr<backend::Backend> make_backend(const std::string& name) {
-  return name == "cpu" ? backend::make_cpu_backend(2) : backend::make_reference_backend();
-}
+using test::make_backend;
 
 /// Uniform in (-1, 1), from a seed.
 inline std::vector<float> random_values(std::int64_t count, std::uint64_t seed) {
