@@ -6,9 +6,11 @@ Safetensors files and indices are put together here byte by byte, so that they a
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ import numpy as np
 
 Header = dict[str, Any]
 
+INDEX = "model.safetensors.index.json"
 NORM = "model.norm.weight"
 QUERY = "model.layers.0.self_attn.q_proj.weight"
 EMBEDDING = "model.embed_tokens.weight"
@@ -40,67 +43,63 @@ def symlink_loop(path: Path) -> Path:
 # ---------------------------------------------------------------- token files
 
 
-def token_files(folder: Path, vocabulary: int) -> list[Case]:
-    """Token files that are missing, damaged, of another kind or with impossible content."""
-    folder.mkdir()
-    sound = models.write_tokens(folder / "sound.h5", np.arange(500) % vocabulary, vocabulary).read_bytes()
-    cases: list[Case] = []
+class TokenCases:
+    """Token files in one folder."""
 
-    def add(title: str, message: str, content: bytes | None = None) -> Path:
-        path = folder / f"{title}.h5"
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self.folder = folder
+        self.cases: list[Case] = []
+
+    def add(self, title: str, message: str, content: bytes | None = None) -> Path:
+        path = self.folder / f"{title}.h5"
         if content is not None:
             path.write_bytes(content)
-        cases.append(Case(title, path, message))
+        self.cases.append(Case(title, path, message))
         return path
 
-    add("missing", "no such file")
-    add("empty", "not HDF5", b"")
-    add("truncated", "truncated", sound[: len(sound) - 600])
-    add("wrong-magic", "not HDF5", b"GGUF" + sound[4:])
-    add("folder", "not a regular file").mkdir()
-    os.mkfifo(add("pipe", "not a regular file"))
-    symlink_loop(add("loop", "no such file"))
-    add("dangling", "no such file").symlink_to("nothing")
-
-    def dataset(title: str, message: str, write: Callable[[h5py.File], object]) -> None:
-        with h5py.File(add(title, message), "w") as file:
+    def hdf5(self, title: str, message: str, write: Callable[[h5py.File], object]) -> None:
+        with h5py.File(self.add(title, message), "w") as file:
             write(file)
 
-    dataset("no-dataset", "no dataset 'tokens'", lambda file: file.create_group("words"))
-    dataset("a-group", "tokens", lambda file: file.create_group("tokens"))
-    dataset(
-        "no-tokens", "at least one token", lambda file: file.create_dataset("tokens", data=np.zeros(0, "<i4"))
-    )
-    dataset("matrix", "dimension", lambda file: file.create_dataset("tokens", data=np.zeros((9, 60), "<i4")))
-    dataset(
-        "floats",
-        "float64, expected int32 or uint16",
-        lambda file: file.create_dataset("tokens", data=np.ones(99)),
-    )
-    dataset(
-        "int64",
-        "int64, expected int32 or uint16",
-        lambda file: file.create_dataset("tokens", data=np.arange(99)),
-    )
-    dataset(
-        "too-large",
-        f"token 7 is {vocabulary}",
-        lambda file: file.create_dataset("tokens", data=ids(7, vocabulary)),
-    )
-    dataset("negative", "token 3 is -1", lambda file: file.create_dataset("tokens", data=ids(3, -1)))
-    dataset(
-        "never-written",
-        "stores 0",
-        lambda file: file.create_dataset("tokens", (10**12,), "<i4", chunks=(1024,), compression="gzip"),
-    )
-    dataset("soft-loop", "tokens", lambda file: file.__setitem__("tokens", h5py.SoftLink("/tokens")))
-    dataset("vocab-size-is-text", "'vocab_size'", lambda file: with_attribute(file, "vocab_size", "many"))
-    dataset(
-        "hash-is-no-text",
-        "'tokenizer_sha256'",
-        lambda file: with_attribute(file, "tokenizer_sha256", b"\xff\xfe\x01"),
-    )
-    return cases
+    def tokens(self, title: str, message: str, data: np.ndarray) -> None:
+        self.hdf5(title, message, lambda file: file.create_dataset("tokens", data=data))
+
+
+def token_files(folder: Path, vocabulary: int) -> list[Case]:
+    """Token files that are missing, damaged, of another kind or with impossible content."""
+    files = TokenCases(folder)
+    sound = models.write_tokens(folder / "sound.h5", np.arange(500) % vocabulary, vocabulary).read_bytes()
+    files.add("missing", "no such file")
+    files.add("empty", "not HDF5", b"")
+    files.add("truncated", "truncated", sound[: len(sound) - 600])
+    files.add("wrong-magic", "not HDF5", b"GGUF" + sound[4:])
+    files.add("folder", "not a regular file").mkdir()
+    os.mkfifo(files.add("pipe", "not a regular file"))
+    symlink_loop(files.add("loop", "no such file"))
+    files.add("dangling", "no such file").symlink_to("nothing")
+    files.tokens("no-tokens", "at least one token", np.zeros(0, "<i4"))
+    files.tokens("matrix", "dimension", np.zeros((9, 60), "<i4"))
+    files.tokens("floats", "float64, expected int32 or uint16", np.ones(99))
+    files.tokens("int64", "int64, expected int32 or uint16", np.arange(99))
+    files.tokens("too-large", f"token 7 is {vocabulary}", ids(7, vocabulary))
+    files.tokens("negative", "token 3 is -1", ids(3, -1))
+    add_odd_objects(files)
+    return files.cases
+
+
+def add_odd_objects(files: TokenCases) -> None:
+    """Valid HDF5 without the one dataset of tokens, or with attributes of other types."""
+    huge = {"shape": (10**12,), "dtype": "<i4", "chunks": (1024,), "compression": "gzip"}
+    files.hdf5("no-dataset", "no dataset 'tokens'", lambda file: file.create_group("words"))
+    files.hdf5("a-group", "tokens", lambda file: file.create_group("tokens"))
+    files.hdf5("never-written", "stores 0", lambda file: file.create_dataset("tokens", **huge))
+    files.hdf5("soft-loop", "tokens", lambda file: file.__setitem__("tokens", h5py.SoftLink("/tokens")))
+    for title, name, value in (
+        ("vocab-size-is-text", "vocab_size", "many"),
+        ("hash-is-no-text", "tokenizer_sha256", b"\xff\xfe\x01"),
+    ):
+        files.hdf5(title, f"'{name}'", partial(with_attribute, name=name, value=value))
 
 
 def ids(place: int, value: int) -> np.ndarray:
@@ -128,142 +127,140 @@ def split(path: Path) -> tuple[Header, bytes]:
     return json.loads(raw[8 : 8 + size]), raw[8 + size :]
 
 
+class WeightCases:
+    """Models whose model.safetensors is not that of the fixture."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.header, self.data = split(models.LLAMA / "model.safetensors")
+        self.cases: list[Case] = []
+
+    def add(self, title: str, message: str, content: bytes) -> None:
+        path = models.copy_model(models.LLAMA, self.folder / title)
+        (path / "model.safetensors").write_bytes(content)
+        self.cases.append(Case(title, path, message))
+
+    def edited(self, title: str, message: str, edit: Callable[[Header], object]) -> None:
+        copy = json.loads(json.dumps(self.header))
+        edit(copy)
+        self.add(title, message, pack(copy, self.data))
+
+    def entry(self, title: str, message: str, tensor: str, **changes: Any) -> None:
+        full = f"model.safetensors: tensor '{tensor}': .*{message}"
+        self.edited(title, full, lambda copy: copy[tensor].update(changes))
+
+    def added(self, title: str, message: str, tensor: str, shape: list[int]) -> None:
+        """One tensor more, of bfloat16 zeros."""
+        size, end = 2 * math.prod(shape), len(self.data)
+        entry = {"dtype": "BF16", "shape": shape, "data_offsets": [end, end + size]}
+        self.add(title, message, pack({**self.header, tensor: entry}, self.data + bytes(size)))
+
+
 def weights(folder: Path) -> list[Case]:
     """Models whose model.safetensors is wrong in one way."""
-    header, data = split(models.LLAMA / "model.safetensors")
+    models_of = WeightCases(folder)
+    add_broken_files(models_of)
+    add_wrong_offsets(models_of)
+    add_wrong_tensors(models_of)
+    return models_of.cases
+
+
+def add_broken_files(files: WeightCases) -> None:
+    header, data = files.header, files.data
     whole = pack(header, data)
-    cases: list[Case] = []
+    twice = json.dumps(header)[:-1].encode() + f',"{NORM}":{{}}}}'.encode()
+    files.add("truncated", "model.safetensors: .*truncated", whole[:-100])
+    files.add("empty", "model.safetensors: has 0 bytes", b"")
+    files.add("seven-bytes", "model.safetensors: has 7 bytes", whole[:7])
+    files.add("wrong-magic", "header claims", b"PK\x03\x04" + whole[4:])
+    files.add("text", "header claims", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    files.add("header-beyond-the-file", "truncated", pack(header, data, len(whole)))
+    files.add("header-is-no-json", "not valid JSON", pack(b"{" + b"x" * 40, data))
+    files.add("header-is-a-list", "does not start with", pack(b"[1, 2]", data))
+    files.add("header-nests-deeply", "100 deep", pack(b'{"a":' + b"[" * 9999 + b"]" * 9999 + b"}", b""))
+    files.add("longer-than-it-says", "longer than its header says", whole + b"more")
+    files.add("tensor-twice", f"'{NORM}' occurs twice", pack(twice, data))
 
-    def add(title: str, message: str, content: bytes) -> None:
-        path = models.copy_model(models.LLAMA, folder / title)
-        (path / "model.safetensors").write_bytes(content)
-        cases.append(Case(title, path, f"model.safetensors: .*{message}"))
 
-    def edited(title: str, message: str, edit: Callable[[Header], object]) -> None:
-        copy = json.loads(json.dumps(header))
-        edit(copy)
-        add(title, message, pack(copy, data))
+def add_wrong_offsets(files: WeightCases) -> None:
+    begin, end = files.header[NORM]["data_offsets"]
+    size, outside = end - begin, len(files.data)
+    overlap = [0, size]
+    files.edited("offsets-overlap", "tensors overlap", lambda copy: copy[NORM].update(data_offsets=overlap))
+    files.entry("offsets-outside", "truncated", NORM, data_offsets=[outside, outside + size])
+    files.entry("offsets-backwards", "expected begin <= end", NORM, data_offsets=[end, begin])
+    files.entry("offsets-negative", "data_offsets holds -2", NORM, data_offsets=[-2, size - 2])
+    files.entry("offsets-of-another-size", "span", NORM, data_offsets=[begin, end - 2])
 
-    def entry(title: str, message: str, tensor: str, **changes: Any) -> None:
-        edited(title, f"tensor '{tensor}': .*{message}", lambda copy: copy[tensor].update(changes))
 
-    add("truncated", "truncated", whole[:-100])
-    add("empty", "has 0 bytes", b"")
-    add("seven-bytes", "has 7 bytes", whole[:7])
-    add("wrong-magic", "header claims", b"PK\x03\x04" + whole[4:])
-    add("text", "header claims", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
-    add("header-beyond-the-file", "truncated", pack(header, data, len(whole)))
-    add("header-is-no-json", "not valid JSON", pack(b"{" + b"x" * 40, data))
-    add("header-is-a-list", "does not start with", pack(b"[1, 2]", data))
-    add("header-nests-deeply", "100 deep", pack(b'{"a":' + b"[" * 9999 + b"]" * 9999 + b"}", b""))
-    add("longer-than-it-says", "longer than its header says", whole + b"more")
-    add(
-        "tensor-twice",
-        f"'{NORM}' occurs twice",
-        pack(json.dumps(header)[:-1].encode() + f',"{NORM}":{{}}}}'.encode(), data),
+def add_wrong_tensors(files: WeightCases) -> None:
+    rows, columns = files.header[QUERY]["shape"]
+    vocabulary, width = files.header[EMBEDDING]["shape"]
+    bias = QUERY.replace("weight", "bias")
+    files.entry("shape-overflows", r"larger than 2\^63 bits", NORM, shape=[2**62, 2**62])
+    files.entry("shape-negative", "shape holds -72", NORM, shape=[-72])
+    files.entry("shape-fractional", r"shape holds 72\.5", NORM, shape=[72.5])
+    files.entry("dtype-unknown", 'unknown dtype "FLOAT"', NORM, dtype="FLOAT")
+    files.entry("dtype-of-integers", "found dtype I16, expected F32, F16 or BF16", NORM, dtype="I16")
+    files.entry("shape-transposed", "found shape", QUERY, shape=[rows * 2, columns // 2])
+    files.edited("shape-missing", "'shape' is missing", lambda copy: copy[NORM].pop("shape"))
+    files.edited("tensor-renamed", f"'{QUERY}' is missing", lambda copy: copy.update(x=copy.pop(QUERY)))
+    files.added(
+        "head-of-another-shape", "'lm_head.weight': found shape", "lm_head.weight", [vocabulary - 1, width]
     )
-    begin, end = header[NORM]["data_offsets"]
-    size = end - begin
-    outside = [len(data), len(data) + size]
-    entry("offsets-outside", "data_offsets is .*truncated", NORM, data_offsets=outside)
-    other = next(
-        e["data_offsets"] for n, e in header.items() if n != "__metadata__" and e["data_offsets"][0] == 0
-    )
-    overlap = [other[0], other[0] + size]
-    edited("offsets-overlap", "tensors overlap", lambda copy: copy[NORM].update(data_offsets=overlap))
-    entry("offsets-backwards", "expected begin <= end", NORM, data_offsets=[end, begin])
-    entry("offsets-negative", "data_offsets holds -2", NORM, data_offsets=[-2, size - 2])
-    entry("offsets-of-another-size", "span", NORM, data_offsets=[begin, end - 2])
-    entry("shape-overflows", r"larger than 2\^63 bits", NORM, shape=[2**62, 2**62])
-    entry("shape-negative", "shape holds -72", NORM, shape=[-72])
-    entry("shape-fractional", r"shape holds 72\.5", NORM, shape=[72.5])
-    entry("dtype-unknown", 'unknown dtype "FLOAT"', NORM, dtype="FLOAT")
-    entry("dtype-of-integers", "found dtype I16, expected F32, F16 or BF16", NORM, dtype="I16")
-    shape = header[QUERY]["shape"]
-    entry("shape-transposed", "found shape", QUERY, shape=[shape[0] * 2, shape[1] // 2])
-    edited("shape-missing", f"tensor '{NORM}': 'shape' is missing", lambda copy: copy[NORM].pop("shape"))
-    edited("tensor-renamed", f"'{QUERY}' is missing", lambda copy: copy.update(x=copy.pop(QUERY)))
-    vocabulary, width = header[EMBEDDING]["shape"]
-    bytes_of_head = (vocabulary - 1) * width * 2
-    head = {
-        "dtype": "BF16",
-        "shape": [vocabulary - 1, width],
-        "data_offsets": [len(data), len(data) + bytes_of_head],
-    }
-    add(
-        "head-added-with-another-shape",
-        "'lm_head.weight': found shape",
-        pack({**header, "lm_head.weight": head}, data + bytes(bytes_of_head)),
-    )
-    bias = {"dtype": "BF16", "shape": [shape[0]], "data_offsets": [len(data), len(data) + 2 * shape[0]]}
-    name = QUERY.replace("weight", "bias")
-    add("bias-that-nobody-knows", "", pack({**header, name: bias}, data + bytes(2 * shape[0])))
-    cases[-1] = Case("bias-that-nobody-knows", cases[-1].path, f"'{name}' is a bias")
-    return cases
+    files.added("bias-that-nobody-knows", f"'{bias}' is a bias", bias, [rows])
+
+
+class ShardCases:
+    """Models in shards whose index and shards do not agree."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.index = json.loads((models.SHARDED / INDEX).read_text())
+        self.cases: list[Case] = []
+
+    def add(self, title: str, message: str, edit: Callable[[Path], object]) -> None:
+        path = models.copy_model(models.SHARDED, self.folder / title)
+        edit(path)
+        self.cases.append(Case(title, path, message))
+
+    def text(self, title: str, message: str, index: str) -> None:
+        self.add(title, message, lambda path: (path / INDEX).write_text(index))
+
+    def mapped(self, title: str, message: str, weight_map: dict[str, Any]) -> None:
+        self.text(title, message, json.dumps({**self.index, "weight_map": weight_map}))
 
 
 def shards(folder: Path) -> list[Case]:
-    """Models in shards whose index and shards do not agree."""
-    index_name = "model.safetensors.index.json"
-    index = json.loads((models.SHARDED / index_name).read_text())
-    names = sorted(set(index["weight_map"].values()))
-    first = next(name for name in sorted(index["weight_map"]) if name.endswith("norm.weight"))
-    elsewhere = next(name for name in names if name != index["weight_map"][first])
-    cases: list[Case] = []
-
-    def add(title: str, message: str, edit: Callable[[Path], object]) -> None:
-        path = models.copy_model(models.SHARDED, folder / title)
-        edit(path)
-        cases.append(Case(title, path, message))
-
-    def mapped(title: str, message: str, **weight_map: str) -> None:
-        changed = {**index, "weight_map": {**index["weight_map"], **weight_map}}
-        add(title, message, lambda path: (path / index_name).write_text(json.dumps(changed)))
-
-    add(
-        "shard-missing",
-        f"names the shard '{names[1]}', which is missing",
-        lambda path: (path / names[1]).unlink(),
+    """Shards that are missing, damaged or another one; indices that are damaged, stale or lead elsewhere."""
+    files = ShardCases(folder)
+    whole = json.dumps(files.index)
+    weight_map: dict[str, Any] = files.index["weight_map"]
+    names = sorted(set(weight_map.values()))
+    norm = next(name for name in sorted(weight_map) if name.endswith("norm.weight"))
+    elsewhere = next(name for name in names if name != weight_map[norm])
+    twice = whole.replace('"weight_map": {', f'"weight_map": {{"{norm}": "{elsewhere}", ')
+    fewer = {name: file for name, file in weight_map.items() if name != norm}
+    second = names[1]
+    other = (models.SHARDED / names[0]).read_bytes()
+    stale = f"'{norm}' is in '{elsewhere}', but it is in .*: the index is stale"
+    files.add(
+        "shard-missing", f"the shard '{second}', which is missing", lambda path: (path / second).unlink()
     )
-    add("shard-truncated", f"{names[1]}: .*truncated", lambda path: shorten(path / names[1], 100))
-    add("shard-empty", f"{names[1]}: has 0 bytes", lambda path: (path / names[1]).write_bytes(b""))
-    add(
-        "shard-of-another",
-        "is in .* and in",
-        lambda path: (path / names[1]).write_bytes((path / names[0]).read_bytes()),
-    )
-    add("index-empty", "not valid JSON", lambda path: (path / index_name).write_text(""))
-    add("index-truncated", "not valid JSON", lambda path: shorten(path / index_name, 40))
-    add("index-without-map", "'weight_map' is missing", lambda path: (path / index_name).write_text("{}"))
-    add(
-        "index-names-nothing",
-        "names no tensor",
-        lambda path: (path / index_name).write_text('{"weight_map":{}}'),
-    )
-    add(
-        "tensor-in-two-shards-of-the-index",
-        "occurs twice",
-        lambda path: (path / index_name).write_text(
-            json.dumps(index).replace('"weight_map": {', f'"weight_map": {{"{first}": "{elsewhere}", ')
-        ),
-    )
-    mapped(
-        "index-stale",
-        f"'{first}' is in '{elsewhere}', but it is in .*: the index is stale",
-        **{first: elsewhere},
-    )
-    mapped("index-names-a-tensor-too-many", "'one.more' .*no shard has it", **{"one.more": names[0]})
-    mapped(
-        "index-leaves-the-folder", "expected the name of a file in this folder", **{first: f"../{names[0]}"}
-    )
-    mapped("index-names-no-file", "found 7, expected a file name", **{first: 7})  # type: ignore[arg-type]
-    fewer = {name: file for name, file in index["weight_map"].items() if name != first}
-    add(
-        "index-forgets-a-tensor",
-        f"does not name tensor '{first}'",
-        lambda path: (path / index_name).write_text(json.dumps({**index, "weight_map": fewer})),
-    )
-    return cases
+    files.add("shard-truncated", f"{second}: .*truncated", lambda path: shorten(path / second, 100))
+    files.add("shard-empty", f"{second}: has 0 bytes", lambda path: (path / second).write_bytes(b""))
+    files.add("shard-of-another", "is in .* and in", lambda path: (path / second).write_bytes(other))
+    files.text("index-empty", "not valid JSON", "")
+    files.text("index-truncated", "not valid JSON", whole[:-40])
+    files.text("index-without-map", "'weight_map' is missing", "{}")
+    files.text("index-names-nothing", "names no tensor", '{"weight_map":{}}')
+    files.text("index-names-a-tensor-twice", f"'{norm}' occurs twice", twice)
+    files.mapped("index-stale", stale, {**weight_map, norm: elsewhere})
+    files.mapped("index-of-more", "'one.more' .*no shard has it", {**weight_map, "one.more": names[0]})
+    files.mapped("index-forgets-one", f"does not name tensor '{norm}'", fewer)
+    files.mapped("index-names-no-file", "found 7, expected a file name", {**weight_map, norm: 7})
+    files.mapped("index-leads-elsewhere", "a file in this folder", {**weight_map, norm: f"../{names[0]}"})
+    return files.cases
 
 
 def shorten(path: Path, by: int) -> None:
