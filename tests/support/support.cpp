@@ -8,7 +8,8 @@
 namespace fedspallm::test {
 
 std::filesystem::path data_path(const std::string& relative) {
-  return std::filesystem::path(FEDSPALLM_TEST_DATA) / relative;
+  const char* moved = std::getenv("FEDSPALLM_TEST_DATA");  // for programs that run elsewhere than built
+  return std::filesystem::path(moved != nullptr ? moved : FEDSPALLM_TEST_DATA) / relative;
 }
 
 TemporaryFolder::TemporaryFolder() {

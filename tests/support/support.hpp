@@ -7,7 +7,7 @@
 
 namespace fedspallm::test {
 
-/// tests/data/RELATIVE
+/// tests/data/RELATIVE of the source tree, or of the environment's FEDSPALLM_TEST_DATA.
 [[nodiscard]] std::filesystem::path data_path(const std::string& relative);
 
 /// A fresh temporary folder, removed at the end of its life.
