@@ -106,7 +106,12 @@ void LocalClients::begin(const RoundPlan& plan) {
 void LocalClients::run_round(const RoundPlan& plan, comm::Exchange& exchange) {
   begin(plan);
   const std::int64_t blocks = inputs_.model->architecture().blocks;
-  for (std::int64_t block = plan.first_block; block < blocks && !clients_.empty(); ++block) {
+  const auto any_active = [&](std::int64_t block) {
+    return std::any_of(clients_.begin(), clients_.end(),
+                       [&](const auto& client) { return active(plan, exchange, *client, block); });
+  };
+  // A rank that has nothing to do must not run ahead through the boundaries: a stop would come late for all.
+  for (std::int64_t block = plan.first_block; block < blocks && any_active(block); ++block) {
     const store::Position position{plan.round, static_cast<std::uint32_t>(block)};
     const comm::Boundary boundary = exchange.at_boundary(position.block);
     if (boundary != comm::Boundary::go_on)
@@ -235,7 +240,7 @@ bool LocalClients::compute_or_drop(const RoundPlan& plan, comm::Exchange& exchan
   const store::Position from{plan.round, static_cast<std::uint32_t>(block)};
   client.dropped = from;
   dropped_.push_back({client.input->index, from, reason});
-  if (merges()) exchange.drop(client.input->index, from.block, reason);
+  exchange.drop(client.input->index, from.block, reason);
   return false;
 }
 

@@ -142,6 +142,7 @@ RoundPlan plan_round(const config::Config& config, const model::ModelDirectory& 
   RoundPlan plan;
   plan.round = start.round;
   plan.first_block = start.block;
+  plan.exchange.first_block = start.block;
   plan.settings = prune::settings_of_round(config, static_cast<int>(start.round));
   plan.rules = rules_of(config, plan.settings);
   plan.drawn = draw_round(config, blocks, start.round);

@@ -79,9 +79,11 @@ BlockStore::BlockStore(std::filesystem::path link_file, std::filesystem::path fo
       folder_(std::move(folder)),
       manifest_path_(std::move(manifest)),
       manifest_(std::make_unique<Manifest>()) {
-  if (!is_there(manifest_path_)) return;
+  // A process that was killed while it replaced the manifest leaves the one before under its other name.
+  const std::filesystem::path path = is_there(manifest_path_) ? manifest_path_ : previous_manifest();
+  if (!is_there(path)) return;
   try {
-    *manifest_ = read_manifest(manifest_path_);
+    *manifest_ = read_manifest(path);
   } catch (const DataError& error) {
     damage_ = error.what();
   }
@@ -112,8 +114,8 @@ std::filesystem::path BlockStore::block_file(std::uint32_t round, std::uint32_t 
 
 void BlockStore::clear() {
   // The manifest goes first: without it nothing else counts as written, wherever this is interrupted.
-  remove_file(manifest_path_);
   remove_file(previous_manifest());
+  remove_file(manifest_path_);
   remove_file(part_path(manifest_path_));
   remove_file(link_file_);
   remove_file(part_path(link_file_));
@@ -134,9 +136,7 @@ std::filesystem::path BlockStore::previous_manifest() const {
 /// The manifest before stays beside the new one, so that a damaged one costs one block and not the run.
 void BlockStore::replace_manifest() {
   std::error_code error;
-  remove_file(previous_manifest());
-  std::filesystem::create_hard_link(manifest_path_, previous_manifest(), error);
-  // A file system without hard links, and the first manifest of all, go without.
+  std::filesystem::rename(manifest_path_, previous_manifest(), error);  // fails where there is none yet
   write_manifest(manifest_path_, *manifest_);
 }
 

@@ -153,7 +153,8 @@ TEST(BlockStore, LeavesNoUnfinishedFiles) {
   BlockStore store = BlockStore::of_run({folder.path()});
   store.write_block(small_block(1, 0));
   store.write_links({}, false);
-  EXPECT_EQ(names_in(folder.path()), (std::vector<std::string>{"blocks", "manifest.json", "run.h5"}));
+  EXPECT_EQ(names_in(folder.path()),
+            (std::vector<std::string>{"blocks", "manifest.json", "manifest.previous.json", "run.h5"}));
   EXPECT_EQ(names_in(folder.path() / "blocks"), (std::vector<std::string>{"r01-b0000.h5"}));
 }
 

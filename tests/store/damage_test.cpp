@@ -69,10 +69,29 @@ TEST_F(Damage, AnotherBlocksFileInItsPlaceIsFound) {
   expect_block_refused("expected round 1, block 0");
 }
 
+TEST_F(Damage, AManifestThatIsDamagedGivesWayToTheOneBefore) {
+  BlockStore sound = store();
+  EXPECT_EQ(sound.recover(), "");
+  const auto all = sound.blocks();
+  std::ofstream(paths.manifest()) << "{";
+  BlockStore damaged = store();
+  EXPECT_THROW((void)damaged.blocks(), DataError);
+  EXPECT_THAT(damaged.recover(), testing::HasSubstr("going back to"));
+  EXPECT_LE(damaged.blocks().size(), all.size());
+  EXPECT_FALSE(damaged.blocks().empty());
+  std::ofstream(paths.dir / "manifest.previous.json") << "{";
+  BlockStore lost = store();
+  EXPECT_THROW(lost.recover(), DataError);
+  EXPECT_NO_THROW(lost.clear());
+  EXPECT_TRUE(store().blocks().empty());
+}
+
 TEST_F(Damage, UnfinishedFilesAreNeverRead) {
   fs::rename(block_file, block_file.string() + ".part");
   expect_block_refused("missing");
   fs::rename(paths.manifest(), paths.manifest().string() + ".part");
+  EXPECT_FALSE(store().blocks().empty()) << "the manifest before the last one counts";
+  fs::remove(paths.dir / "manifest.previous.json");
   EXPECT_TRUE(store().blocks().empty());
   fs::rename(paths.run_file(), paths.run_file().string() + ".part");
   EXPECT_FALSE(store().complete());

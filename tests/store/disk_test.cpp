@@ -130,7 +130,7 @@ TEST(ReadOnlyFolder, IsNamedWhenWrittenToAndReadFromAllTheSame) {
   };
   write([&] { store.write_block(block_of(1, 2)); }, "r01-b0001.h5.part");
   write([&] { store.write_links({}, true); }, "run.h5.part");
-  write([&] { store.clear(); }, "manifest.json");
+  write([&] { store.clear(); }, "manifest.previous.json");
   write([&] { write_file_atomically(paths.config(), "x"); }, "config.toml.part");
   for (const fs::path& path : folders) fs::permissions(path, fs::perms(0755));
 }

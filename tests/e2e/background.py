@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A run of the program that goes on while the test looks at it, signals it or kills it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from harness import MPIEXEC, PROGRAM, RECORDER, Outcome, environment
+
+
+class Job:
+    """`fedspallm ARGUMENTS` under mpiexec, each rank below a shell that keeps its status."""
+
+    def __init__(self, *arguments: object, ranks: int, env: Mapping[str, str] | None = None) -> None:
+        self.ranks = ranks
+        self.begin = time.monotonic()
+        self._statuses = tempfile.TemporaryDirectory(prefix="fedspallm-statuses-")
+        self._output = tempfile.TemporaryFile("w+")  # pylint: disable=consider-using-with
+        self._errors = tempfile.TemporaryFile("w+")  # pylint: disable=consider-using-with
+        self.command = [MPIEXEC, "-np", str(ranks), "sh", "-c", RECORDER, "sh", PROGRAM, *map(str, arguments)]
+        mark = {"FEDSPALLM_STATUSES": self._statuses.name}
+        self._process = subprocess.Popen(  # pylint: disable=consider-using-with
+            self.command,
+            stdin=subprocess.DEVNULL,
+            stdout=self._output,
+            stderr=self._errors,
+            env=environment({**mark, **(env or {})}),
+            start_new_session=True,
+        )
+
+    def pids(self) -> dict[int, int]:
+        """Process of each rank that runs now."""
+        mark = f"FEDSPALLM_STATUSES={self._statuses.name}".encode()
+        found = {}
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            try:
+                if os.readlink(entry / "exe") != os.path.realpath(PROGRAM):
+                    continue
+                variables = (entry / "environ").read_bytes().split(b"\0")
+            except OSError:  # it has ended meanwhile
+                continue
+            if mark in variables:
+                rank = next(v for v in variables if v.startswith(b"OMPI_COMM_WORLD_RANK="))
+                found[int(rank.split(b"=")[1])] = int(entry.name)
+        return found
+
+    def wait_until(self, what: Callable[[], bool], seconds: float = 60) -> bool:
+        """False when the job ended before `what` came true."""
+        end = time.monotonic() + seconds
+        while self._process.poll() is None and time.monotonic() < end:
+            if what():
+                return True
+            time.sleep(0.002)
+        return what()
+
+    def runs_for(self, seconds: float) -> bool:
+        """Waits so long after the start; False when the job ended before."""
+        try:
+            self._process.wait(max(0.0, self.begin + seconds - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            return True
+        return False
+
+    def signal(self, number: signal.Signals, *ranks: int) -> None:
+        """Sends a signal to the processes of these ranks (none named: of all), those that still run."""
+        for rank, pid in self.pids().items():
+            if not ranks or rank in ranks:
+                try:
+                    os.kill(pid, number)
+                except ProcessLookupError:
+                    pass
+
+    def kill_all(self) -> None:
+        """SIGKILL to everything at once, the launcher too: as a node that loses power."""
+        self.signal(signal.SIGKILL)
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        self.signal(signal.SIGKILL)  # ranks that had only just been started
+        self._process.wait()
+        while self.pids():
+            self.signal(signal.SIGKILL)
+            time.sleep(0.01)
+        self._close()
+
+    def _close(self) -> list[str]:
+        texts = []
+        for stream in (self._output, self._errors):
+            stream.seek(0)
+            texts.append(stream.read())
+            stream.close()
+        self._statuses.cleanup()
+        return texts
+
+    def end(self, seconds: float = 60) -> Outcome:
+        """Waits for the end. @raises TimeoutExpired"""
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self.kill_all()
+            raise
+        codes = []
+        for rank in range(self.ranks):
+            file = Path(self._statuses.name, str(rank))
+            codes.append(int(file.read_text()) if file.exists() and file.read_text().strip() else -1)
+        texts = self._close()
+        return Outcome(self.command, codes, texts[0], texts[1], time.monotonic() - self.begin)

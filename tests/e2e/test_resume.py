@@ -1,0 +1,276 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""A run that was killed or stopped goes on with the same command, to the same bits (rulings 18, 19, 23)."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+from background import Job
+from harness import BAD_INPUT, DONE, ProgramTest, enter_venv, file_digests, main, merged, run
+
+if __name__ == "__main__":
+    enter_venv()
+
+import models  # noqa: E402
+import oracle  # noqa: E402
+
+BLOCKS = 24
+LOCKED, PEER_LOST, STOPPED = 5, 6, 75
+KILLS = int(os.environ.get("FEDSPALLM_KILLS", "4"))  # in each of five ways; `long` tests ask for more
+
+
+class Resume(ProgramTest):
+    config: dict[str, Any]
+    expected: dict[str, Any]
+    seconds: float
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        model = models.deepen(models.LLAMA, cls.folder / "input", BLOCKS)
+        base = models.run_config(
+            model, cls.folder / "run", models.clients_of(cls.folder / "tokens", model, 3, samples=24)
+        )
+        cls.config = merged(base, {"run": {"checkpoint_every": 1, "keep_clients": True}})
+
+    def prepared(self, **sections: Any) -> tuple[Path, Path]:
+        """A configuration of this test's own, written down: (config file, run directory)."""
+        run_dir = self.folder / self._testMethodName / "run"
+        config = merged(merged(self.config, {"run": {"dir": str(run_dir)}}), sections)
+        (self.folder / self._testMethodName).mkdir(exist_ok=True)
+        return self.write_config(config, f"{self._testMethodName}/config.toml"), run_dir
+
+    def digests(self, run_dir: Path) -> dict[str, Any]:
+        found = {"model": file_digests(run_dir / "model"), "run.h5": oracle.digest_of_blocks(run_dir / "run.h5")}
+        for file in sorted((run_dir / "clients").glob("*.h5")):
+            found[file.name] = oracle.digest_of_blocks(file)
+        return found
+
+    def undisturbed(self, config: Path, run_dir: Path, ranks: int) -> dict[str, Any]:
+        """Runs it without disturbance, in the same directory, which is emptied afterwards."""
+        outcome = self.done("prune", config, "--quiet", ranks=ranks)
+        type(self).seconds = outcome.seconds
+        found = self.digests(run_dir)
+        shutil.rmtree(run_dir)
+        return found
+
+    def finish(self, config: Path, run_dir: Path, expected: dict[str, Any], ranks: int, *more: str) -> str:
+        """The same command runs to its end, with the bits of an undisturbed run. Returns what it said."""
+        outcome = self.done("prune", config, *more, ranks=ranks)
+        self.assertEqual(self.digests(run_dir), expected, str(outcome))
+        left = [str(file) for file in run_dir.rglob("*") if file.suffix == ".part" or "state" in file.parts]
+        self.assertEqual([file for file in left if Path(file).is_file()], [], "nothing unfinished is left")
+        return outcome.stderr
+
+    def merged_blocks(self, run_dir: Path) -> int:
+        return len(list((run_dir / "blocks").glob("*.h5")))
+
+    def stop_at(self, config: Path, run_dir: Path, blocks: int, ranks: int = 2) -> None:
+        """Kills a run when so many blocks are merged."""
+        job = Job("prune", config, ranks=ranks)
+        self.assertTrue(job.wait_until(lambda: self.merged_blocks(run_dir) >= blocks), "killed in time")
+        job.kill_all()
+
+    def kill_at_random(self, transport: str, victims: list[int], **sections: Any) -> None:
+        """KILLS kills, each followed by the same command; no victims = the whole job at once."""
+        config, run_dir = self.prepared(
+            federation={"transport": transport, **sections.pop("federation", {})}, **sections
+        )
+        expected = self.undisturbed(config, run_dir, 3)
+        draw = random.Random(f"{transport}{victims}")
+        kills = finished = 0
+        while kills < KILLS:
+            job = Job("prune", config, "--quiet", "--watchdog", "5", ranks=3)
+            moment = draw.uniform(0.1, 1.1 * self.seconds)
+            ended = not job.runs_for(moment)
+            if ended:
+                outcome = job.end()
+                self.assertEqual(outcome.status, DONE, str(outcome))
+            elif victims:
+                job.signal(signal.SIGKILL, draw.choice(victims))
+                outcome = job.end(30)
+                late = (run_dir / "summary.json").exists()
+                self.assertTrue(late or DONE not in outcome.statuses, str(outcome))
+                kills += 1
+            else:
+                job.kill_all()
+                kills += 1
+            if ended or (run_dir / "summary.json").exists():
+                self.assertEqual(self.digests(run_dir), expected)
+                finished += 1
+                shutil.rmtree(run_dir)
+        self.finish(config, run_dir, expected, 3)
+        print(f"{transport}, victims {victims or 'all'}: {kills} kills, {finished} runs finished between them")
+
+    def test_kill_the_whole_job_gather(self) -> None:
+        self.kill_at_random("gather", [])
+
+    def test_kill_the_whole_job_reduce(self) -> None:
+        self.kill_at_random("reduce", [])
+
+    def test_kill_one_rank_gather(self) -> None:
+        self.kill_at_random("gather", [0, 1, 2])
+
+    def test_kill_one_rank_reduce(self) -> None:
+        self.kill_at_random("reduce", [0, 1, 2])
+
+    def test_kill_with_rounds_and_layer_sampling(self) -> None:
+        clients = [{**client, "resources": 0.7} for client in self.config["client"]]
+        self.kill_at_random(
+            "gather",
+            [],
+            federation={"rounds": 2, "layer_sampling": "resources", "coverage": "warn"},
+            client=clients,
+        )
+
+    def test_another_number_of_ranks(self) -> None:
+        config, run_dir = self.prepared()
+        expected = self.undisturbed(config, run_dir, 1)
+        for before, after in ((3, 1), (1, 2), (2, 4)):
+            with self.subTest(before=before, after=after):
+                self.stop_at(config, run_dir, 6, before)
+                said = self.finish(config, run_dir, expected, after)
+                self.assertRegex(said, r"going on with block [1-9]\d* of round 1")
+                shutil.rmtree(run_dir)
+
+    def test_what_decides_the_result_must_be_the_same(self) -> None:
+        config, run_dir = self.prepared()
+        expected = self.undisturbed(config, run_dir, 2)
+        self.stop_at(config, run_dir, 5)
+        self.refused(
+            BAD_INPUT,
+            [r"prune\.sparsity: 0\.5 in the run directory, 0\.6 now", "--restart", "--force-resume"],
+            "prune", config, "--set", "prune.sparsity=0.6", ranks=2,
+        )
+        tokens = Path(self.config["client"][0]["tokens"])
+        good = tokens.read_bytes()
+        models.random_tokens(tokens, Path(self.config["model"]["path"]), seed=99)
+        try:
+            self.refused(
+                BAD_INPUT, [r"client\.client-0\.tokens_sha256: [0-9a-f]{64} in the run directory"],
+                "prune", config, ranks=2,
+            )
+        finally:
+            tokens.write_bytes(good)
+        # What changes no bit may change: threads, transport, ranks, evaluation.
+        self.finish(config, run_dir, expected, 3, "--set", "run.threads=2", "--set", "federation.transport=reduce")
+
+    def test_a_finished_run_of_another_configuration_is_not_taken_for_this_one(self) -> None:
+        config, run_dir = self.prepared()
+        self.done("prune", config, "--quiet", ranks=2)
+        self.assertIn("nothing to do", self.done("prune", config, ranks=2).stderr)
+        self.refused(
+            BAD_INPUT, [r"finished run of another configuration", r"run\.seed: 7 in the run directory, 8 now"],
+            "prune", config, "--set", "run.seed=8",
+        )
+        self.done("prune", config, "--set", "run.seed=8", "--restart", "--quiet")
+
+    def flip(self, file: Path) -> None:
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+
+    def test_damaged_files_are_passed_over(self) -> None:
+        config, run_dir = self.prepared()
+        expected = self.undisturbed(config, run_dir, 2)
+
+        def newest(pattern: str) -> Path:
+            return sorted(run_dir.glob(pattern))[-1]
+
+        def listed() -> Path:
+            """The newest merged block that the manifest knows of."""
+            blocks = json.loads((run_dir / "manifest.json").read_text())["entries"]
+            return run_dir / "blocks" / max(entry["file"] for entry in blocks)
+
+        damages = {
+            "block flipped": (lambda: self.flip(listed()), r"falling back"),
+            "block cut": (lambda: os.truncate(listed(), 100), r"falling back"),
+            "block gone": (lambda: listed().unlink(), r"falling back"),
+            "manifest flipped": (lambda: self.flip(run_dir / "manifest.json"), r"going back to .*previous"),
+            "manifest empty": (lambda: os.truncate(run_dir / "manifest.json", 0), r"going back to .*previous"),
+            "states flipped": (
+                lambda: [self.flip(newest(f"state/{name}/*.state")) for name in ("client-0", "client-2")],
+                r"going on with block",
+            ),
+            "own file flipped": (lambda: self.flip(newest("clients/client-1/*.h5")), r"going on with block"),
+            "all states gone": (lambda: shutil.rmtree(run_dir / "state"), r"going on with block 0 of round 1"),
+        }
+        for name, (damage, said) in damages.items():
+            with self.subTest(damage=name):
+                shutil.rmtree(run_dir, ignore_errors=True)
+                self.stop_at(config, run_dir, 8)
+                while not (run_dir / "manifest.json").exists():  # it was just being replaced
+                    shutil.rmtree(run_dir)
+                    self.stop_at(config, run_dir, 8)
+                damage()
+                self.assertRegex(self.finish(config, run_dir, expected, 2), said)
+
+    def test_signals_to_one_rank_stop_all(self) -> None:
+        config, run_dir = self.prepared()
+        expected = self.undisturbed(config, run_dir, 3)
+        for number, rank in ((signal.SIGTERM, 0), (signal.SIGTERM, 2), (signal.SIGUSR2, 1), (signal.SIGINT, 1)):
+            with self.subTest(signal=number.name, rank=rank):
+                job = Job("prune", config, ranks=3)
+                self.assertTrue(job.wait_until(lambda: self.merged_blocks(run_dir) >= 4))
+                job.signal(number, rank)
+                outcome = job.end()
+                self.assertEqual(outcome.status, STOPPED, str(outcome))
+                self.assertRegex(outcome.stderr, r"stopped .*before block \d+ of round 1; the same command")
+                self.assertEqual(json.loads((run_dir / "status.json").read_text())["state"], "stopped")
+                metrics = (run_dir / "metrics.jsonl").read_text()
+                self.finish(config, run_dir, expected, 3)
+                self.assertTrue((run_dir / "metrics.jsonl").read_text().startswith(metrics), "appended, never cut")
+                self.assertEqual(json.loads((run_dir / "status.json").read_text())["state"], "finished")
+                shutil.rmtree(run_dir)
+
+    def test_usr1_saves_and_goes_on(self) -> None:
+        config, run_dir = self.prepared(run={"checkpoint_every": 1000})
+        expected = self.undisturbed(config, run_dir, 2)
+        job = Job("prune", config, ranks=2)
+        self.assertTrue(job.wait_until(lambda: self.merged_blocks(run_dir) >= 3))
+        self.assertEqual(len(list(run_dir.glob("state/client-0/*.state"))), 0, "no state is due by itself")
+        job.signal(signal.SIGUSR1, 1)
+        self.assertTrue(job.wait_until(lambda: len(list(run_dir.glob("state/*/*.state"))) == 3))
+        job.kill_all()
+        self.assertRegex(self.finish(config, run_dir, expected, 2), r"going on with block [1-9]")
+
+    def test_a_second_job_is_kept_out(self) -> None:
+        config, run_dir = self.prepared()
+        job = Job("prune", config, ranks=1)
+        self.assertTrue(job.wait_until(lambda: (run_dir / "status.json").exists()))
+        job.signal(signal.SIGSTOP)  # it holds the lock for as long as the other one waits
+        outcome = run("prune", config)
+        self.assertEqual(outcome.status, LOCKED, str(outcome))
+        self.assertRegex(outcome.stderr, r"fedspallm: error: .*run.*(in use|held|locked)")
+        job.signal(signal.SIGCONT)
+        self.assertEqual(job.end().status, DONE)
+
+    def test_sigstop_ends_the_job_and_names_the_rank(self) -> None:
+        config, run_dir = self.prepared()
+        expected = self.undisturbed(config, run_dir, 3)
+        for rank in (1, 0):
+            with self.subTest(rank=rank):
+                shutil.rmtree(run_dir, ignore_errors=True)
+                job = Job("prune", config, "--watchdog", "2", ranks=3)
+                self.assertTrue(job.wait_until(lambda: self.merged_blocks(run_dir) >= 3))
+                job.signal(signal.SIGSTOP, rank)
+                outcome = job.end(20)
+                others = [status for index, status in enumerate(outcome.statuses) if index != rank]
+                # When the first of them has gone, mpiexec may be quicker to end the other one (status -1).
+                self.assertIn(PEER_LOST, others, str(outcome))
+                self.assertTrue(set(others) <= {PEER_LOST, -1}, str(outcome))
+                self.assertEqual(outcome.stderr.count("fedspallm: error:"), 1, str(outcome))
+                self.assertRegex(outcome.stderr, rf"error: rank {rank} on \S+ is lost in pruning, block \d+:")
+                self.finish(config, run_dir, expected, 3)
+                shutil.rmtree(run_dir)
+
+
+if __name__ == "__main__":
+    main()
