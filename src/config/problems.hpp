@@ -21,7 +21,7 @@ class Problems {
  public:
   void add(const Origin& origin, const std::string& message);
   [[nodiscard]] bool empty() const { return problems_.empty(); }
-  /// @throws ConfigError with one line per problem, in reading order, when there is any
+  /// @throws ConfigError with one line per problem, in reading order (the first 50), when there is any
   void raise() const;
 
  private:

@@ -147,6 +147,21 @@ TEST(Robustness, DeepNestingIsRefused) {
   EXPECT_FALSE(accepted(dotted + " = 1\n"));
 }
 
+TEST(Robustness, ManyOrLongProblemsMakeAShortMessage) {
+  std::string text = "[model]\npath = \"m\"\n";
+  for (int i = 0; i < 1000; ++i) text += fmt::format("unknown{} = 1\n", i);
+  text += "\"" + std::string(500'000, 'k') + "\xc3\xa9\" = 1\n";
+  try {
+    static_cast<void>(parse(text, kFile));
+    FAIL() << "a key that nobody knows was taken";
+  } catch (const ConfigError& error) {
+    const std::string message = error.what();
+    EXPECT_LT(message.size(), 50 * 1100U);
+    EXPECT_NE(message.find("unknown0"), std::string::npos);
+    EXPECT_NE(message.find("... and 953 more"), std::string::npos) << message.substr(message.size() - 100);
+  }
+}
+
 TEST(Robustness, EveryPrefixOfAFileIsReadOrRefused) {
   const std::string valid = valid_text();
   for (std::size_t length = 0; length < valid.size(); ++length) accepted(valid.substr(0, length));
