@@ -28,7 +28,7 @@ class Identity(ProgramTest):
         return models.copy_model(source, self.folder / self._testMethodName / "input")
 
     def test_sparsity_zero_changes_no_byte(self) -> None:
-        for method in ("sparsegpt", "wanda"):
+        for method in ("sparsegpt", "wanda", "magnitude", "random"):
             with self.subTest(method=method):
                 model = models.copy_model(models.LLAMA, self.folder / "zero" / method / "input")
                 config = models.run_config(
