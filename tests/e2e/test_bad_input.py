@@ -16,6 +16,7 @@ from typing import Any
 
 from harness import (
     BAD_INPUT,
+    DONE,
     NO_RESOURCES,
     PROGRAM,
     ProgramTest,
@@ -219,7 +220,8 @@ class OtherFiles(BadInput):
 
 
 class Places(BadInput):
-    """Folders that cannot be read or written. Root may do anything, so mounts and another user stand in."""
+    """Folders that cannot be read or written, and what is not needed. Root may do anything, so mounts and
+    another user stand in."""
 
     def test_run_directory_that_is_no_folder(self) -> None:
         file = self.folder / "a-file"
@@ -242,19 +244,44 @@ class Places(BadInput):
             env=environment({"HOME": "/tmp"}),
         )
 
-    def test_read_only_file_system(self) -> None:
+    def in_namespace(self, script: str, *options: str) -> list[str]:
+        """A wrapper that runs `script`, then the command, in namespaces of its own."""
+        user = [] if os.geteuid() == 0 else ["--map-root-user"]
+        wrapper = ["unshare", *options, *user, "sh", "-c", f'{script} && exec "$@"', "sh"]
+        possible = shutil.which("unshare") and subprocess.run([*wrapper, "true"], check=False).returncode == 0
+        if not possible:
+            self.skipTest(f"unshare {' '.join(options)} is not possible here")
+        return wrapper
+
+    def read_only(self, place: Path) -> list[str]:
+        return self.in_namespace(
+            f'mount --bind "{place}" "{place}" && mount -o remount,ro,bind "{place}"', "--mount"
+        )
+
+    def test_run_directory_on_a_read_only_file_system(self) -> None:
         place = self.folder / "read-only"
         place.mkdir()
-        mount = f'mount --bind "{place}" "{place}" && mount -o remount,ro,bind "{place}" && exec "$@"'
-        user = [] if os.geteuid() == 0 else ["--map-root-user"]
-        wrapper = ["unshare", "--mount", *user, "sh", "-c", mount, "sh"]
-        if shutil.which("unshare") is None or subprocess.run([*wrapper, "true"], check=False).returncode != 0:
-            self.skipTest("no mount namespaces here")
         config = self.write_config(self.config({"run": {"dir": str(place / "run")}}))
-        outcome = self.run_wrapped(wrapper, "prune", config)
+        outcome = self.run_wrapped(self.read_only(place), "prune", config)
         self.assertEqual(outcome.returncode, NO_RESOURCES, outcome.stderr)
         self.assertRegex(outcome.stderr, f"{place}/run.*Read-only file system")
         self.assertEqual(list(place.iterdir()), [])
+
+    def test_inputs_may_be_read_only(self) -> None:
+        place = self.folder / "inputs"
+        model = models.copy_model(models.LLAMA, place / "model")
+        clients = models.clients_of(place / "tokens", model, 2)
+        config = self.write_config(self.config({"model": {"path": str(model)}, "client": clients}))
+        outcome = self.run_wrapped(self.read_only(place), "prune", config)
+        self.assertEqual(outcome.returncode, DONE, outcome.stderr)
+        self.assertTrue((self.run_dir / "model" / "model.safetensors").exists())
+
+    def test_no_network_is_needed(self) -> None:
+        config = self.write_config(self.config({}))
+        loopback_only = self.in_namespace("ip link set lo up", "--net")  # Open MPI wants that one
+        outcome = self.run_wrapped(loopback_only, "prune", config)
+        self.assertEqual(outcome.returncode, DONE, outcome.stderr)
+        self.assertTrue((self.run_dir / "model" / "model.safetensors").exists())
 
     def test_files_of_somebody_else(self) -> None:
         if os.geteuid() != 0 or shutil.which("setpriv") is None:
