@@ -12,7 +12,8 @@ usage() {
 Usage: tests/run.sh [--quick | --long]
 
 Installs what is missing, builds the preset `release` and runs its tests (unit, mpi, e2e, tools), then
-the same with the address and undefined-behaviour sanitizers (preset `asan`), then a minute of fuzzing.
+the same with the address and undefined-behaviour sanitizers (preset `asan`), then a minute of fuzzing. Where
+CUDA's compiler is installed, the program and the GPU tests are built with it (preset `cuda`, one architecture).
   --quick   only the preset release
   --long    also the tests labelled `long`
 A test that cannot run here (no GPU, no Python environment) is shown as skipped.
@@ -34,6 +35,25 @@ source tools/mpi-environment.sh 4
 export OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_mpi_yield_when_idle=1
 
 failed=()
+
+# Compiles and links the CUDA backend for one architecture; its tests run where there is a GPU.
+cuda() {
+    printf '\n== cuda: configure and build\n'
+    if ! command -v nvcc >/dev/null && [[ ! -x /usr/local/cuda/bin/nvcc ]]; then
+        printf 'skipped: no nvcc here\n'
+        return
+    fi
+    if ! cmake --preset cuda -DFEDSPALLM_CUDA_ARCHITECTURES=90 >build/configure-cuda.log 2>&1; then
+        cat build/configure-cuda.log >&2
+        failed+=(cuda)
+        return
+    fi
+    if ! cmake --build --preset cuda --target fedspallm backend_gpu_test pipeline_gpu_test; then
+        failed+=(cuda)
+        return
+    fi
+    ctest --preset cuda --label-regex '^gpu$' || failed+=(cuda)
+}
 
 # Configures, builds and tests one preset. A failed test is noted and the next preset goes on.
 test_preset() {
@@ -69,6 +89,7 @@ if $long; then
 fi
 if ! $quick; then
     test_preset asan
+    cuda
     fuzz
 fi
 

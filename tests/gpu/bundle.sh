@@ -33,7 +33,7 @@ cp build/cuda/tests/backend_gpu_test build/cuda/tests/pipeline_gpu_test build/cu
     build/cuda/fedspallm "$bundle/bin"
 # The C and C++ libraries have to be the machine's own, and CUDA must match its driver.
 ldd "$bundle"/bin/* | awk '$2 == "=>" && $3 ~ /^\// { print $3 }' | sort -u |
-    grep -vE '/(libcu[^/]*|libnvJitLink|lib(c|m|dl|rt|pthread|resolv))\.so[^/]*$' |
+    grep -vE '/(libcu[^/]*|libnvJitLink|lib(c|m|dl|rt|pthread|resolv|stdc\+\+|gcc_s))\.so[^/]*$' |
     xargs -I{} cp -L {} "$bundle/lib"
 cp -r tests/data "$bundle/data"
 git rev-parse HEAD >"$bundle/revision"
