@@ -2,6 +2,7 @@
 // Tensors, views, copies, memory accounting and the factory, for the reference and the CPU backend alike.
 #include "fedspallm/backend/backend.hpp"
 
+#include "fedspallm/backend/cuda.hpp"
 #include "fedspallm/base/error.hpp"
 
 #include <gmock/gmock.h>
@@ -120,9 +121,15 @@ TEST_P(AnyBackend, KernelSetNamesWhatBitsDependOn) {
 INSTANTIATE_TEST_SUITE_P(Backends, AnyBackend, testing::Bool(),
                          [](const auto& backend) { return backend.param ? "cpu" : "reference"; });
 
-TEST(Factory, CudaIsRefusedWithThePresetThatHasIt) {
-  EXPECT_THAT([] { static_cast<void>(backend::make_cuda_backend(0)); },
-              ThrowsMessage<NotCompiled>(HasSubstr("preset `cuda`")));
+TEST(Factory, CudaIsRefusedWithWhatToDo) {
+  const backend::CudaDevices visible = backend::visible_cuda_devices();
+  if (!visible.devices.empty()) GTEST_SKIP() << "there is a GPU";
+  const auto make = [] { static_cast<void>(backend::make_cuda_backend(0)); };
+  if (visible.reason.find("this build has no CUDA") != std::string::npos) {
+    EXPECT_THAT(make, ThrowsMessage<NotCompiled>(HasSubstr("preset `cuda`")));
+  } else {
+    EXPECT_THAT(make, ThrowsMessage<ConfigError>(HasSubstr("backend = \"cpu\"")));
+  }
 }
 
 TEST(Factory, ThreadsMustBePositive) {
