@@ -80,8 +80,7 @@ struct RunningChecksum::Impl {
 };
 
 RunningChecksum::RunningChecksum() : impl_(std::make_unique<Impl>()) {
-  check<ResourceError>(impl_->state && XXH3_64bits_reset(impl_->state.get()) == XXH_OK,
-                       "xxh3: cannot start");
+  check<ResourceError>(impl_->state && XXH3_64bits_reset(impl_->state.get()) == XXH_OK, "xxh3: cannot start");
 }
 RunningChecksum::~RunningChecksum() = default;
 

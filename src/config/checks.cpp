@@ -52,10 +52,11 @@ void check_federation(const Config& config, Document& document, Problems& proble
                              "could start from)",
                              federation.rounds));
   if (federation.deadline > 0 && federation.transport == TransportKind::reduce)
-    problems.add(section.origin_of("deadline"),
-                 fmt::format("federation.deadline: found {}, expected 0 (with transport \"reduce\" the ranks' "
-                             "sums pass through each other, so none can be late alone; use \"gather\")",
-                             federation.deadline));
+    problems.add(
+        section.origin_of("deadline"),
+        fmt::format("federation.deadline: found {}, expected 0 (with transport \"reduce\" the ranks' "
+                    "sums pass through each other, so none can be late alone; use \"gather\")",
+                    federation.deadline));
   const bool on_host = config.run.backend == BackendKind::cpu || config.run.backend == BackendKind::reference;
   if (federation.transport == TransportKind::nccl && on_host)
     problems.add(section.origin_of("transport"),

@@ -158,8 +158,10 @@ std::vector<Key<Model>> model_keys() {
 }
 
 std::vector<Key<Run>> run_keys() {
-  return {path("dir", &Run::dir, "the folder for the results"), integer("seed", &Run::seed, 0, kInt64Max),
-          choice("backend", &Run::backend), integer("threads", &Run::threads, 0, 4096),
+  return {path("dir", &Run::dir, "the folder for the results"),
+          integer("seed", &Run::seed, 0, kInt64Max),
+          choice("backend", &Run::backend),
+          integer("threads", &Run::threads, 0, 4096),
           boolean("keep_clients", &Run::keep_clients),
           integer("checkpoint_every", &Run::checkpoint_every, 0, kIntMax),
           real("grace_seconds", &Run::grace_seconds, {.low = 0, .high = 86400})};

@@ -256,6 +256,18 @@ std::int64_t ModelDirectory::prunable_weights() const {
   return in_block * architecture_.blocks;
 }
 
+void ModelDirectory::will_need_block(std::int64_t block) const noexcept {
+  if (block < 0 || block >= architecture_.blocks) return;
+  for (std::size_t matrix = 0; matrix < architecture_.matrices.size(); ++matrix) {
+    try {
+      const TensorView view = tensor(matrix_name(block, matrix));
+      shards_[view.shard].mapping().will_need(view.bytes);
+    } catch (const std::exception&) {  // no memory for a name: a hint may be left out
+      return;
+    }
+  }
+}
+
 std::string ModelDirectory::digest() const {
   std::vector<std::filesystem::path> files{path_ / "config.json"};
   if (sharded_) files.push_back(path_ / kIndexFile);

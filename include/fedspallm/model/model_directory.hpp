@@ -46,6 +46,9 @@ class ModelDirectory {
   [[nodiscard]] DType matrix_dtype(std::int64_t block, std::size_t matrix) const;
   /// Number of weights in the pruned set (all blocks).
   [[nodiscard]] std::int64_t prunable_weights() const;
+  /// Hints that this block's weights are needed soon, so that they are read while something else is computed.
+  /// Nothing for a block that the model does not have.
+  void will_need_block(std::int64_t block) const noexcept;
   /// SHA-256 of the directory's identity: config.json, index and all shards. Reads everything.
   [[nodiscard]] std::string digest() const;
   /// SHA-256 of tokenizer.json, or "" when there is none.
