@@ -1,14 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // bench: pieces of the program beside their limits, all measured in the same run.
-#include "fedspallm/aggregate/bench.hpp"
-#include "fedspallm/backend/bench.hpp"
-#include "fedspallm/base/thread_pool.hpp"
+#include "fedspallm/base/error.hpp"
 #include "fedspallm/report/system.hpp"
 #include "fedspallm/report/table.hpp"
 
-#include <nlohmann/json.hpp>
-
-#include "commands.hpp"
+#include "bench_rows.hpp"
 #include "setup.hpp"
 #include <algorithm>
 #include <array>
@@ -19,85 +15,83 @@ namespace fedspallm::app {
 
 namespace {
 
-constexpr std::array<std::string_view, 5> kBackendBenches = {"forward", "hessian", "factorization", "sweep",
-                                                             "sparsegpt"};
+constexpr const char* kTransport = "transport";
+constexpr std::array<std::string_view, 8> kNames = {"forward",   "hessian",   "factorization", "sweep",
+                                                    "sparsegpt", "aggregate", "checkpoint",    kTransport};
 
-nlohmann::json backend_rows(backend::Backend& backend, const BenchOptions& options, int threads) {
-  nlohmann::json rows = nlohmann::json::array();
-  for (const auto& row : backend::run_backend_bench(backend, options.name, {.threads = threads}))
-    rows.push_back({{"name", row.name},
-                    {"shape", row.shape},
-                    {"per_block", row.per_block},
-                    {"seconds", row.seconds},
-                    {"rate", row.rate()},
-                    {"limit", row.limit},
-                    {"limit_rate", row.limit_rate},
-                    {"share", row.share()}});
-  return rows;
-}
-
-nlohmann::json merge_rows(int threads) {
-  ThreadPool pool(threads);
-  const aggregate::MergeBenchReport report = aggregate::bench_merge(aggregate::bench_shapes(), {}, &pool);
-  nlohmann::json rows = nlohmann::json::array();
-  const auto add = [&](const aggregate::MergeBenchResult& result, const char* name,
-                       const aggregate::MergeTiming& timing) {
-    const double limit = std::max(timing.triad_seconds, timing.in_cache_seconds);
-    rows.push_back(
-        {{"name", result.shape.name + ", " + name},
-         {"shape", fmt::format("{} x {}", result.shape.rows, result.shape.cols)},
-         {"seconds", timing.seconds},
-         {"rate", timing.bytes / timing.seconds},
-         {"limit", timing.triad_seconds >= timing.in_cache_seconds ? "triad" : "same kernel in cache"},
-         {"limit_rate", timing.bytes / limit},
-         {"share", limit / timing.seconds}});
-  };
-  for (const auto& result : report.results) {
-    add(result, "add one by one", result.add_one_by_one);
-    add(result, "add at once", result.add_at_once);
-    add(result, "finish", result.finish);
-    add(result, "whole", result.whole);
-  }
-  return rows;
-}
-
-void print_text(const nlohmann::json& rows) {
-  report::TextTable table({"what", "shape", "seconds", "Grate/s", "limit", "Glimit/s", "share"});
-  for (const auto& row : rows)
+void print_text(const BenchReport& report) {
+  report::TextTable table({"what", "shape", "seconds", "G/s", "of", "limit", "limit G/s", "share"});
+  for (const auto& row : report.rows)
     table.add_row({row["name"], row["shape"], fmt::format("{:.6f}", row["seconds"].get<double>()),
-                   fmt::format("{:.1f}", row["rate"].get<double>() / 1e9), row["limit"],
-                   fmt::format("{:.1f}", row["limit_rate"].get<double>() / 1e9),
+                   fmt::format("{:.2f}", row["rate"].get<double>() / 1e9), row["unit"], row["limit"],
+                   fmt::format("{:.2f}", row["limit_rate"].get<double>() / 1e9),
                    fmt::format("{:.0f} %", 100 * row["share"].get<double>())});
   std::fputs(table.text().c_str(), stdout);
+  if (!report.remarks.empty()) std::fputs(("\n" + report.remarks).c_str(), stdout);
+}
+
+void print(const BenchOptions& options, const BenchReport& report, int threads,
+           const std::string& kernel_set) {
+  if (!options.json) return print_text(report);
+  nlohmann::json object = {{"format_version", 1},       {"bench", options.name},
+                           {"quick", options.quick},    {"threads", threads},
+                           {"kernel_set", kernel_set},  {"cpu", report::cpu_model()},
+                           {"version", version_text()}, {"rows", report.rows}};
+  object.update(report.facts);
+  std::puts(object.dump().c_str());
+}
+
+/// Options that the named benchmark would ignore are refused.
+void check_options(const BenchOptions& options) {
+  check<ConfigError>(std::find(kNames.begin(), kNames.end(), options.name) != kNames.end(),
+                     fmt::format("bench: unknown name '{}'; expected forward, hessian, factorization, sweep, "
+                                 "sparsegpt (all four), aggregate, checkpoint or transport",
+                                 options.name));
+  check<ConfigError>(options.dir.empty() || options.name == "checkpoint",
+                     fmt::format("bench {}: --dir is for checkpoint only", options.name));
+  check<ConfigError>(options.clients.empty() || options.name == kTransport,
+                     fmt::format("bench {}: --clients is for transport only", options.name));
+  check<ConfigError>(std::is_sorted(options.clients.begin(), options.clients.end()),
+                     fmt::format("bench {}: --clients: expected ascending numbers", options.name));
 }
 
 }  // namespace
 
-ExitStatus run_bench(const BenchOptions& options) {
+nlohmann::json bench_row(const std::string& name, const std::string& shape, const char* unit, double work,
+                         double seconds, const std::string& limit, double limit_seconds) {
+  return {{"name", name},
+          {"shape", shape},
+          {"unit", unit},
+          {"work", work},
+          {"seconds", seconds},
+          {"rate", work / seconds},
+          {"limit", limit},
+          {"limit_rate", work / limit_seconds},
+          {"share", limit_seconds / seconds}};
+}
+
+bool bench_needs_mpi(const BenchOptions& options) {
+  return options.name == kTransport;
+}
+
+ExitStatus run_bench(comm::Communicator* communicator, const BenchOptions& options) {
+  check_options(options);
+  if (options.name == kTransport) {
+    require(communicator != nullptr, "bench transport is run with a communicator");
+    const BenchReport report = transport_bench(*communicator, options);
+    if (communicator->rank() == 0) print(options, report, 1, "cpu");
+    return ExitStatus::done;
+  }
   const int threads =
       options.threads > 0 ? options.threads : report::threads_for_rank(report::affinity_cores(), 1);
-  const bool backend_bench =
-      std::find(kBackendBenches.begin(), kBackendBenches.end(), options.name) != kBackendBenches.end();
-  check<ConfigError>(
-      backend_bench || options.name == "aggregate",
-      fmt::format("bench: unknown name '{}'; expected forward, hessian, factorization, sweep, sparsegpt "
-                  "(all four) or aggregate",
-                  options.name));
-  const auto backend = backend_bench ? make_backend(backend_kind(options.backend), threads)
-                                     : std::unique_ptr<backend::Backend>();
-  const nlohmann::json rows = backend ? backend_rows(*backend, options, threads) : merge_rows(threads);
-  if (options.json)
-    std::puts(nlohmann::json({{"format_version", 1},
-                              {"bench", options.name},
-                              {"threads", threads},
-                              {"kernel_set", backend ? backend->kernel_set() : "cpu"},
-                              {"cpu", report::cpu_model()},
-                              {"version", version_text()},
-                              {"rows", rows}})
-                  .dump()
-                  .c_str());
-  else
-    print_text(rows);
+  if (options.name == "aggregate") {
+    print(options, aggregate_bench(options, threads), threads, "cpu");
+    return ExitStatus::done;
+  }
+  const auto backend = make_backend(backend_kind(options.backend), threads);
+  const BenchReport report = options.name == "checkpoint" ? checkpoint_bench(*backend, options, threads)
+                                                          : backend_bench(*backend, options, threads);
+  print(options, report, threads, backend->kernel_set());
   return ExitStatus::done;
 }
 

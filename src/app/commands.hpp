@@ -52,6 +52,9 @@ struct BenchOptions {
   std::string name;
   std::string backend = "auto";
   int threads = 0;
+  std::string dir;           // checkpoint: where to write; "" = the temporary folder
+  std::vector<int> clients;  // transport: virtual clients of the scaling rows; empty = 1 to 64
+  bool quick = false;        // tiny shapes, once each: shows that it runs, measures nothing
   bool json = false;
 };
 
@@ -61,7 +64,10 @@ ExitStatus run_eval(comm::Communicator& communicator, const EvalOptions& options
 ExitStatus run_inspect(const InspectOptions& options);
 ExitStatus run_export(const ExportOptions& options);
 ExitStatus run_unpack(const UnpackOptions& options);
-ExitStatus run_bench(const BenchOptions& options);
+/// Whether all ranks measure together; the other benchmarks run in one process.
+[[nodiscard]] bool bench_needs_mpi(const BenchOptions& options);
+/// @param communicator  null unless bench_needs_mpi()
+ExitStatus run_bench(comm::Communicator* communicator, const BenchOptions& options);
 ExitStatus run_doctor(comm::Communicator& communicator);
 
 /// "fedspallm 0.1.0 (git abc1234), Open MPI v4.1.4, HDF5 1.10.8, CUDA off"

@@ -94,16 +94,30 @@ void add_files(CLI::App& app, InspectOptions& inspect, ExportOptions& exporting,
 }
 
 void add_machine(CLI::App& app, BenchOptions& bench, Chosen& chosen) {
-  CLI::App* command = app.add_subcommand("bench", "Measure kernels beside their limits on this machine");
+  CLI::App* command = app.add_subcommand("bench", "Measure pieces beside their limits on this machine");
   command
       ->add_option("NAME", bench.name,
-                   "forward, hessian, factorization, sweep, sparsegpt (all four), aggregate")
+                   "forward, hessian, factorization, sweep, sparsegpt (all four), aggregate, checkpoint, "
+                   "transport (alone or under mpirun / srun)")
       ->required();
-  command->add_option("--backend", bench.backend, "auto, cpu, cuda or reference (not for aggregate)")
+  command->add_option("--backend", bench.backend, "auto, cpu, cuda or reference (not: aggregate, transport)")
       ->capture_default_str();
   command->add_option("--threads", bench.threads, "threads (default: the cores given)");
+  command->add_option("--dir", bench.dir, "checkpoint: where to write (default: the temporary folder)");
+  command
+      ->add_option("--clients", bench.clients,
+                   "transport: virtual clients, ascending (default: 1 to 64; some 3 MB each)")
+      ->delimiter(',')
+      ->check(CLI::Range(1, 4096));
+  command->add_flag("--quick", bench.quick, "tiny shapes, once each: shows that it runs, measures nothing");
   command->add_flag("--json", bench.json, "one JSON object on standard output");
-  command->callback([&] { chosen.alone = [&] { return run_bench(bench); }; });
+  command->callback([&] {
+    if (bench_needs_mpi(bench)) {
+      chosen.with_mpi = [&](comm::Communicator& communicator) { return run_bench(&communicator, bench); };
+    } else {
+      chosen.alone = [&] { return run_bench(nullptr, bench); };
+    }
+  });
 
   command = app.add_subcommand("doctor", "What this machine can do: MPI, launcher, devices, locks, space");
   command->callback(
