@@ -140,7 +140,19 @@ void BlockStore::replace_manifest() {
   write_manifest(manifest_path_, *manifest_);
 }
 
+void BlockStore::remove_unfinished() {
+  remove_file(part_path(manifest_path_));
+  remove_file(part_path(link_file_));
+  if (!std::filesystem::is_directory(folder_)) return;
+  std::vector<std::filesystem::path> parts;
+  for (const auto& entry : std::filesystem::directory_iterator(folder_))
+    if (is_block_name(entry.path().filename().string()) && entry.path().extension() == ".part")
+      parts.push_back(entry.path());
+  for (const std::filesystem::path& path : parts) remove_file(path);
+}
+
 std::string BlockStore::recover() {
+  remove_unfinished();
   if (damage_.empty()) return "";
   *manifest_ = read_manifest(previous_manifest());
   return fmt::format("{}; going back to {}", std::exchange(damage_, {}), previous_manifest().string());

@@ -59,7 +59,8 @@ class BlockStore {
 
   /// Removes what an earlier, unfinished or superseded run left (only files this class makes).
   void clear();
-  /// Takes up the manifest before the damaged newest one. @return what happened, for the log; "" = the newest
+  /// For a run that goes on: removes files that a killed process left unfinished, and takes up the manifest
+  /// before a damaged newest one. @return what happened, for the log; "" = the newest
   /// one is sound, or there is none. @throws DataError when neither is sound
   std::string recover();
   /// Writes one block file and replaces the manifest. A block written again replaces the earlier one. @throws
@@ -91,6 +92,7 @@ class BlockStore {
  private:
   [[nodiscard]] const Manifest& sound_manifest() const;
   void replace_manifest();
+  void remove_unfinished();
   [[nodiscard]] std::filesystem::path previous_manifest() const;
   void verify_link_file() const;
   std::filesystem::path link_file_, folder_, manifest_path_;
