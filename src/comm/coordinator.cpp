@@ -260,7 +260,7 @@ void Coordinator::check_deadline() {
 void Coordinator::refuse_late(const std::vector<std::uint32_t>& clients) {
   std::string names;
   for (const std::uint32_t client : clients)
-    names += fmt::format("{}client {} on rank {}", names.empty() ? "" : ", ", client,
+    names += fmt::format("{}{} on rank {}", names.empty() ? "" : ", ", context_.plan.name_of(client),
                          context_.plan.rank_of(client));
   const PeerError late(fmt::format(
       "late in block {}: {} not delivered {:.3g} s after the others' by {}. Raise the deadline, give "

@@ -31,6 +31,8 @@ void check_unit(const ExchangePlan& plan, std::size_t index) {
 }  // namespace
 
 PlanIndex::PlanIndex(ExchangePlan plan, int ranks) : plan_(std::move(plan)) {
+  require(plan_.client_names.empty() || plan_.client_names.size() == plan_.rank_of_client.size(),
+          "plan: a name for every client or for none");
   for (const int rank : plan_.rank_of_client)
     require(rank >= 0 && rank < ranks, "plan: 0 <= rank of a client < ranks");
   block_.resize(size() + 1);
@@ -44,6 +46,11 @@ PlanIndex::PlanIndex(ExchangePlan plan, int ranks) : plan_(std::move(plan)) {
   }
   if (size() > 0) block_.back() = block_[size() - 1] + 1;
   for (std::size_t i = 0; i < size(); ++i) last_of_group_[i] = last[unit(i).diagonal_unit];
+}
+
+std::string PlanIndex::name_of(std::uint32_t client) const {
+  return plan_.client_names.empty() ? fmt::format("client {}", client)
+                                    : fmt::format("client '{}'", plan_.client_names.at(client));
 }
 
 std::size_t PlanIndex::clients_on(std::size_t index, int rank) const {

@@ -6,6 +6,7 @@
 #include "fedspallm/comm/exchange.hpp"
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 namespace fedspallm::comm {
@@ -20,6 +21,8 @@ class PlanIndex {
   [[nodiscard]] const PlannedUnit& unit(std::size_t index) const { return plan_.units[index]; }
   [[nodiscard]] int rank_of(std::uint32_t client) const { return plan_.rank_of_client[client]; }
 
+  /// For messages: "client 'novels'", or by number where the plan has no names.
+  [[nodiscard]] std::string name_of(std::uint32_t client) const;
   /// Number of clients of `rank` that deliver the unit.
   [[nodiscard]] std::size_t clients_on(std::size_t index, int rank) const;
   /// First unit of this block or a later one; size() when there is none.

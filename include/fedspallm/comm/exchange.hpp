@@ -38,8 +38,9 @@ struct PlannedUnit {
 };
 
 struct ExchangePlan {
-  std::vector<PlannedUnit> units;   // by (block, matrix)
-  std::vector<int> rank_of_client;  // for every client of the config
+  std::vector<PlannedUnit> units;              // by (block, matrix)
+  std::vector<int> rank_of_client;             // for every client of the config
+  std::vector<std::string> client_names = {};  // likewise, for messages; may be left empty
   /// The first block that clients begin, whether or not they prune it: 0, or where a resumed round goes on.
   std::uint32_t first_block = 0;
 };
