@@ -19,6 +19,33 @@ struct LocalClients::Client {
   std::optional<store::Position> dropped = std::nullopt;  // failed here
 };
 
+namespace {
+
+/// Why `step` failed, where that is a client's own failure: numbers, or memory for them. "" = it did not
+/// fail.
+std::string failure_of(const std::function<void()>& step) {
+  try {
+    step();
+  } catch (const Error& error) {
+    if (error.status() != ExitStatus::numerical && error.status() != ExitStatus::no_resources) throw;
+    return error.what();
+  } catch (const std::bad_alloc&) {
+    return "out of memory";
+  }
+  return "";
+}
+
+/// Numerical errors get the client's name.
+void named(const std::string& client, const std::function<void()>& step) {
+  try {
+    step();
+  } catch (const NumericalError& error) {
+    throw NumericalError(fmt::format("client '{}': {}", client, error.what()));
+  }
+}
+
+}  // namespace
+
 LocalClients::LocalClients(backend::Backend& backend, const config::Config& config, const Inputs& inputs,
                            std::chrono::steady_clock::time_point start, Hooks hooks)
     : backend_(backend),
@@ -33,8 +60,16 @@ LocalClients::LocalClients(backend::Backend& backend, const config::Config& conf
   for (const LocalClient& input : inputs.clients) {
     const prune::BlockPruner::Identity identity{input.index, input.name, config.run.seed,
                                                 sends_diagonal(config)};
-    clients_.push_back(std::make_unique<Client>(
-        Client{&input, prune::BlockPruner(backend, *inputs.model, *workspace_, input.windows, identity)}));
+    // Embeds the client's text: a token whose embedding is broken is met here.
+    const auto add = [&] {
+      clients_.push_back(std::make_unique<Client>(
+          Client{&input, prune::BlockPruner(backend, *inputs.model, *workspace_, input.windows, identity)}));
+    };
+    if (!drops_failing()) {
+      named(input.name, add);
+    } else if (const std::string reason = failure_of(add); !reason.empty()) {
+      dropped_.push_back({input.index, {1, 0}, reason});
+    }
   }
 }
 
@@ -189,8 +224,8 @@ double LocalClients::prune_block(const RoundPlan& plan, comm::Exchange& exchange
     else
       deliver(plan, exchange, block, matrix, std::move(update));
   };
+  model::BlockWeights weights = load(base, block);  // what is wrong with them is every client's failure
   const auto compute = [&] {
-    model::BlockWeights weights = load(base, block);
     if (!plan.drawn[client.input->index][static_cast<std::size_t>(block)]) {
       result.seconds = client.pruner.pass_block(weights);
       return;
@@ -225,18 +260,8 @@ bool LocalClients::compute_or_drop(const RoundPlan& plan, comm::Exchange& exchan
     compute();
     return true;
   }
-  std::string reason;
-  try {
-    compute();
-    return true;
-  } catch (const Error& error) {
-    if (error.status() != ExitStatus::numerical && error.status() != ExitStatus::no_resources) throw;
-    reason = error.what();
-  } catch (const std::bad_alloc&) {
-    reason = "out of memory";
-  }
-  hooks_.warn(fmt::format("client '{}' is left out from block {} of round {} on: {}", client.input->name,
-                          block, plan.round, reason));
+  const std::string reason = failure_of(compute);
+  if (reason.empty()) return true;
   const store::Position from{plan.round, static_cast<std::uint32_t>(block)};
   client.dropped = from;
   dropped_.push_back({client.input->index, from, reason});
@@ -283,9 +308,12 @@ void LocalClients::record_event(const RoundPlan& plan, const Client& client, std
                      {"pack_seconds", seconds.pack}});
 }
 
-void LocalClients::finish(const store::Provenance& provenance) {
+void LocalClients::finish(const store::Provenance& provenance, const std::vector<DroppedClient>& dropped) {
   for (auto& client : clients_) {
-    if (client->own) client->own->write_links(provenance, /*complete=*/true);
+    const bool complete = std::none_of(dropped.begin(), dropped.end(), [&](const DroppedClient& one) {
+      return one.client == client->input->index;
+    });
+    if (client->own) client->own->write_links(provenance, complete);
     client->states->clear();  // nothing is left that could need them
   }
 }

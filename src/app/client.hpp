@@ -31,10 +31,11 @@ class LocalClients {
     std::function<void(std::int64_t block, double error)> after_block;
     /// This rank made progress (watchdog).
     std::function<void(std::uint32_t round, std::int64_t block)> beat;
-    std::function<void(const std::string& message)> warn;
+    std::function<void(const std::string& message)> warn;  // what is worth a line in the log
   };
 
   /// @param start  zero of the time line in events
+  /// @throws NumericalError naming the client whose text cannot be embedded, unless it is to be dropped
   LocalClients(backend::Backend& backend, const config::Config& config, const Inputs& inputs,
                std::chrono::steady_clock::time_point start, Hooks hooks);
   ~LocalClients();
@@ -56,10 +57,11 @@ class LocalClients {
   /// The round's blocks from plan.first_block on, whose states are loaded; fewer where the exchange says
   /// stop.
   void run_round(const RoundPlan& plan, comm::Exchange& exchange);
-  /// Writes the linking files of clients/NAME.h5.
-  void finish(const store::Provenance& provenance);
+  /// Writes the linking files of clients/NAME.h5; those of dropped clients stay marked as incomplete.
+  void finish(const store::Provenance& provenance, const std::vector<DroppedClient>& dropped);
 
-  /// Clients of this rank that failed and were left out (federation.on_client_failure = "drop").
+  /// Clients of this rank that failed and were left out (federation.on_client_failure = "drop"), also
+  /// already in the constructor.
   [[nodiscard]] const std::vector<DroppedClient>& dropped() const { return dropped_; }
   /// Time line and statistics, one JSON object each (metrics.jsonl).
   [[nodiscard]] std::vector<nlohmann::json>& events() { return events_; }

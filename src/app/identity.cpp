@@ -100,17 +100,28 @@ std::vector<std::string> differences(const std::map<std::string, std::string>& r
   return lines;
 }
 
+nlohmann::json to_json(const std::vector<DroppedClient>& dropped) {
+  nlohmann::json list = nlohmann::json::array();
+  for (const DroppedClient& client : dropped)
+    list.push_back({{"client", client.client},
+                    {"round", client.from.round},
+                    {"block", client.from.block},
+                    {"reason", client.reason}});
+  return list;
+}
+
+std::vector<DroppedClient> dropped_from_json(const nlohmann::json& list) {
+  std::vector<DroppedClient> dropped;
+  for (const auto& client : list)
+    dropped.push_back({client.at("client"), {client.at("round"), client.at("block")}, client.at("reason")});
+  return dropped;
+}
+
 void write_identity(const std::filesystem::path& file, const RunIdentity& identity) {
-  nlohmann::json dropped = nlohmann::json::array();
-  for (const DroppedClient& client : identity.dropped)
-    dropped.push_back({{"client", client.client},
-                       {"round", client.from.round},
-                       {"block", client.from.block},
-                       {"reason", client.reason}});
   nlohmann::json content = {{"format_version", kFormatVersion},
                             {"run_id", identity.run_id},
                             {"facts", identity.facts},
-                            {"dropped", dropped}};
+                            {"dropped", to_json(identity.dropped)}};
   const std::string text = content.dump();
   content["checksum"] = checksum(std::as_bytes(std::span(text)));
   store::write_file_atomically(file, content.dump(1) + "\n");
@@ -131,9 +142,7 @@ std::optional<RunIdentity> read_identity(const std::filesystem::path& file) {
     RunIdentity identity;
     identity.run_id = content.at("run_id");
     identity.facts = content.at("facts").get<std::map<std::string, std::string>>();
-    for (const auto& client : content.at("dropped"))
-      identity.dropped.push_back(
-          {client.at("client"), {client.at("round"), client.at("block")}, client.at("reason")});
+    identity.dropped = dropped_from_json(content.at("dropped"));
     return identity;
   } catch (const nlohmann::json::exception& error) {
     throw DataError(fmt::format("{}: is damaged ({})", file.string(), error.what()));

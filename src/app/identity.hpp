@@ -7,6 +7,8 @@
 #include "fedspallm/config/config.hpp"
 #include "fedspallm/store/state_store.hpp"
 
+#include <nlohmann/json.hpp>
+
 #include <cstdint>
 #include <filesystem>
 #include <map>
@@ -22,6 +24,10 @@ struct DroppedClient {
   store::Position from;
   std::string reason;
 };
+
+[[nodiscard]] nlohmann::json to_json(const std::vector<DroppedClient>& dropped);
+/// @throws nlohmann::json::exception when to_json has not made it
+[[nodiscard]] std::vector<DroppedClient> dropped_from_json(const nlohmann::json& list);
 
 struct RunIdentity {
   std::uint64_t run_id = 0;  // random; marks the clients' states

@@ -129,31 +129,18 @@ std::vector<EvaluationSet> share(comm::Communicator& communicator, std::vector<E
 
 namespace {
 
-/// Warnings and digests to the root, dropped clients to everybody.
+/// Warnings and digests to the root.
 void gather_facts(comm::Communicator& communicator, const config::Config& config,
                   const std::vector<std::string>& warnings, Inputs& inputs) {
-  nlohmann::json mine = {
-      {"warnings", warnings}, {"digests", nlohmann::json::object()}, {"dropped", nlohmann::json::array()}};
+  nlohmann::json mine = {{"warnings", warnings}, {"digests", nlohmann::json::object()}};
   for (const auto& client : inputs.clients)
     mine["digests"][std::to_string(client.index)] = client.token_sha256;
-  for (const auto& client : inputs.dropped) mine["dropped"].push_back({client.client, client.reason});
   inputs.token_sha256.resize(config.clients.size());
-  nlohmann::json dropped = nlohmann::json::array();
   for (const std::string& text : communicator.gather(mine.dump())) {
     const auto theirs = nlohmann::json::parse(text);
     for (const auto& warning : theirs["warnings"]) inputs.warnings.push_back(warning);
     for (const auto& [client, digest] : theirs["digests"].items())
       inputs.token_sha256.at(std::stoul(client)) = digest;
-    for (const auto& client : theirs["dropped"]) dropped.push_back(client);
-  }
-  dropped = nlohmann::json::parse(communicator.broadcast(dropped.dump()));
-  inputs.dropped.clear();
-  for (const auto& client : dropped) {
-    inputs.dropped.push_back({client[0], {1, 0}, client[1]});
-    if (communicator.rank() == 0)
-      inputs.warnings.push_back(fmt::format("client '{}' is left out: {}",
-                                            config.clients[client[0].get<std::size_t>()].name,
-                                            client[1].get<std::string>()));
   }
 }
 

@@ -132,6 +132,17 @@ void plan_block(const config::Config& config, const model::ModelDirectory& model
   }
 }
 
+[[noreturn]] void refuse_uncovered(const config::Config& config, const RoundPlan& plan, std::int64_t blocks,
+                                   const std::vector<DroppedClient>& dropped) {
+  std::string message = fmt::format(
+      "{} of {} blocks are pruned by no client (the first is block {}): give the clients more "
+      "resources, or set federation.coverage = \"warn\" to leave them dense",
+      plan.uncovered.size(), blocks, plan.uncovered.front());
+  for (const DroppedClient& one : dropped)
+    message += fmt::format("\n  client '{}' was left out: {}", config.clients[one.client].name, one.reason);
+  throw ConfigError(message);
+}
+
 }  // namespace
 
 RoundPlan plan_round(const config::Config& config, const model::ModelDirectory& model,
@@ -148,15 +159,10 @@ RoundPlan plan_round(const config::Config& config, const model::ModelDirectory& 
   plan.drawn = draw_round(config, blocks, start.round);
   plan.delivers_until = delivery_ends(plan.drawn.size(), blocks, start.round, dropped);
   plan.exchange.rank_of_client = rank_of_client;
+  for (const auto& client : config.clients) plan.exchange.client_names.push_back(client.name);
   for (std::int64_t block = 0; block < blocks; ++block) plan_block(config, model, block, plan);
-  const bool required = config.federation.coverage == config::Coverage::required;
-  check<ConfigError>(
-      !required || plan.uncovered.empty(),
-      fmt::format(
-          "{} of {} blocks are pruned by no client (the first is block {}; {} clients were dropped): "
-          "give the clients more resources, or set federation.coverage = \"warn\" to leave them dense",
-          plan.uncovered.size(), blocks, plan.uncovered.empty() ? 0 : plan.uncovered.front(),
-          dropped.size()));
+  if (config.federation.coverage == config::Coverage::required && !plan.uncovered.empty())
+    refuse_uncovered(config, plan, blocks, dropped);
   return plan;
 }
 

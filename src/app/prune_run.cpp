@@ -42,10 +42,16 @@ void PruneRun::timed(const std::string& name, Step step) {
   seconds_[name] += now() - begin;
 }
 
+void PruneRun::at_root(const std::function<void()>& step) {
+  communicator_.together([&] {
+    if (root()) step();
+  });
+}
+
 void PruneRun::enter(const char* phase) {
   phase_ = phase;
   watchdog_.beat(phase);
-  if (root()) status_.running(phase);
+  at_root([&] { status_.running(phase); });
 }
 
 void PruneRun::run() {
@@ -88,12 +94,11 @@ void PruneRun::evaluate_dense() {
   const auto source = interruptible(report::dense_source(*inputs_.model, *backend_));
   dense_ = evaluate(communicator_, *inputs_.model, *backend_, source, inputs_.evaluations,
                     /*participates=*/true, "the dense model");
+  at_root([&] { write_metrics("dense", dense_); });
   for (std::size_t set = 0; set < dense_.size(); ++set) {
     const std::string& name = inputs_.evaluations[set].name;
     log_->info("dense perplexity on '{}': {:.4f} ({} windows)", name, dense_[set].perplexity,
                dense_[set].samples);
-    metrics_->write(
-        {"evaluation", {{"model", "dense"}, {"set", name}, {"perplexity", dense_[set].perplexity}}});
     const auto vocabulary = static_cast<double>(inputs_.model->architecture().vocab_size);
     if (dense_[set].perplexity > vocabulary)
       log_->warn(
@@ -186,7 +191,11 @@ void PruneRun::one_round(const RoundPlan& plan) {
     }
     exchange.finish();
   }
-  share_dropped();
+  // Without merging the root has not heard of them yet.
+  at_root([&] {
+    if (merges()) before_block();
+  });
+  share_dropped(clients_->dropped());
   exchange_ = nullptr;
   const comm::ExchangeStatistics statistics = exchange.statistics();
   bytes_on_wire_ += communicator_.sum(statistics.bytes_sent);
@@ -200,47 +209,46 @@ void PruneRun::one_round(const RoundPlan& plan) {
   stop_if_asked(fmt::format("after round {}", plan.round));
 }
 
-/// The next round's plan, on every rank, does without the clients that were dropped in this one.
-void PruneRun::share_dropped() {
-  if (root() && merges()) before_block();
-  const auto to_json = [](const std::vector<DroppedClient>& list) {
-    nlohmann::json all = nlohmann::json::array();
-    for (const DroppedClient& one : list)
-      all.push_back({one.client, one.from.round, one.from.block, one.reason});
-    return all;
-  };
-  nlohmann::json joined = to_json(identity_.dropped);
-  for (const std::string& text :
-       communicator_.gather((merges() ? nlohmann::json::array() : to_json(clients_->dropped())).dump()))
-    for (const auto& list = nlohmann::json::parse(text); const auto& one : list) joined.push_back(one);
-  joined = nlohmann::json::parse(communicator_.broadcast(joined.dump()));
-  identity_.dropped.clear();
-  for (const auto& one : joined) identity_.dropped.push_back({one[0], {one[1], one[2]}, one[3]});
-  communicator_.together([&] {
-    if (root() && !joined.empty()) write_identity(paths_.dir / "resume.json", identity_);
+/// Collective: what each rank knows of clients left out comes to all, for the plans that follow.
+void PruneRun::share_dropped(const std::vector<DroppedClient>& mine) {
+  const std::vector<std::string> found = communicator_.gather(to_json(mine).dump());
+  at_root([&] {
+    bool changed = false;
+    for (const std::string& text : found)
+      for (const DroppedClient& one : dropped_from_json(nlohmann::json::parse(text)))
+        changed |= note_dropped(one);
+    if (changed) write_identity(paths_.dir / "resume.json", identity_);
   });
+  identity_.dropped =
+      dropped_from_json(nlohmann::json::parse(communicator_.broadcast(to_json(identity_.dropped).dump())));
+}
+
+/// At the root: says that a client was left out, and remembers it. False when it is known already.
+bool PruneRun::note_dropped(const DroppedClient& one) {
+  const bool known = std::any_of(identity_.dropped.begin(), identity_.dropped.end(),
+                                 [&](const DroppedClient& earlier) { return earlier.client == one.client; });
+  if (known) return false;
+  identity_.dropped.push_back(one);
+  log_->warn("{}", dropped_text(one));
+  metrics_->write({"client_dropped",
+                   {{"client", config_.clients[one.client].name},
+                    {"round", one.from.round},
+                    {"block", one.from.block},
+                    {"reason", one.reason}}});
+  return true;
+}
+
+std::string PruneRun::dropped_text(const DroppedClient& one) const {
+  return fmt::format("client '{}' is left out from block {} of round {} on: {}",
+                     config_.clients[one.client].name, one.from.block, one.from.round, one.reason);
 }
 
 /// At the root, before a merged block is written: who was dropped is on disk no later than what was merged
 /// without them, or a later process would compute another block.
 void PruneRun::before_block() {
-  const std::vector<comm::Dropped> dropped = exchange_->dropped();
   bool changed = false;
-  for (const comm::Dropped& one : dropped) {
-    const bool known =
-        std::any_of(identity_.dropped.begin(), identity_.dropped.end(),
-                    [&](const DroppedClient& earlier) { return earlier.client == one.client; });
-    if (known) continue;
-    changed = true;
-    identity_.dropped.push_back({one.client, {round_, one.block}, one.reason});
-    log_->warn("client '{}' is left out from block {} of round {} on: {}", config_.clients[one.client].name,
-               one.block, round_, one.reason);
-    metrics_->write({"client_dropped",
-                     {{"client", config_.clients[one.client].name},
-                      {"round", round_},
-                      {"block", one.block},
-                      {"reason", one.reason}}});
-  }
+  for (const comm::Dropped& one : exchange_->dropped())
+    changed |= note_dropped({one.client, {round_, one.block}, one.reason});
   if (changed) write_identity(paths_.dir / "resume.json", identity_);
 }
 
@@ -283,7 +291,7 @@ void PruneRun::save() {
   communicator_.together([&] {
     store::Provenance mine;
     if (config_.run.keep_clients || root()) mine = provenance();
-    clients_->finish(mine);
+    clients_->finish(mine, identity_.dropped);
     if (!root()) return;
     if (merges()) {
       merger_->record_dense_blocks();
@@ -313,12 +321,9 @@ void PruneRun::evaluate_merged() {
   const model::ModelDirectory& model = sees ? *merged : *inputs_.model;
   merged_ = evaluate(communicator_, model, *backend_, report::dense_source(model, *backend_),
                      inputs_.evaluations, sees, "the merged model");
-  for (std::size_t set = 0; set < merged_.size(); ++set) {
-    const std::string& name = inputs_.evaluations[set].name;
-    log_->info("merged perplexity on '{}': {:.4f}", name, merged_[set].perplexity);
-    metrics_->write(
-        {"evaluation", {{"model", "merged"}, {"set", name}, {"perplexity", merged_[set].perplexity}}});
-  }
+  at_root([&] { write_metrics("merged", merged_); });
+  for (std::size_t set = 0; set < merged_.size(); ++set)
+    log_->info("merged perplexity on '{}': {:.4f}", inputs_.evaluations[set].name, merged_[set].perplexity);
 }
 
 void PruneRun::evaluate_standalone() {
@@ -337,12 +342,17 @@ void PruneRun::evaluate_standalone() {
                    })});
   }
   standalone_ = evaluate_own(communicator_, *inputs_.model, *backend_, own, inputs_.evaluations);
-  for (const auto& [client, results] : standalone_)
-    for (std::size_t set = 0; set < results.size(); ++set)
-      metrics_->write({"evaluation",
-                       {{"model", client},
-                        {"set", inputs_.evaluations[set].name},
-                        {"perplexity", results[set].perplexity}}});
+  at_root([&] {
+    for (const auto& [client, results] : standalone_) write_metrics(client, results);
+  });
+}
+
+void PruneRun::write_metrics(const std::string& model, const std::vector<report::Perplexity>& results) {
+  for (std::size_t set = 0; set < results.size(); ++set)
+    metrics_->write({"evaluation",
+                     {{"model", model},
+                      {"set", inputs_.evaluations[set].name},
+                      {"perplexity", results[set].perplexity}}});
 }
 
 }  // namespace fedspallm::app

@@ -22,6 +22,7 @@
 #include "run_status.hpp"
 #include "signals.hpp"
 #include <chrono>
+#include <functional>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -59,7 +60,9 @@ class PruneRun {
   void prune_rounds();
   void one_round(const RoundPlan& plan);
   void listen(comm::Exchange& exchange);
-  void share_dropped();
+  void share_dropped(const std::vector<DroppedClient>& mine);
+  bool note_dropped(const DroppedClient& one);
+  [[nodiscard]] std::string dropped_text(const DroppedClient& one) const;
   [[nodiscard]] comm::ExchangeOptions exchange_options(const RoundPlan& plan);
   void before_block();
   void on_block(const BlockSummary& summary);
@@ -67,6 +70,7 @@ class PruneRun {
   void evaluate_results();
   void evaluate_merged();
   void evaluate_standalone();
+  void write_metrics(const std::string& model, const std::vector<report::Perplexity>& results);
   /// The source, for evaluations that a signal may end between two blocks.
   [[nodiscard]] report::BlockSource interruptible(report::BlockSource source);
   /// Collective: whether any rank was asked to stop. @throws Stopped on all ranks alike
@@ -74,6 +78,7 @@ class PruneRun {
 
   // prune_summary.cpp
   void collect_events();
+  void write_events(const std::vector<std::string>& of_ranks);
   void write_summary();
   [[nodiscard]] store::Provenance provenance();
   [[nodiscard]] nlohmann::json summary() const;
@@ -82,6 +87,8 @@ class PruneRun {
   [[nodiscard]] bool root() const { return communicator_.rank() == 0; }
   [[nodiscard]] bool merges() const { return config_.federation.aggregation != config::Aggregation::none; }
   [[nodiscard]] double now() const;
+  /// Collective: a step of the root's; its failure is every rank's.
+  void at_root(const std::function<void()>& step);
   /// Runs a step on all ranks, adds its wall time to seconds_[name].
   template <class Step>
   void timed(const std::string& name, Step step);

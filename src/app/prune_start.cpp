@@ -31,16 +31,11 @@ void leave_directory(const std::string& message) {
 }
 
 nlohmann::json to_json(const RunIdentity& identity) {
-  nlohmann::json dropped = nlohmann::json::array();
-  for (const DroppedClient& one : identity.dropped)
-    dropped.push_back({one.client, one.from.round, one.from.block, one.reason});
-  return {{"run_id", identity.run_id}, {"dropped", dropped}};
+  return {{"run_id", identity.run_id}, {"dropped", to_json(identity.dropped)}};
 }
 
 RunIdentity from_json(const nlohmann::json& content) {
-  RunIdentity identity{.run_id = content["run_id"], .facts = {}, .dropped = {}};
-  for (const auto& one : content["dropped"]) identity.dropped.push_back({one[0], {one[1], one[2]}, one[3]});
-  return identity;
+  return {.run_id = content["run_id"], .facts = {}, .dropped = dropped_from_json(content["dropped"])};
 }
 
 }  // namespace
@@ -90,9 +85,11 @@ void PruneRun::open_directory() {
         *inputs_.model, *store_, writer_.get(), required,
         RootMerger::Hooks{[this] { before_block(); },
                           [this](const BlockSummary& summary) { on_block(summary); }});
+    for (const DroppedClient& one : identity_.dropped) log_->warn("{}", dropped_text(one));
     metrics_->write({goes_on_ ? "run_resumed" : "run_started",
                      {{"ranks", communicator_.size()}, {"clients", config_.clients.size()}}});
   });
+  share_dropped(inputs_.dropped);
 }
 
 /// Whether the directory holds an unfinished run of the same model, texts and configuration.
@@ -136,7 +133,7 @@ void PruneRun::start_over() {
   std::filesystem::remove_all(paths_.dir / "state", error);
   check<ResourceError>(
       !error, fmt::format("{}: cannot be removed: {}", (paths_.dir / "state").string(), error.message()));
-  identity_ = {.run_id = random_id(), .facts = {}, .dropped = inputs_.dropped};
+  identity_ = {.run_id = random_id(), .facts = {}, .dropped = {}};
 }
 
 void PruneRun::find_position() {
@@ -156,6 +153,16 @@ void PruneRun::find_position() {
                             },
                             [this](const std::string& message) { log_->warn("{}", message); }});
     clients_->open_files(identity_.run_id, goes_on_);
+  });
+  share_dropped(clients_->dropped());
+  at_root([&] {  // a client that delivers nothing clears no file of its own either
+    for (const DroppedClient& one : identity_.dropped)
+      if (!goes_on_ && config_.run.keep_clients)
+        store::BlockStore::of_client(paths_, config_.clients[one.client].name).clear();
+  });
+  communicator_.together([&] {  // refuses blocks that nobody is left for, before they count as done
+    for (std::uint32_t round = 1; round <= shape_.rounds; ++round)
+      (void)plan_round(config_, *inputs_.model, inputs_.rank_of_client, {round, 0}, identity_.dropped);
   });
   const auto warn = [this](const std::string& line) { log_->warn("{}", line); };
   store::Position merged = end_of(shape_);

@@ -21,8 +21,13 @@ void PruneRun::collect_events() {
                                  {"pack", phases.pack},
                                  {"waiting", seconds_["waiting"]},
                                  {"merging", seconds_["merging"]}}}};
+  const std::vector<std::string> all = communicator_.gather(mine.dump());
+  at_root([&] { write_events(all); });
+}
+
+void PruneRun::write_events(const std::vector<std::string>& of_ranks) {
   int rank = 0;
-  for (const std::string& text : communicator_.gather(mine.dump())) {
+  for (const std::string& text : of_ranks) {
     const auto theirs = nlohmann::json::parse(text);
     for (const auto& fields : theirs["events"]) {
       nlohmann::json event = fields;
@@ -47,6 +52,7 @@ store::Provenance PruneRun::provenance() {
   for (const auto& client : config_.clients) result.clients.push_back(client.name);
   result.token_sha256 = inputs_.token_sha256;
   result.warnings = inputs_.warnings;
+  for (const DroppedClient& one : identity_.dropped) result.warnings.push_back(dropped_text(one));
   result.rounds = config_.federation.rounds;
   result.blocks = inputs_.model->architecture().blocks;
   result.sparsity = config_.prune.sparsity;
@@ -75,6 +81,8 @@ nlohmann::json PruneRun::summary() const {
   result["peak_rss_bytes"] = peak_rss_;
   result["peak_merge_bytes"] = peak_merge_bytes_;
   for (const auto& client : config_.clients) result["clients"].push_back(client.name);
+  result["dropped"] = to_json(identity_.dropped);
+  for (auto& one : result["dropped"]) one["client"] = config_.clients[one["client"].get<std::size_t>()].name;
   result["warnings"] = inputs_.warnings;
   return result;
 }
@@ -101,6 +109,8 @@ void PruneRun::print_table(const nlohmann::json& summary) const {
   table.pruning_seconds = seconds_.at("pruning");
   table.peak_rss_bytes = peak_rss_;
   std::fputs(report::to_text(table).c_str(), stdout);
+  for (const DroppedClient& one : identity_.dropped)
+    std::fputs(fmt::format("{:<13}{}\n", "left out", dropped_text(one)).c_str(), stdout);
   std::fputs(
       fmt::format(
           "{}\nA pruned model is as large and as fast as before: its zeros are stored. Sparse kernels or "
@@ -113,8 +123,7 @@ void PruneRun::print_table(const nlohmann::json& summary) const {
 
 void PruneRun::write_summary() {
   collect_events();
-  communicator_.together([&] {
-    if (!root()) return;
+  at_root([&] {
     const nlohmann::json result = summary();
     store::write_file_atomically(paths_.summary(), result.dump(1) + "\n");
     metrics_->write({"run_finished", {{"seconds", now()}}});

@@ -108,13 +108,35 @@ void RootMerger::add_uncovered(const comm::PlannedUnit& planned) {
   record.matrix.cols = planned.cols;
 }
 
-bool RootMerger::written_before() const {
+/// Whether clients took part in the block when it was written that now are left out: such that were late in
+/// the middle of it (then or now), or whose text is gone since. It cannot come out the same, and what is on
+/// disk counts.
+bool RootMerger::lacks_clients_of(const store::BlockRecord& before) const {
+  bool lacks = false;
+  for (std::size_t matrix = 0; matrix < record_.matrices.size() && matrix < before.matrices.size();
+       ++matrix) {
+    const auto& now = record_.matrices[matrix].clients;
+    for (const store::ClientPart& part : before.matrices[matrix].clients)
+      lacks |= std::none_of(now.begin(), now.end(),
+                            [&](const store::ClientPart& other) { return other.client == part.client; });
+  }
+  return lacks;
+}
+
+bool RootMerger::written_before() {
   if (!store_.has_block(record_.round, record_.block)) return false;
   store::BlockRecord before;
   try {
     before = store_.read_block(record_.round, record_.block);
   } catch (const DataError&) {
     return false;  // damaged: it is replaced
+  }
+  if (lacks_clients_of(before)) {
+    record_ = std::move(before);
+    summary_.dropped = 0;
+    for (const store::MatrixRecord& matrix : record_.matrices)
+      summary_.dropped += matrix.pruned ? matrix.matrix.dropped() : 0;
+    return true;
   }
   check<CheckFailed>(
       store::encode_block(before) == store::encode_block(record_),

@@ -64,8 +64,9 @@ class RootMerger {
   void add_merged(const comm::CompletedUnit& unit, const comm::PlannedUnit& planned);
   void add_uncovered(const comm::PlannedUnit& planned);
   void finish_block();
+  [[nodiscard]] bool lacks_clients_of(const store::BlockRecord& before) const;
   /// Whether an earlier process wrote the same block; false when there is none or it is damaged.
-  [[nodiscard]] bool written_before() const;
+  [[nodiscard]] bool written_before();
 
   const model::ModelDirectory& model_;
   store::BlockStore& store_;
