@@ -27,7 +27,7 @@ std::vector<std::int64_t> sampled_tiles(std::int64_t tiles) {
 std::vector<std::uint64_t> sampled_keys(const Kernels& kernels, std::span<const Tile> tiles,
                                         const TieOrder& order, DType dtype, AverageRule rule,
                                         std::span<const std::int64_t> sample) {
-  std::array<unsigned char, 64 * 4> elements;
+  std::array<unsigned char, std::size_t{64} * 4> elements;
   std::array<std::uint32_t, 64> votes;
   TileKeys keys;
   std::vector<std::uint64_t> found;
