@@ -6,6 +6,7 @@
 
 #include "bench_parts.hpp"
 #include <algorithm>
+#include <ctime>
 
 namespace fedspallm::comm {
 
@@ -13,6 +14,13 @@ namespace {
 
 constexpr std::uint32_t kDifferent = 16;
 constexpr int kMostClients = 4096;
+
+/// Of all threads of this process.
+double own_cpu_seconds() {
+  timespec time{};
+  require(::clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time) == 0, "the process has a CPU clock");
+  return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_nsec) * 1e-9;
+}
 
 class Scaling {
  public:
@@ -78,6 +86,7 @@ class Scaling {
     std::int64_t kept = 0;
     ScalingPoint result;
     result.clients = clients;
+    const double cpu_before = own_cpu_seconds();
     result.timing.seconds =
         slowest_seconds(comm_, options_.repeats,
                         [&] {
@@ -86,6 +95,9 @@ class Scaling {
                           });
                         }) /
         options_.units;
+    const auto own_nanoseconds = static_cast<std::int64_t>((own_cpu_seconds() - cpu_before) * 1e9);
+    result.cpu_seconds =
+        static_cast<double>(comm_.sum(own_nanoseconds)) * 1e-9 / (options_.repeats * options_.units);
     require(comm_.rank() != 0 || kept > 0, "bench_scaling: every merge was finished");
     const std::int64_t update =
         wire::encoded_bytes(options_.rows, options_.cols, matrices_.front().kept, DType::bf16, false);
@@ -109,13 +121,15 @@ class Scaling {
   ScalingSeries series(Transport transport, const char* name) {
     ScalingSeries result;
     result.transport = name;
-    std::vector<double> clients, seconds;
+    std::vector<double> clients, seconds, cpu_seconds;
     for (const int number : options_.clients) {
       result.points.push_back(point(transport, number));
       clients.push_back(number);
       seconds.push_back(result.points.back().timing.seconds);
+      cpu_seconds.push_back(result.points.back().cpu_seconds);
     }
     result.fit = fit_line(clients, seconds);
+    result.cpu_fit = fit_line(clients, cpu_seconds);
     return result;
   }
 

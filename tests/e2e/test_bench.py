@@ -72,9 +72,11 @@ class Bench(ProgramTest):
                 self.assertEqual(row["root_bytes"] > 0, ranks > 1, row["name"])
             scaling = [row for row in found["rows"] if "clients" in row]
             self.assertEqual([row["clients"] for row in scaling], [1, 2, 5, 1, 2, 5])
+            for row in scaling:
+                self.assertGreater(row["cpu_seconds"], 0, row["name"])
             self.assertEqual([fit["transport"] for fit in found["fits"]], ["gather", "reduce"])
             for fit in found["fits"]:
-                self.assertEqual(set(fit), {"transport", "a", "b"})
+                self.assertEqual(set(fit), {"transport", "a", "b", "cpu_a", "cpu_b"})
 
     def test_tables_for_people(self) -> None:
         text = self.done("bench", "transport", "--quick", ranks=2).stdout

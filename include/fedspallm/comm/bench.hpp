@@ -72,6 +72,7 @@ struct ScalingPoint {
   int clients = 1;
   std::int64_t update_bytes = 0;  // packed, of all clients
   Timing timing;                  // per matrix; core_seconds: what the root alone must add, and finish
+  double cpu_seconds = 0;         // per matrix, of all threads of all ranks: hardly sees other work
 };
 
 /// y = fixed + per_unit x.
@@ -83,7 +84,8 @@ struct LineFit {
 struct ScalingSeries {
   std::string transport;
   std::vector<ScalingPoint> points;
-  LineFit fit;  // seconds over clients
+  LineFit fit;      // seconds over clients
+  LineFit cpu_fit;  // cpu_seconds over clients
 };
 
 /// Collective; the root's result counts. One series for each transport, the same clients in each.
