@@ -153,6 +153,7 @@ void LocalClients::run_round(const RoundPlan& plan, comm::Exchange& exchange) {
       for (auto& client : clients_)
         if (active(plan, exchange, *client, block)) save(*client, position);
     if (boundary == comm::Boundary::stop) break;
+    inputs_.model->will_need_block(block + 1);
     const Base base = base_of(plan, exchange, block);
     double error = 0;
     for (auto& client : clients_) {

@@ -5,7 +5,9 @@
 #include "fedspallm/report/table.hpp"
 
 #include "prune_run.hpp"
+#include <algorithm>
 #include <cstdio>
+#include <initializer_list>
 
 namespace fedspallm::app {
 
@@ -19,6 +21,8 @@ void PruneRun::collect_events() {
                                  {"factorize", phases.factorize},
                                  {"prune", phases.prune},
                                  {"pack", phases.pack},
+                                 {"saving_states", clients_->saving_seconds()},
+                                 {"pruning", seconds_["pruning"]},
                                  {"waiting", seconds_["waiting"]},
                                  {"merging", seconds_["merging"]}}}};
   const std::vector<std::string> all = communicator_.gather(mine.dump());
@@ -59,6 +63,31 @@ store::Provenance PruneRun::provenance() {
   return result;
 }
 
+namespace {
+
+/// Where a rank's client thread spent the pruning: shares of its wall time, 1 in all. "wire" is packing and
+/// handing over; what travels and what the root merges runs beside it. "other": loading weights, finding the
+/// start, and what nobody counted.
+nlohmann::json time_shares(const nlohmann::json& seconds) {
+  const double wall = seconds["pruning"].get<double>();
+  if (wall <= 0) return nlohmann::json::object();
+  const auto share = [&](std::initializer_list<const char*> names) {
+    double sum = 0;
+    for (const char* name : names) sum += seconds[name].get<double>();
+    return sum / wall;
+  };
+  nlohmann::json shares = {{"compute", share({"forward", "hessian", "factorize", "prune"})},
+                           {"wire", share({"pack"})},
+                           {"waiting", share({"waiting"})},
+                           {"disk", share({"saving_states"})}};
+  double known = 0;
+  for (const auto& one : shares) known += one.get<double>();
+  shares["other"] = std::max(0.0, 1 - known);
+  return shares;
+}
+
+}  // namespace
+
 nlohmann::json PruneRun::summary() const {
   nlohmann::json result = {{"format_version", 1}};
   for (const auto& [name, value] : facts_) result[name == "version" ? "version" : "run_" + name] = value;
@@ -76,6 +105,7 @@ nlohmann::json PruneRun::summary() const {
   result["seconds"] = seconds_;
   result["seconds"]["total"] = now();
   result["rank_seconds"] = rank_times_;
+  for (const nlohmann::json& seconds : rank_times_) result["time_shares"].push_back(time_shares(seconds));
   result["transport"] = transport_;
   result["bytes_on_wire"] = bytes_on_wire_;
   result["peak_rss_bytes"] = peak_rss_;

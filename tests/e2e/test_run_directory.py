@@ -77,6 +77,11 @@ class RunDirectory(ProgramTest):
         ranks = self.summary["peak_rss_bytes"]
         self.assertEqual(len(ranks), 2)
         self.assertTrue(all(value > 1 << 20 for value in ranks), ranks)
+        shares = self.summary["time_shares"]
+        self.assertEqual(len(shares), 2)
+        for share in shares:
+            self.assertEqual(share.keys(), {"compute", "wire", "waiting", "disk", "other"})
+            self.assertAlmostEqual(sum(share.values()), 1, places=6)
         self.assertLessEqual({"total", "pruning", "evaluation"}, self.summary["seconds"].keys())
         self.assertTrue(all(value >= 0 for value in self.summary["seconds"].values()))
 
