@@ -164,39 +164,21 @@ void PruneRun::listen(comm::Exchange& exchange) {
 void PruneRun::one_round(const RoundPlan& plan) {
   round_ = plan.round;
   if (root()) merger_->begin_round(plan);
+  // The merge thread may have a block as soon as there is an exchange: it waits until it can be seen.
+  std::unique_lock seen(exchange_mutex_);
   // Without merging the exchange is empty and only carries failures and signals between ranks.
   comm::Exchange exchange(
       communicator_, plan.exchange, exchange_options(plan),
       [this](const comm::CompletedUnit& unit) { merger_->complete(unit); },
       [this](std::uint32_t block) { return merger_->provide(block); });
-  struct Listening {  // the signals' thread and the merge thread see the exchange while it lives
-    PruneRun& run;
-    Listening(PruneRun& owner, comm::Exchange& watched) : run(owner) {
-      run.exchange_ = &watched;
-      run.listen(watched);
-    }
-    ~Listening() { run.signals_.listen({}); }
-  };
-  {
-    const Listening listening(*this, exchange);
-    try {
-      clients_->run_round(plan, exchange);
-    } catch (const Error& error) {
-      exchange.fail(error);
-    } catch (const std::bad_alloc&) {
-      exchange.fail(
-          ResourceError("out of memory while pruning; put fewer clients on a rank or see --dry-run"));
-    } catch (const std::exception& error) {
-      exchange.fail(LogicError(std::string("unexpected: ") + error.what()));
-    }
-    exchange.finish();
-  }
+  exchange_ = &exchange;
+  seen.unlock();
+  run_clients(plan, exchange);
   // Without merging the root has not heard of them yet.
   at_root([&] {
     if (merges()) before_block();
   });
   share_dropped(clients_->dropped());
-  exchange_ = nullptr;
   const comm::ExchangeStatistics statistics = exchange.statistics();
   bytes_on_wire_ += communicator_.sum(statistics.bytes_sent);
   peak_merge_bytes_ = std::max(peak_merge_bytes_, statistics.peak_merge_bytes);
@@ -207,6 +189,26 @@ void PruneRun::one_round(const RoundPlan& plan) {
                               signals_.stop_signal().empty() ? "" : " on " + signals_.stop_signal(), *stopped,
                               plan.round));
   stop_if_asked(fmt::format("after round {}", plan.round));
+}
+
+/// To the end of the exchange, good or bad, while signals reach it.
+void PruneRun::run_clients(const RoundPlan& plan, comm::Exchange& exchange) {
+  struct Listening {
+    PruneRun& run;
+    Listening(PruneRun& owner, comm::Exchange& heard) : run(owner) { run.listen(heard); }
+    ~Listening() { run.signals_.listen({}); }
+  };
+  const Listening listening(*this, exchange);
+  try {
+    clients_->run_round(plan, exchange);
+  } catch (const Error& error) {
+    exchange.fail(error);
+  } catch (const std::bad_alloc&) {
+    exchange.fail(ResourceError("out of memory while pruning; put fewer clients on a rank or see --dry-run"));
+  } catch (const std::exception& error) {
+    exchange.fail(LogicError(std::string("unexpected: ") + error.what()));
+  }
+  exchange.finish();
 }
 
 /// Collective: what each rank knows of clients left out comes to all, for the plans that follow.
@@ -246,6 +248,7 @@ std::string PruneRun::dropped_text(const DroppedClient& one) const {
 /// At the root, before a merged block is written: who was dropped is on disk no later than what was merged
 /// without them, or a later process would compute another block.
 void PruneRun::before_block() {
+  const std::scoped_lock lock(exchange_mutex_);
   bool changed = false;
   for (const comm::Dropped& one : exchange_->dropped())
     changed |= note_dropped({one.client, {round_, one.block}, one.reason});

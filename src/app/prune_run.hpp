@@ -59,6 +59,7 @@ class PruneRun {
   void evaluate_dense();
   void prune_rounds();
   void one_round(const RoundPlan& plan);
+  void run_clients(const RoundPlan& plan, comm::Exchange& exchange);
   void listen(comm::Exchange& exchange);
   void share_dropped(const std::vector<DroppedClient>& mine);
   bool note_dropped(const DroppedClient& one);
@@ -120,7 +121,8 @@ class PruneRun {
   std::unique_ptr<report::MetricsWriter> metrics_;
   std::unique_ptr<report::Progress> progress_;
   std::map<std::int64_t, std::int64_t> dropped_weights_;  // by block, of the newest round that pruned it
-  const comm::Exchange* exchange_ = nullptr;              // while a round runs
+  std::mutex exchange_mutex_;                             // of the pointer
+  const comm::Exchange* exchange_ = nullptr;              // of the round that runs
   std::uint32_t round_ = 1;
   // Results.
   std::optional<LocalClients> clients_;
