@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -69,6 +70,15 @@ class Job:
             return True
         return False
 
+    def under_way(self, run_dir: Path) -> bool:
+        """Whether all ranks are past MPI_Init and watch each other, as this job's status.json shows. Before,
+        mpiexec has to notice a rank that dies, and the shell that keeps its status hides that from it."""
+        try:
+            status = json.loads((run_dir / "status.json").read_text())
+        except (OSError, ValueError):
+            return False
+        return status["pid"] in self.pids().values()
+
     def signal(self, number: signal.Signals, *ranks: int) -> None:
         """Sends a signal to the processes of these ranks (none named: of all), those that still run."""
         for rank, pid in self.pids().items():
@@ -78,8 +88,8 @@ class Job:
                 except ProcessLookupError:
                     pass
 
-    def kill_all(self) -> None:
-        """SIGKILL to everything at once, the launcher too: as a node that loses power."""
+    def kill_all(self) -> list[str]:
+        """SIGKILL to everything at once, the launcher too: as a node that loses power. What it said till then."""
         self.signal(signal.SIGKILL)
         try:
             os.killpg(self._process.pid, signal.SIGKILL)
@@ -90,7 +100,7 @@ class Job:
         while self.pids():
             self.signal(signal.SIGKILL)
             time.sleep(0.01)
-        self._close()
+        return self._close()
 
     def _close(self) -> list[str]:
         texts = []
@@ -102,12 +112,12 @@ class Job:
         return texts
 
     def end(self, seconds: float = 60) -> Outcome:
-        """Waits for the end. @raises TimeoutExpired"""
+        """Waits for the end; a job that does not come to it fails the test with what it said."""
         try:
             self._process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            self.kill_all()
-            raise
+        except subprocess.TimeoutExpired as late:
+            texts = self.kill_all()
+            raise AssertionError(f"{' '.join(self.command)}: no end in {seconds} s\n{texts[1]}") from late
         codes = []
         for rank in range(self.ranks):
             file = Path(self._statuses.name, str(rank))

@@ -90,6 +90,8 @@ class Resume(ProgramTest):
             job = Job("prune", config, "--quiet", "--watchdog", "5", ranks=3)
             moment = draw.uniform(0.1, 1.1 * self.seconds)
             ended = not job.runs_for(moment)
+            if victims and not ended:
+                ended = not job.wait_until(lambda j=job: j.under_way(run_dir))
             if ended:
                 outcome = job.end()
                 self.assertEqual(outcome.status, DONE, str(outcome))

@@ -53,11 +53,12 @@ class Soak(ProgramTest):
             job.kill_all()
             return None
         number = {KINDS[1]: signal.SIGKILL, KINDS[2]: signal.SIGTERM, KINDS[3]: signal.SIGUSR2}[kind]
-        before_program = not job.pids()
+        if not job.wait_until(lambda: job.under_way(self.run_dir)):
+            return job.end()
         job.signal(number, draw.randrange(ranks))
         outcome = job.end(60)
-        if number != signal.SIGKILL and not before_program:
-            # Before main() and after its last step a signal has its default meaning.
+        if number != signal.SIGKILL:
+            # After the program's last step a signal has its default meaning.
             for status in outcome.statuses:
                 self.assertIn(status, (STOPPED, DONE, 128 + number, -1), str(outcome))
             for status in set(outcome.statuses) & {STOPPED, DONE}:
