@@ -259,7 +259,7 @@ void PruneRun::before_block() {
 void PruneRun::on_block(const BlockSummary& summary) {
   dropped_weights_[summary.block] = summary.dropped;
   status_.running(phase_, summary.round, summary.block);
-  watchdog_.beat(phase::pruning, (summary.round - 1) * shape_.blocks + summary.block);
+  watchdog_.beat(phase::pruning, (std::int64_t{summary.round} - 1) * shape_.blocks + summary.block);
   const double sparsity =
       static_cast<double>(summary.dropped) / static_cast<double>(std::max<std::int64_t>(1, summary.weights));
   const std::int64_t blocks = inputs_.model->architecture().blocks;

@@ -138,20 +138,20 @@ void PruneRun::start_over() {
 
 void PruneRun::find_position() {
   communicator_.together([&] {
-    clients_.emplace(
-        *backend_, config_, inputs_, start_,
-        LocalClients::Hooks{[this](std::int64_t block, double error) {
-                              if (merges() || !root()) return;
-                              BlockSummary summary{.round = round_, .block = block, .error = error};
-                              summary.clients = static_cast<std::int64_t>(inputs_.clients.size());
-                              for (const auto& matrix : inputs_.model->architecture().matrices)
-                                summary.weights += matrix.rows * matrix.cols;
-                              on_block(summary);
-                            },
-                            [this](std::uint32_t round, std::int64_t block) {
-                              watchdog_.beat(phase::pruning, (round - 1) * shape_.blocks + block);
-                            },
-                            [this](const std::string& message) { log_->warn("{}", message); }});
+    clients_.emplace(*backend_, config_, inputs_, start_,
+                     LocalClients::Hooks{
+                         [this](std::int64_t block, double error) {
+                           if (merges() || !root()) return;
+                           BlockSummary summary{.round = round_, .block = block, .error = error};
+                           summary.clients = static_cast<std::int64_t>(inputs_.clients.size());
+                           for (const auto& matrix : inputs_.model->architecture().matrices)
+                             summary.weights += matrix.rows * matrix.cols;
+                           on_block(summary);
+                         },
+                         [this](std::uint32_t round, std::int64_t block) {
+                           watchdog_.beat(phase::pruning, (std::int64_t{round} - 1) * shape_.blocks + block);
+                         },
+                         [this](const std::string& message) { log_->warn("{}", message); }});
     clients_->open_files(identity_.run_id, goes_on_);
   });
   share_dropped(clients_->dropped());
@@ -180,8 +180,9 @@ void PruneRun::find_position() {
     });
   });
   if (root())
-    progress_->skip(std::min<std::int64_t>((position_.round - 1) * shape_.blocks + position_.block,
-                                           std::int64_t{shape_.rounds} * shape_.blocks));
+    progress_->skip(
+        std::min<std::int64_t>((std::int64_t{position_.round} - 1) * shape_.blocks + position_.block,
+                               std::int64_t{shape_.rounds} * shape_.blocks));
 }
 
 void PruneRun::choose_state_distance() {

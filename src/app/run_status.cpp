@@ -12,8 +12,8 @@
 
 namespace fedspallm::app {
 
-RunStatus::RunStatus(std::filesystem::path run_dir, std::string host, int ranks)
-    : file_(std::move(run_dir) / "status.json"), host_(std::move(host)), ranks_(ranks) {}
+RunStatus::RunStatus(const std::filesystem::path& run_dir, std::string host, int ranks)
+    : file_(run_dir / "status.json"), host_(std::move(host)), ranks_(ranks) {}
 
 void RunStatus::running(const std::string& phase, std::uint32_t round, std::int64_t block) {
   const std::scoped_lock lock(mutex_);

@@ -16,7 +16,7 @@ namespace fedspallm::app {
 
 class RunStatus {
  public:
-  RunStatus(std::filesystem::path run_dir, std::string host, int ranks);
+  RunStatus(const std::filesystem::path& run_dir, std::string host, int ranks);
 
   /// {"state": "running", "phase": ..., "round": ..., "block": ..., "blocks": ...}; block -1 = none.
   void running(const std::string& phase, std::uint32_t round = 0, std::int64_t block = -1);
