@@ -91,6 +91,7 @@ void RootMerger::add_merged(const comm::CompletedUnit& unit, const comm::Planned
 
 /// Nobody delivered it: it stays what the rounds before made of it.
 void RootMerger::add_uncovered(const comm::PlannedUnit& planned) {
+  if (hooks_.before_block) hooks_.before_block();  // also says who was dropped
   check<DataError>(!coverage_required_,
                    fmt::format("{}: all clients that should prune it were dropped; more clients, or "
                                "federation.coverage = \"warn\", which leaves it as it is",

@@ -3,9 +3,9 @@
 
 #include "fedspallm/backend/cuda.hpp"
 #include "fedspallm/base/error.hpp"
+#include "fedspallm/data/hdf5.hpp"
 #include "fedspallm/report/system.hpp"
 
-#include <hdf5.h>
 #include <sched.h>
 
 #include "commands.hpp"
@@ -24,12 +24,6 @@ std::string affinity_text() {
   for (std::size_t core = 0; core < CPU_SETSIZE; ++core)
     if (CPU_ISSET(core, &set)) text += fmt::format("{},", core);
   return text;
-}
-
-std::string hdf5_version() {
-  unsigned major = 0, minor = 0, release = 0;
-  if (H5get_libversion(&major, &minor, &release) < 0) return "unknown";
-  return fmt::format("{}.{}.{}", major, minor, release);
 }
 
 }  // namespace
@@ -83,7 +77,8 @@ std::unique_ptr<backend::Backend> make_backend(config::BackendKind kind, int thr
 
 std::string version_text() {
   return fmt::format("fedspallm {} (git {}), {}, HDF5 {}, CUDA {}", kVersion, kGitRevision,
-                     comm::MpiSession::library_version(), hdf5_version(), kCuda ? "on" : "off");
+                     comm::MpiSession::library_version(), data::hdf5::library_version(),
+                     kCuda ? "on" : "off");
 }
 
 namespace {
@@ -110,7 +105,7 @@ std::vector<std::pair<std::string, std::string>> facts(comm::Communicator& commu
   std::vector<std::pair<std::string, std::string>> result{{"version", kVersion},
                                                           {"git", kGitRevision},
                                                           {"mpi", comm::MpiSession::library_version()},
-                                                          {"hdf5", hdf5_version()},
+                                                          {"hdf5", data::hdf5::library_version()},
                                                           {"backend", backend.name()},
                                                           {"kernel_set", backend.kernel_set()},
                                                           {"cpu", report::cpu_model()},

@@ -269,20 +269,20 @@ class LateClients(FailureTest):
 
     def slow(self, **federation: Any) -> Path:
         """The last client has so much text that the others wait for it far beyond the deadline."""
-        ids = np.random.default_rng(3).integers(0, self.vocab, 40 * 4000)
+        ids = np.random.default_rng(3).integers(0, self.vocab, 40 * 16000)
         path = models.write_tokens(self.folder / "much.h5", ids, self.vocab)
-        clients = [*self.clients[:2], {"name": "client-2", "tokens": str(path), "samples": 4000}]
-        return self.config(federation={"deadline": 2.0, **federation}, client=clients)
+        clients = [*self.clients[:2], {"name": "client-2", "tokens": str(path), "samples": 16000}]
+        return self.config(federation={"deadline": 1.0, **federation}, client=clients)
 
     def test_abort_names_client_rank_and_block(self) -> None:
-        expected = [r"late in block 0: .*not delivered 2 s after.*client 'client-2' on rank 2\."]
+        expected = [r"late in block 0: .*not delivered 1 s after.*client 'client-2' on rank 2\."]
         self.refused(PEER_LOST, expected, "prune", self.slow(), ranks=3)
 
     def test_drop(self) -> None:
         self.without_client(-1)
         outcome = self.done("prune", self.slow(**DROP), ranks=3)
         self.assertEqual(self.blocks(), self.blocks("others"))
-        self.check_named(outcome, "client-2", 0, r"late: .*q_proj.* was not there 2 s after the others'")
+        self.check_named(outcome, "client-2", 0, r"late: .*q_proj.* was not there 1 s after the others'")
 
 
 class FullDisk(FailureTest):
