@@ -16,7 +16,7 @@ struct CheckpointBenchOptions {
   int repeats = 5;  // the median counts
   // SmolLM2-135M and 16 sequences of 512 tokens; the output model has fewer blocks and a smaller vocabulary.
   std::int64_t hidden = 576, intermediate = 1536, heads = 9, kv_heads = 3, head_dim = 64;
-  std::int64_t tokens = 16 * 512;
+  std::int64_t tokens = std::int64_t{16} * 512;
   std::int64_t model_blocks = 8, vocabulary = 8192;
   std::uint32_t clients = 4;  // that vote
 };
