@@ -11,8 +11,17 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from harness import MPIEXEC, PROGRAM, RECORDER, Outcome, environment
+
+
+def manifest_entries(run_dir: Path) -> list[dict[str, Any]]:
+    """The merged blocks that count. A job killed while it replaced the manifest leaves the one before."""
+    file = run_dir / "manifest.json"
+    file = file if file.exists() else run_dir / "manifest.previous.json"
+    entries: list[dict[str, Any]] = json.loads(file.read_text())["entries"]
+    return entries
 
 
 class Job:

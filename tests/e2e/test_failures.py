@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from background import Job
+from background import Job, manifest_entries
 from harness import (
     ABORTS,
     BAD_INPUT,
@@ -247,7 +247,7 @@ class FailingClients(FailureTest):
         job = Job("prune", config, ranks=2)
         self.assertTrue(job.wait_until(lambda: self.merged_blocks() >= 4))
         job.kill_all()
-        listed = {entry["block"] for entry in json.loads((self.run_dir() / "manifest.json").read_text())["entries"]}
+        listed = {entry["block"] for entry in manifest_entries(self.run_dir())}
         tokens = Path(self.clients[2]["tokens"])
         away = tokens.rename(tokens.with_suffix(".away"))
         try:

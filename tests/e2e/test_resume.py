@@ -12,7 +12,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from background import Job
+from background import Job, manifest_entries
 from harness import BAD_INPUT, DONE, ProgramTest, enter_venv, file_digests, main, merged, run
 
 if __name__ == "__main__":
@@ -188,8 +188,7 @@ class Resume(ProgramTest):
 
         def listed() -> Path:
             """The newest merged block that the manifest knows of."""
-            blocks = json.loads((run_dir / "manifest.json").read_text())["entries"]
-            return run_dir / "blocks" / max(entry["file"] for entry in blocks)
+            return run_dir / "blocks" / max(entry["file"] for entry in manifest_entries(run_dir))
 
         damages = {
             "block flipped": (lambda: self.flip(listed()), r"falling back"),
