@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
+import unittest
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -275,10 +276,12 @@ class LateClients(FailureTest):
         clients = [*self.clients[:2], {"name": "client-2", "tokens": str(path), "samples": 16000}]
         return self.config(federation={"deadline": 1.0, **federation}, client=clients)
 
+    @unittest.skipUnless("FEDSPALLM_DEADLINES" in os.environ, "needs a machine whose speed is known")
     def test_abort_names_client_rank_and_block(self) -> None:
         expected = [r"late in block 0: .*not delivered 1 s after.*client 'client-2' on rank 2\."]
         self.refused(PEER_LOST, expected, "prune", self.slow(), ranks=3)
 
+    @unittest.skipUnless("FEDSPALLM_DEADLINES" in os.environ, "needs a machine whose speed is known")
     def test_drop(self) -> None:
         self.without_client(-1)
         outcome = self.done("prune", self.slow(**DROP), ranks=3)

@@ -239,6 +239,8 @@ class Resume(ProgramTest):
         self.assertEqual(len(list(run_dir.glob("state/client-0/*.state"))), 0, "no state is due by itself")
         job.signal(signal.SIGUSR1, 1)
         self.assertTrue(job.wait_until(lambda: len(list(run_dir.glob("state/*/*.state"))) == 3))
+        saved = int(next(run_dir.glob("state/*/*.state")).stem.split("-b")[1])
+        self.assertTrue(job.wait_until(lambda: self.merged_blocks(run_dir) > saved), "merged up to there")
         job.kill_all()
         self.assertRegex(self.finish(config, run_dir, expected, 2), r"going on with block [1-9]")
 
