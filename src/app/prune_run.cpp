@@ -322,7 +322,7 @@ void PruneRun::evaluate_merged() {
   });
   const bool sees = merged != nullptr;
   const model::ModelDirectory& model = sees ? *merged : *inputs_.model;
-  merged_ = evaluate(communicator_, model, *backend_, report::dense_source(model, *backend_),
+  merged_ = evaluate(communicator_, model, *backend_, interruptible(report::dense_source(model, *backend_)),
                      inputs_.evaluations, sees, "the merged model");
   at_root([&] { write_metrics("merged", merged_); });
   for (std::size_t set = 0; set < merged_.size(); ++set)
