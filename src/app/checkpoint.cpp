@@ -22,11 +22,6 @@ std::int64_t rows_per_piece(std::int64_t columns) {
   return std::max<std::int64_t>(1, kPieceBytes / (columns * 4));
 }
 
-bool is_dropped(const std::vector<DroppedClient>& dropped, std::uint32_t client, store::Position position) {
-  return std::any_of(dropped.begin(), dropped.end(),
-                     [&](const DroppedClient& one) { return one.client == client && one.from <= position; });
-}
-
 bool prunes(const RunShape& shape, const std::vector<DroppedClient>& dropped, std::uint32_t client,
             store::Position position) {
   return shape.drawn[position.round - 1][client][position.block] && !is_dropped(dropped, client, position);
@@ -67,7 +62,6 @@ nlohmann::json candidates_of(const ClientFiles& files, const RunShape& shape,
     if (position <= until && position.block < shape.blocks) list.push_back({position.round, position.block});
   for (std::uint32_t round = 1; round <= shape.rounds + 1; ++round)
     if (store::Position{round, 0} <= until) list.push_back({round, 0});
-  // A client that was dropped needs nothing from there on.
   return {{"client", files.client}, {"positions", list}};
 }
 
@@ -125,6 +119,10 @@ store::Position end_of(const RunShape& shape) {
 store::Position after(const RunShape& shape, store::Position position) {
   return position.block + 1 < shape.blocks ? store::Position{position.round, position.block + 1}
                                            : store::Position{position.round + 1, 0};
+}
+
+std::int64_t blocks_before(const RunShape& shape, store::Position position) {
+  return (std::int64_t{position.round} - 1) * shape.blocks + position.block;
 }
 
 store::Position merged_until(const store::BlockStore& merged, const RunShape& shape,

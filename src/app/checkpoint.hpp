@@ -33,6 +33,9 @@ struct RunShape {
 /// (round, blocks) is (round + 1, 0).
 [[nodiscard]] store::Position after(const RunShape& shape, store::Position position);
 
+/// Counted over all rounds.
+[[nodiscard]] std::int64_t blocks_before(const RunShape& shape, store::Position position);
+
 /// The first position whose merged block is missing or damaged: nothing from it on counts as done.
 /// @param say  gets a line about each damaged block file
 [[nodiscard]] store::Position merged_until(const store::BlockStore& merged, const RunShape& shape,

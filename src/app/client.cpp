@@ -15,8 +15,7 @@ struct LocalClients::Client {
   prune::BlockPruner pruner;
   std::optional<store::BlockStore> own = std::nullopt;  // clients/NAME.h5
   std::optional<store::StateStore> states = std::nullopt;
-  std::optional<store::Position> saved = std::nullopt;    // the newest state on its way to disk
-  std::optional<store::Position> dropped = std::nullopt;  // failed here
+  std::optional<store::Position> saved = std::nullopt;  // the newest state on its way to disk
 };
 
 namespace {
@@ -160,7 +159,8 @@ void LocalClients::run_round(const RoundPlan& plan, comm::Exchange& exchange) {
       if (!active(plan, exchange, *client, block)) continue;
       error += prune_block(plan, exchange, base, *client, block);
       const store::Position next{plan.round, position.block + 1};
-      if (next.block < blocks && next.block % blocks_between_states_ == 0 && !client->dropped)
+      if (next.block < blocks && next.block % blocks_between_states_ == 0 &&
+          active(plan, exchange, *client, block))
         save(*client, next);
     }
     forget(exchange, position);
@@ -171,8 +171,7 @@ void LocalClients::run_round(const RoundPlan& plan, comm::Exchange& exchange) {
 
 bool LocalClients::active(const RoundPlan& plan, const comm::Exchange& exchange, const Client& client,
                           std::int64_t block) const {
-  return !client.dropped && block < plan.delivers_until[client.input->index] &&
-         !exchange.is_dropped(client.input->index);
+  return block < plan.delivers_until[client.input->index] && !exchange.is_dropped(client.input->index);
 }
 
 LocalClients::Base LocalClients::base_of(const RoundPlan& plan, comm::Exchange& exchange,
@@ -264,7 +263,6 @@ bool LocalClients::compute_or_drop(const RoundPlan& plan, comm::Exchange& exchan
   const std::string reason = failure_of(compute);
   if (reason.empty()) return true;
   const store::Position from{plan.round, static_cast<std::uint32_t>(block)};
-  client.dropped = from;
   dropped_.push_back({client.input->index, from, reason});
   exchange.drop(client.input->index, from.block, reason);
   return false;
@@ -311,10 +309,8 @@ void LocalClients::record_event(const RoundPlan& plan, const Client& client, std
 
 void LocalClients::finish(const store::Provenance& provenance, const std::vector<DroppedClient>& dropped) {
   for (auto& client : clients_) {
-    const bool complete = std::none_of(dropped.begin(), dropped.end(), [&](const DroppedClient& one) {
-      return one.client == client->input->index;
-    });
-    if (client->own) client->own->write_links(provenance, complete);
+    if (client->own)
+      client->own->write_links(provenance, /*complete=*/!is_dropped(dropped, client->input->index));
     client->states->clear();  // nothing is left that could need them
   }
 }

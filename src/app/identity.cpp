@@ -7,6 +7,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include <algorithm>
 #include <fstream>
 #include <iterator>
 #include <sstream>
@@ -98,6 +99,16 @@ std::vector<std::string> differences(const std::map<std::string, std::string>& r
       lines.push_back(fmt::format("{}: {} in the run directory, {} now", key, before, after));
   }
   return lines;
+}
+
+bool is_dropped(const std::vector<DroppedClient>& dropped, std::uint32_t client) {
+  return std::any_of(dropped.begin(), dropped.end(),
+                     [&](const DroppedClient& one) { return one.client == client; });
+}
+
+bool is_dropped(const std::vector<DroppedClient>& dropped, std::uint32_t client, store::Position position) {
+  return std::any_of(dropped.begin(), dropped.end(),
+                     [&](const DroppedClient& one) { return one.client == client && one.from <= position; });
 }
 
 nlohmann::json to_json(const std::vector<DroppedClient>& dropped) {

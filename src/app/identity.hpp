@@ -25,6 +25,11 @@ struct DroppedClient {
   std::string reason;
 };
 
+[[nodiscard]] bool is_dropped(const std::vector<DroppedClient>& dropped, std::uint32_t client);
+/// Whether it delivers nothing at `position`.
+[[nodiscard]] bool is_dropped(const std::vector<DroppedClient>& dropped, std::uint32_t client,
+                              store::Position position);
+
 [[nodiscard]] nlohmann::json to_json(const std::vector<DroppedClient>& dropped);
 /// @throws nlohmann::json::exception when to_json has not made it
 [[nodiscard]] std::vector<DroppedClient> dropped_from_json(const nlohmann::json& list);

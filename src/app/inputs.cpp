@@ -53,15 +53,15 @@ LocalClient read_client(const config::Config& config, std::size_t index, const m
   return result;
 }
 
-/// Bad tokens are the client's own failure: with on_client_failure = "drop" the others go on without it.
-void drop_unreadable(const std::function<void()>& open, std::uint32_t client,
-                     std::vector<DroppedClient>& dropped) {
+/// What is wrong with what `open` reads; "" = nothing.
+std::string problem_of(const std::function<void()>& open) {
   try {
     open();
   } catch (const Error& error) {
     if (error.status() != ExitStatus::bad_input) throw;
-    dropped.push_back({client, {1, 0}, error.what()});
+    return error.what();
   }
+  return "";
 }
 
 void warn_of_shared_text(const config::Config& config, std::vector<std::string>& warnings) {
@@ -158,33 +158,29 @@ Inputs open_inputs(comm::Communicator& communicator, const config::Config& confi
   communicator.together([&] {
     // Every client and evaluation set of this rank is tried, so that one message tells of all that is wrong.
     std::string problems;
-    const auto attempt = [&](const auto& step) {
-      try {
-        step();
-      } catch (const Error& error) {
-        if (error.status() != ExitStatus::bad_input) throw;
-        problems += (problems.empty() ? "" : "\n") + std::string(error.what());
-      }
+    const auto note = [&](const std::string& problem) {
+      problems += (problems.empty() || problem.empty() ? "" : "\n") + problem;
     };
     const std::string tokenizer = inputs.model->tokenizer_digest();
     for (std::size_t client = 0; client < config.clients.size(); ++client) {
       if (inputs.rank_of_client[client] != communicator.rank()) continue;
-      const auto open = [&] {
-        inputs.clients.push_back(read_client(config, client, *inputs.model, tokenizer, warnings));
-      };
-      if (config.federation.on_client_failure == config::OnClientFailure::drop)
-        drop_unreadable(open, static_cast<std::uint32_t>(client), inputs.dropped);
+      const std::string problem = problem_of(
+          [&] { inputs.clients.push_back(read_client(config, client, *inputs.model, tokenizer, warnings)); });
+      // Bad tokens are the client's own failure: the others may go on without it.
+      const bool drops = config.federation.on_client_failure == config::OnClientFailure::drop;
+      if (drops && !problem.empty())
+        inputs.dropped.push_back({static_cast<std::uint32_t>(client), {1, 0}, problem});
       else
-        attempt(open);
+        note(problem);
     }
     if (communicator.rank() == 0) {
       for (std::string& remark : config::remarks(config)) warnings.push_back(std::move(remark));
       warn_of_shared_text(config, warnings);
       for (const auto& set : config.evaluations)
-        attempt([&] {
+        note(problem_of([&] {
           inputs.evaluations.push_back(read_evaluation(set.name, set.tokens, set.samples, set.sequence_length,
                                                        inputs.model->architecture()));
-        });
+        }));
     }
     check<DataError>(problems.empty(), problems);
   });

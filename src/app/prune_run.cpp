@@ -227,9 +227,7 @@ void PruneRun::share_dropped(const std::vector<DroppedClient>& mine) {
 
 /// At the root: says that a client was left out, and remembers it. False when it is known already.
 bool PruneRun::note_dropped(const DroppedClient& one) {
-  const bool known = std::any_of(identity_.dropped.begin(), identity_.dropped.end(),
-                                 [&](const DroppedClient& earlier) { return earlier.client == one.client; });
-  if (known) return false;
+  if (is_dropped(identity_.dropped, one.client)) return false;
   identity_.dropped.push_back(one);
   log_->warn("{}", dropped_text(one));
   metrics_->write({"client_dropped",
@@ -259,11 +257,12 @@ void PruneRun::before_block() {
 void PruneRun::on_block(const BlockSummary& summary) {
   dropped_weights_[summary.block] = summary.dropped;
   status_.running(phase_, summary.round, summary.block);
-  watchdog_.beat(phase::pruning, (std::int64_t{summary.round} - 1) * shape_.blocks + summary.block);
+  const std::int64_t number =
+      blocks_before(shape_, {summary.round, static_cast<std::uint32_t>(summary.block)});
+  watchdog_.beat(phase::pruning, number);
   const double sparsity =
       static_cast<double>(summary.dropped) / static_cast<double>(std::max<std::int64_t>(1, summary.weights));
-  const std::int64_t blocks = inputs_.model->architecture().blocks;
-  const std::string line = progress_->block_done({.block = (summary.round - 1) * blocks + summary.block,
+  const std::string line = progress_->block_done({.block = number,
                                                   .error = summary.error,
                                                   .sparsity = sparsity,
                                                   .client_blocks = summary.clients,
@@ -331,13 +330,10 @@ void PruneRun::evaluate_merged() {
 
 void PruneRun::evaluate_standalone() {
   std::vector<OwnModel> own;
-  std::vector<std::shared_ptr<store::BlockStore>> stores;
   for (const LocalClient& client : inputs_.clients) {
-    const bool dropped = std::any_of(identity_.dropped.begin(), identity_.dropped.end(),
-                                     [&](const DroppedClient& one) { return one.client == client.index; });
-    if (dropped) continue;  // it has no model of its own
-    stores.push_back(std::make_shared<store::BlockStore>(store::BlockStore::of_client(paths_, client.name)));
-    own.push_back({client.name, interruptible([this, store = stores.back()](std::int64_t block) {
+    if (is_dropped(identity_.dropped, client.index)) continue;  // it has no model of its own
+    const auto store = std::make_shared<store::BlockStore>(store::BlockStore::of_client(paths_, client.name));
+    own.push_back({client.name, interruptible([this, store](std::int64_t block) {
                      model::BlockWeights weights = model::load_block(*inputs_.model, block, *backend_);
                      if (const auto record = store->newest(static_cast<std::uint32_t>(block)))
                        apply_record(*backend_, *record, weights);

@@ -31,11 +31,13 @@ void leave_directory(const std::string& message) {
 }
 
 nlohmann::json to_json(const RunIdentity& identity) {
-  return {{"run_id", identity.run_id}, {"dropped", to_json(identity.dropped)}};
+  return {{"run_id", identity.run_id}, {"facts", identity.facts}, {"dropped", to_json(identity.dropped)}};
 }
 
 RunIdentity from_json(const nlohmann::json& content) {
-  return {.run_id = content["run_id"], .facts = {}, .dropped = dropped_from_json(content["dropped"])};
+  return {.run_id = content["run_id"],
+          .facts = content["facts"],
+          .dropped = dropped_from_json(content["dropped"])};
 }
 
 }  // namespace
@@ -149,7 +151,8 @@ void PruneRun::find_position() {
                            on_block(summary);
                          },
                          [this](std::uint32_t round, std::int64_t block) {
-                           watchdog_.beat(phase::pruning, (std::int64_t{round} - 1) * shape_.blocks + block);
+                           watchdog_.beat(phase::pruning,
+                                          blocks_before(shape_, {round, static_cast<std::uint32_t>(block)}));
                          },
                          [this](const std::string& message) { log_->warn("{}", message); }});
     clients_->open_files(identity_.run_id, goes_on_);
@@ -179,10 +182,7 @@ void PruneRun::find_position() {
         dropped_weights_[record.block] += matrix.pruned ? matrix.matrix.dropped() : 0;
     });
   });
-  if (root())
-    progress_->skip(
-        std::min<std::int64_t>((std::int64_t{position_.round} - 1) * shape_.blocks + position_.block,
-                               std::int64_t{shape_.rounds} * shape_.blocks));
+  if (root()) progress_->skip(blocks_before(shape_, position_));  // end_of() is after all of them
 }
 
 void PruneRun::choose_state_distance() {

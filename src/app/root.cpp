@@ -167,14 +167,20 @@ void RootMerger::finish_block() {
   summary_ = {};
 }
 
+std::uint32_t RootMerger::newest_round_before(std::uint32_t block, store::Position position) const {
+  std::uint32_t newest = 0;
+  for (const auto& [round, index] : store_.blocks())
+    if (index == block && store::Position{round, index} < position) newest = std::max(newest, round);
+  return newest;
+}
+
 void RootMerger::replay(store::Position start,
                         const std::function<void(const store::BlockRecord&)>& on_record) {
   for (std::int64_t block = 0; block < model_.architecture().blocks; ++block) {
-    std::uint32_t newest = 0;
-    for (const auto& [round, index] : store_.blocks())
-      if (index == block && store::Position{round, index} < start) newest = std::max(newest, round);
+    const auto index = static_cast<std::uint32_t>(block);
+    const std::uint32_t newest = newest_round_before(index, start);
     if (newest == 0) continue;
-    const store::BlockRecord record = store_.read_block(newest, static_cast<std::uint32_t>(block));
+    const store::BlockRecord record = store_.read_block(newest, index);
     for (std::size_t matrix = 0; matrix < record.matrices.size(); ++matrix)
       if (record.matrices[matrix].pruned)
         writer_->write_matrix(block, matrix, record.matrices[matrix].matrix);
@@ -202,9 +208,7 @@ void RootMerger::record_dense_blocks() {
 std::vector<std::byte> RootMerger::provide(std::uint32_t block) const {
   const std::scoped_lock lock(store_mutex_);
   // Only rounds before this one count: a slow rank must not see what faster ones have merged meanwhile.
-  std::uint32_t newest = 0;
-  for (const auto& [round, index] : store_.blocks())
-    if (index == block && round < plan_->round) newest = std::max(newest, round);
+  const std::uint32_t newest = newest_round_before(block, {plan_->round, 0});
   return newest == 0 ? std::vector<std::byte>{} : store::encode_block(store_.read_block(newest, block));
 }
 

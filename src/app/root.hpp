@@ -64,6 +64,8 @@ class RootMerger {
   void add_merged(const comm::CompletedUnit& unit, const comm::PlannedUnit& planned);
   void add_uncovered(const comm::PlannedUnit& planned);
   void finish_block();
+  /// The newest round in which `block` was written and that lies before `position`; 0 = none.
+  [[nodiscard]] std::uint32_t newest_round_before(std::uint32_t block, store::Position position) const;
   [[nodiscard]] bool lacks_clients_of(const store::BlockRecord& before) const;
   /// Whether an earlier process wrote the same block; false when there is none or it is damaged.
   [[nodiscard]] bool written_before();
