@@ -28,6 +28,7 @@ config::Config deciding(config::Config config) {
   config.run.seed = seed;
   config.run.keep_clients = keep_clients;
   config.federation.transport = {};
+  config.federation.topology = {};
   config.federation.chunk_bytes = config::Federation{}.chunk_bytes;
   config.federation.on_client_failure = {};
   config.federation.deadline = 0;

@@ -25,6 +25,9 @@ PruneRun::PruneRun(comm::Communicator& communicator, const config::Config& confi
     check<NotCompiled>(config.federation.transport != config::TransportKind::nccl,
                        "federation.transport = \"nccl\": this build has no NCCL; build the preset `cuda` "
                        "(cmake --preset cuda), or use \"auto\"");
+    check<NotCompiled>(config.federation.topology == config::TopologyKind::automatic ||
+                           config.federation.topology == config::TopologyKind::root,
+                       "federation.topology: this build merges at the root only; use \"root\" or \"auto\"");
     backend_ = make_backend(config.run.backend, threads_, communicator_.node_rank());
     shape_ = shape_of_run(config, *inputs_.model);
   });

@@ -42,6 +42,27 @@ void check_prune(Prune& prune, const Section& section, Problems& problems) {
             name_of(prune.method)));
 }
 
+/// Who merges, and what travels there, must go together.
+void check_topology(const Federation& federation, const Section& section, Problems& problems) {
+  const auto refuse = [&](const char* expected, const char* why) {
+    problems.add(section.origin_of("topology"),
+                 fmt::format("federation.topology: found \"{}\" with transport \"{}\", expected {} ({})",
+                             name_of(federation.topology), name_of(federation.transport), expected, why));
+  };
+  if (federation.topology == TopologyKind::owners &&
+      (federation.transport == TransportKind::reduce || federation.transport == TransportKind::nccl))
+    refuse("transport \"auto\" or \"gather\"", "owners are sent slices of clients' updates, not sums");
+  if (federation.topology != TopologyKind::nodes) return;
+  if (federation.transport == TransportKind::gather || federation.transport == TransportKind::nccl)
+    refuse("transport \"auto\" or \"reduce\"", "what travels between nodes are sums");
+  if (federation.deadline > 0)
+    problems.add(section.origin_of("deadline"),
+                 fmt::format("federation.deadline: found {}, expected 0 (with topology \"nodes\" a node's "
+                             "sums travel together, so no client can be late alone; use \"root\" or "
+                             "\"owners\")",
+                             federation.deadline));
+}
+
 void check_federation(const Config& config, Document& document, Problems& problems) {
   const Federation& federation = config.federation;
   const Section& section = document.single("federation");
@@ -57,6 +78,7 @@ void check_federation(const Config& config, Document& document, Problems& proble
         fmt::format("federation.deadline: found {}, expected 0 (with transport \"reduce\" the ranks' "
                     "sums pass through each other, so none can be late alone; use \"gather\")",
                     federation.deadline));
+  check_topology(federation, section, problems);
   const bool on_host = config.run.backend == BackendKind::cpu || config.run.backend == BackendKind::reference;
   if (federation.transport == TransportKind::nccl && on_host)
     problems.add(section.origin_of("transport"),

@@ -34,6 +34,9 @@ constexpr std::array<std::string_view, 3> spellings(Tie) {
 constexpr std::array<std::string_view, 4> spellings(TransportKind) {
   return {"auto", "reduce", "gather", "nccl"};
 }
+constexpr std::array<std::string_view, 4> spellings(TopologyKind) {
+  return {"auto", "root", "owners", "nodes"};
+}
 constexpr std::array<std::string_view, 2> spellings(LayerSampling) {
   return {"none", "resources"};
 }

@@ -189,6 +189,7 @@ std::vector<Key<Federation>> federation_keys() {
           boolean("mask_expansion", &Federation::mask_expansion),
           choice("tie", &Federation::tie),
           choice("transport", &Federation::transport),
+          choice("topology", &Federation::topology),
           choice("layer_sampling", &Federation::layer_sampling),
           choice("coverage", &Federation::coverage),
           integer("chunk_bytes", &Federation::chunk_bytes, std::int64_t{1} << 16, std::int64_t{1} << 30),
@@ -248,6 +249,9 @@ std::string_view name_of(Tie value) {
   return spelling_of(value);
 }
 std::string_view name_of(TransportKind value) {
+  return spelling_of(value);
+}
+std::string_view name_of(TopologyKind value) {
   return spelling_of(value);
 }
 std::string_view name_of(LayerSampling value) {

@@ -25,6 +25,7 @@ Config full() {
                        .mask_expansion = false,
                        .tie = Tie::index,
                        .transport = TransportKind::gather,
+                       .topology = TopologyKind::owners,
                        .layer_sampling = LayerSampling::resources,
                        .coverage = Coverage::warn,
                        .chunk_bytes = 1 << 16};
@@ -76,7 +77,7 @@ TEST(Print, HoldsEveryKeyThatIsSet) {
 TEST(Names, EveryKeyAndEnumeratorHasOne) {
   EXPECT_THAT(known_keys(), Contains("prune.sparsity"));
   EXPECT_THAT(known_keys(), Contains("client.NAME.tokens"));
-  EXPECT_EQ(known_keys().size(), 39U);
+  EXPECT_EQ(known_keys().size(), 40U);
   EXPECT_EQ(name_of(BackendKind::automatic), "auto");
   EXPECT_EQ(name_of(BackendKind::reference), "reference");
   EXPECT_EQ(name_of(Method::random), "random");
@@ -86,6 +87,7 @@ TEST(Names, EveryKeyAndEnumeratorHasOne) {
   EXPECT_EQ(name_of(Aggregation::none), "none");
   EXPECT_EQ(name_of(Tie::index), "index");
   EXPECT_EQ(name_of(TransportKind::nccl), "nccl");
+  EXPECT_EQ(name_of(TopologyKind::owners), "owners");
   EXPECT_EQ(name_of(LayerSampling::resources), "resources");
   EXPECT_EQ(name_of(Coverage::warn), "warn");
   EXPECT_EQ(name_of(ModelDType::float32), "float32");

@@ -23,6 +23,12 @@ namespace fedspallm::comm {
 
 enum class Transport { reduce, gather };
 
+/// Who merges. All give the same bits.
+///   root    rank 0, by either transport
+///   owners  each of R ranks owns 1/R of every matrix: packed slices to their owners, merged and finished
+///   there nodes   the ranks of a node add into shared memory, a chain over nodes passes the sums to rank 0
+enum class Topology { root, owners, nodes };
+
 /// One matrix that will be merged: known to all ranks beforehand, in the order in which clients deliver.
 struct PlannedUnit {
   wire::UnitId id;
@@ -76,6 +82,7 @@ struct Dropped {
 
 struct ExchangeOptions {
   Transport transport = Transport::gather;
+  Topology topology = Topology::root;
   std::int64_t chunk_bytes = 1 << 20;  // of the reduce pipeline; rounded down to whole tiles, at least one
   int window_blocks = 2;               // blocks of a rank's clients in flight before submit() waits
   std::int64_t message_limit = std::int64_t{1}

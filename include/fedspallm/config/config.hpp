@@ -21,6 +21,7 @@ enum class Sampling { random, sequential };
 enum class Aggregation { l0, mean, none };
 enum class Tie { score, magnitude, index };
 enum class TransportKind { automatic, reduce, gather, nccl };
+enum class TopologyKind { automatic, root, owners, nodes };
 enum class LayerSampling { none, resources };
 enum class Coverage { required, warn };
 enum class OnClientFailure { abort, drop };
@@ -71,6 +72,7 @@ struct Federation {
   bool mask_expansion = true;
   Tie tie = Tie::score;
   TransportKind transport = TransportKind::automatic;
+  TopologyKind topology = TopologyKind::automatic;
   LayerSampling layer_sampling = LayerSampling::none;
   Coverage coverage = Coverage::required;
   std::int64_t chunk_bytes = 1 << 20;  // of the reduce transport: 64 KiB .. 1 GiB
@@ -145,6 +147,7 @@ struct Config {
 [[nodiscard]] std::string_view name_of(Aggregation value);
 [[nodiscard]] std::string_view name_of(Tie value);
 [[nodiscard]] std::string_view name_of(TransportKind value);
+[[nodiscard]] std::string_view name_of(TopologyKind value);
 [[nodiscard]] std::string_view name_of(LayerSampling value);
 [[nodiscard]] std::string_view name_of(Coverage value);
 [[nodiscard]] std::string_view name_of(OnClientFailure value);
