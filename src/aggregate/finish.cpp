@@ -2,6 +2,7 @@
 // From sums to the merged matrix in two passes over memory: averages, votes and what is tied; then, once the
 // last tied weight to go is known, masks and packing.
 #include "fedspallm/aggregate/merge.hpp"
+#include "fedspallm/aggregate/slices.hpp"
 #include "fedspallm/base/counts.hpp"
 #include "fedspallm/base/cpu_features.hpp"
 #include "fedspallm/base/error.hpp"
@@ -11,6 +12,7 @@
 #include "huge_pages.hpp"
 #include "kernels.hpp"
 #include "level_guess.hpp"
+#include "slice_selector.hpp"
 #include "tie_order.hpp"
 #include "tie_selector.hpp"
 #include "units.hpp"
@@ -30,22 +32,28 @@ void reserve(std::vector<Element>& vector, std::int64_t count) {
   ask_for_huge_pages(vector.data(), static_cast<std::size_t>(count) * sizeof(Element));
 }
 
-/// The steps of finish(), in order.
+/// The steps of finish() and finish_slice(), in order.
 class Finisher {
  public:
-  Finisher(const PartialMerge& merge, std::int64_t clients, const MergeRules& rules, DType dtype,
-           std::span<const std::int64_t> diagonal_sums, ThreadPool* pool)
+  /// @param sum  null: `merge` is the whole matrix
+  Finisher(const PartialMerge& merge, const SlicePlace& place, std::int64_t clients, const MergeRules& rules,
+           DType dtype, std::span<const std::int64_t> diagonal_sums, const SumOverOwners* sum,
+           ThreadPool* pool)
       : merge_(merge),
+        place_(place),
+        sum_(sum),
         clients_(static_cast<std::uint32_t>(clients)),
         rules_(rules),
         pool_(pool),
         kernels_(kernels_for(select_isa())),
         tiles_(std::ssize(merge.tiles())),
         size_(merge.rows() * merge.cols()),
+        whole_size_(place.rows * place.cols),
         element_bytes_(static_cast<std::int64_t>(size_of(dtype))),
         elements_(std::make_unique_for_overwrite<std::byte[]>(
             static_cast<std::size_t>(tiles_ * 64 * element_bytes_))),
-        order_(kernels_, rules.tie, dtype, elements_.get(), merge.cols(), diagonal_sums) {
+        order_(kernels_, rules.tie, dtype, elements_.get(), place.cols, diagonal_sums,
+               slice_of(place.rows, place.cols, rules.group, place.owner, place.owners).begin) {
     ask_for_huge_pages(elements_.get(), static_cast<std::size_t>(tiles_ * 64 * element_bytes_));
     result_.matrix.rows = merge.rows();
     result_.matrix.cols = merge.cols();
@@ -58,16 +66,20 @@ class Finisher {
     const bool by_level = rules_.expand && rules_.group == 0;
     result_.target = -1;
     if (by_level) {
-      result_.target = exact_count(rules_.sparsity, size_);
+      result_.target = exact_count(rules_.sparsity, whole_size_);
       const LevelGuess guess = guess_level(kernels_, merge_.tiles(), order_, result_.matrix.dtype,
                                            average_rule(), rules_.sparsity);
       level_.level = guess.level;
-      window_ = guess.window;
+      if (sum_ == nullptr) window_ = guess.window;  // owners look for the cut together
     }
-    average();
+    kept_ = average();
+    if (sum_ != nullptr) (*sum_)(kept_);
+    result_.histogram.assign(kept_.rbegin(), kept_.rend());
+    result_.common_zeros = kept_[0];
     if (by_level) expand();
     if (rules_.expand && rules_.group > 0) expand_in_groups();
     pack();
+    if (sum_ != nullptr) add_up();
     return std::move(result_);
   }
 
@@ -86,8 +98,9 @@ class Finisher {
             .level = level_.level};
   }
 
-  /// First pass: dense elements, votes, histogram; which weights stay and which are tied, by level_.
-  void average() {
+  /// First pass: dense elements, votes; which weights stay and which are tied, by level_. Returns how many
+  /// weights of the slice were kept by each number of clients.
+  [[nodiscard]] std::vector<std::int64_t> average() {
     const auto limit = static_cast<std::size_t>(size_ / 16);  // of what is gathered: 16 bytes each
     std::vector<Counts> parts(workers_of(pool_), {std::vector<std::int64_t>(std::size_t{clients_} + 1, 0),
                                                   TieGatherer(window_, limit), 0});
@@ -106,9 +119,7 @@ class Finisher {
     require(parts[0].most <= clients_, "finish: no weight was kept by more than all clients");
     ties_ = std::move(parts[0].ties);
     parts[0].kept[0] -= tiles_ * 64 - size_;  // padding of the last tile
-    result_.histogram.assign(parts[0].kept.rbegin(), parts[0].kept.rend());
-    result_.common_zeros = parts[0].kept[0];
-    kept_ = std::move(parts[0].kept);
+    return std::move(parts[0].kept);
   }
 
   void average_panel(std::int64_t tile, std::int64_t count, Counts& counts) {
@@ -139,21 +150,37 @@ class Finisher {
     if (exact.level != level_.level) {  // the guess was wrong: once more, now knowing it
       level_ = exact;
       window_ = {};
-      average();
+      (void)average();
     }
     level_ = exact;
     result_.above_target = result_.common_zeros > result_.target;
     result_.expanded = std::max<std::int64_t>(0, result_.target - result_.common_zeros);
-    const bool some_stay = exact.level > 0 && exact.rank < kept_[exact.level];
-    if (some_stay && !ties_.find(exact.rank, cut_)) cut_ = select_tied(order_, tied_, exact.rank, pool_);
+    some_stay_ = exact.level > 0 && exact.rank < kept_[exact.level];
+    if (sum_ != nullptr) {
+      cut_ = SliceSelector(order_, tied_, place_, *sum_).select(some_stay_ ? exact.rank : 0);
+    } else if (some_stay_ && !ties_.find(exact.rank, cut_)) {
+      cut_ = select_tied(order_, tied_, exact.rank, pool_);
+    }
   }
 
   void expand_in_groups() {
     const GroupExpansion done =
         expand_groups(merge_.tiles(), order_, size_, rules_.keep, rules_.group, result_.matrix.bits, pool_);
-    result_.target = size_ / rules_.group * (rules_.group - rules_.keep);
+    result_.target = whole_size_ / rules_.group * (rules_.group - rules_.keep);
     result_.expanded = done.expanded;
     result_.above_target = done.above_target;
+  }
+
+  /// What is known of the slice only becomes known of the whole matrix.
+  void add_up() {
+    const bool in_groups = rules_.expand && rules_.group > 0;
+    std::array<std::int64_t, kSliceTotals> totals = {result_.kept_zeros, in_groups ? result_.expanded : 0,
+                                                     in_groups && result_.above_target ? 1 : 0};
+    (*sum_)(totals);
+    result_.kept_zeros = totals[0];
+    if (!in_groups) return;
+    result_.expanded = totals[1];
+    result_.above_target = totals[2] > 0;
   }
 
   /// Second pass: each unit settles its ties and moves its elements together at its own start; then they are
@@ -191,7 +218,7 @@ class Finisher {
   std::int64_t pack_unit(std::int64_t first, std::int64_t last) {
     std::uint64_t* words = result_.matrix.bits.data();
     // Ties need no looking at where all of them go.
-    if (level_.level > 0 && cut_.index >= 0) {
+    if (some_stay_) {
       TileKeys keys;
       for (std::int64_t tile = first; tile < last; ++tile) {
         const std::uint64_t tied = tied_[static_cast<std::size_t>(tile)];
@@ -205,14 +232,22 @@ class Finisher {
   [[nodiscard]] std::byte* packed_at(std::int64_t tile) const {
     return elements_.get() + tile * 64 * element_bytes_;
   }
-  [[nodiscard]] std::int64_t expected_kept() const { return size_ - result_.common_zeros - result_.expanded; }
+  /// Room for them: exact, but for slices, which differ a little.
+  [[nodiscard]] std::int64_t expected_kept() const {
+    if (sum_ == nullptr) return size_ - result_.common_zeros - result_.expanded;
+    const auto share = static_cast<double>(result_.common_zeros + result_.expanded) /
+                       static_cast<double>(std::max<std::int64_t>(1, whole_size_));
+    return static_cast<std::int64_t>(static_cast<double>(size_) * std::clamp(1.02 - share, 0.0, 1.0));
+  }
 
   const PartialMerge& merge_;
+  SlicePlace place_;
+  const SumOverOwners* sum_;
   std::uint32_t clients_;
   const MergeRules& rules_;
   ThreadPool* pool_;
   const Kernels& kernels_;
-  std::int64_t tiles_, size_, element_bytes_;
+  std::int64_t tiles_, size_, whole_size_, element_bytes_;
   std::unique_ptr<std::byte[]> elements_;  // dense, whole tiles
   TieOrder order_;
   std::vector<std::uint64_t> tied_;
@@ -221,18 +256,19 @@ class Finisher {
   TieGatherer ties_;
   Level level_;
   Cut cut_;
+  bool some_stay_ = false;  // of the tied weights
   MergedMatrix result_;
 };
 
-void require_rules(const PartialMerge& merge, std::int64_t clients, const MergeRules& rules,
+void require_rules(std::int64_t cols, std::int64_t clients, const MergeRules& rules,
                    std::span<const std::int64_t> diagonal_sums) {
   require(clients >= 1 && clients < (std::int64_t{1} << 24), "finish: 1 <= clients < 2^24");
   require(rules.group == 0 ? rules.keep == 0 : (rules.keep > 0 && rules.keep <= rules.group),
           "finish: N:M with 0 < N <= M, or neither");
-  require(rules.group == 0 || merge.cols() % rules.group == 0, "finish: cols is a multiple of M");
+  require(rules.group == 0 || cols % rules.group == 0, "finish: cols is a multiple of M");
   require(rules.sparsity >= 0 && rules.sparsity <= 1, "finish: 0 <= sparsity <= 1");
   if (!rules.expand || rules.tie != TieRule::score) return;
-  require(std::ssize(diagonal_sums) == merge.cols(), "finish: the score needs one sum of diag(H) per column");
+  require(std::ssize(diagonal_sums) == cols, "finish: the score needs one sum of diag(H) per column");
   for (const std::int64_t sum : diagonal_sums) require(sum >= 0, "finish: sums of diag(H) are >= 0");
 }
 
@@ -240,8 +276,19 @@ void require_rules(const PartialMerge& merge, std::int64_t clients, const MergeR
 
 MergedMatrix finish(const PartialMerge& merge, std::int64_t clients, const MergeRules& rules, DType dtype,
                     std::span<const std::int64_t> diagonal_sums, ThreadPool* pool) {
-  require_rules(merge, clients, rules, diagonal_sums);
-  return Finisher(merge, clients, rules, dtype, diagonal_sums, pool).run();
+  require_rules(merge.cols(), clients, rules, diagonal_sums);
+  const SlicePlace whole{.rows = merge.rows(), .cols = merge.cols()};
+  return Finisher(merge, whole, clients, rules, dtype, diagonal_sums, nullptr, pool).run();
+}
+
+MergedMatrix finish_slice(const PartialMerge& slice, const SlicePlace& place, std::int64_t clients,
+                          const MergeRules& rules, DType dtype, std::span<const std::int64_t> diagonal_sums,
+                          const SumOverOwners& sum) {
+  require_rules(place.cols, clients, rules, diagonal_sums);
+  const Slice own = slice_of(place.rows, place.cols, rules.group, place.owner, place.owners);
+  require(slice.rows() == own.size() && slice.cols() == 1, "finish_slice: the sums of the owner's slice");
+  require(static_cast<bool>(sum), "finish_slice: a way to sum over owners");
+  return Finisher(slice, place, clients, rules, dtype, diagonal_sums, &sum, nullptr).run();
 }
 
 }  // namespace fedspallm::aggregate

@@ -21,8 +21,9 @@ class TieOrder {
  public:
   /// @param elements  dense merged elements of `dtype`, whole tiles; must outlive this
   /// @param diagonal_sums  cols values >= 0 (score)
+  /// @param first  row-major index of the first element in its matrix of `cols` columns
   TieOrder(const Kernels& kernels, TieRule tie, DType dtype, const std::byte* elements, std::int64_t cols,
-           std::span<const std::int64_t> diagonal_sums);
+           std::span<const std::int64_t> diagonal_sums, std::int64_t first = 0);
 
   void keys(std::int64_t tile, TileKeys& keys) const;
   /// The same for elements that are not in their place yet.
@@ -39,7 +40,7 @@ class TieOrder {
   TieRule tie_;
   std::size_t dtype_, element_bytes_;
   const unsigned char* elements_;
-  std::int64_t cols_;
+  std::int64_t cols_, first_;
   std::vector<double>
       column_weights_;  // 64 more than columns, so that a tile reads on over the end of its row
 };

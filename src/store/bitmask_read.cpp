@@ -156,7 +156,7 @@ class FileUnpacker {
     for (std::int64_t begin = 0; begin < size; begin += kSliceWeights) {
       const std::int64_t end = std::min(begin + kSliceWeights, size);
       dense.resize(static_cast<std::size_t>((end - begin) * width));
-      wire::unpack_stored(slice(matrix, begin, end, value), dense);
+      wire::unpack_stored(wire::slice(matrix, begin, end, value), dense);
       append(dense);
     }
   }

@@ -68,7 +68,7 @@ class ModelWriter::Impl {
     std::int64_t value = 0;
     for (std::int64_t begin = 0; begin < packed.size(); begin += kSliceWeights) {
       const std::int64_t end = std::min(begin + kSliceWeights, packed.size());
-      const wire::PackedMatrix part = slice(packed, begin, end, value);
+      const wire::PackedMatrix part = wire::slice(packed, begin, end, value);
       dense.resize(static_cast<std::size_t>((end - begin) * width));
       wire::unpack_stored(part, dense);
       write_at(out, segment.offset + begin * width, dense, path);

@@ -53,23 +53,4 @@ std::string packing_fault(const wire::PackedMatrix& matrix) {
   return "";
 }
 
-wire::PackedMatrix slice(const wire::PackedMatrix& matrix, std::int64_t begin, std::int64_t end,
-                         std::int64_t& value) {
-  require(begin % 64 == 0 && begin >= 0 && begin <= end && end <= matrix.size(),
-          "a slice begins at a mask word");
-  wire::PackedMatrix part;
-  part.rows = 1;
-  part.cols = end - begin;
-  part.dtype = matrix.dtype;
-  const auto first = matrix.bits.begin() + begin / 64;
-  part.bits.assign(first, first + wire::mask_words(end - begin));
-  if ((end - begin) % 64 != 0) part.bits.back() &= (std::uint64_t{1} << ((end - begin) % 64)) - 1;
-  part.kept = wire::count_mask_bits(part.bits);
-  const auto width = static_cast<std::int64_t>(size_of(matrix.dtype));
-  const auto values = matrix.values.begin() + value * width;
-  part.values.assign(values, values + part.kept * width);
-  value += part.kept;
-  return part;
-}
-
 }  // namespace fedspallm::store

@@ -32,11 +32,6 @@ constexpr std::int64_t kLargestMatrix = std::int64_t{1} << 48;
 /// of set bits, bytes of values. Values themselves are not looked at.
 [[nodiscard]] std::string packing_fault(const wire::PackedMatrix& matrix);
 
-/// The part of `matrix` with row-major indices [begin, end), as a matrix of one row. `value` counts the kept
-/// weights before `begin` and is moved on to those before `end`.
-/// @pre begin is a multiple of 64, packing_fault(matrix) is empty
-[[nodiscard]] wire::PackedMatrix slice(const wire::PackedMatrix& matrix, std::int64_t begin, std::int64_t end,
-                                       std::int64_t& value);
 /// Weights per slice where a whole matrix is unpacked piece by piece: bounds the buffer, and is a multiple
 /// of 64.
 constexpr std::int64_t kSliceWeights = std::int64_t{1} << 21;

@@ -190,7 +190,7 @@ std::int64_t first_difference(const wire::PackedMatrix& matrix, std::span<const 
   for (std::int64_t begin = 0; begin < matrix.size(); begin += kSliceWeights) {
     const std::int64_t end = std::min(begin + kSliceWeights, matrix.size());
     unpacked.resize(static_cast<std::size_t>((end - begin) * width));
-    wire::unpack_stored(slice(matrix, begin, end, value), unpacked);
+    wire::unpack_stored(wire::slice(matrix, begin, end, value), unpacked);
     const auto piece = dense.subspan(static_cast<std::size_t>(begin * width), unpacked.size());
     const auto differs = std::mismatch(unpacked.begin(), unpacked.end(), piece.begin());
     if (differs.first != unpacked.end()) return begin + (differs.first - unpacked.begin()) / width;

@@ -107,4 +107,23 @@ void unpack_stored(const PackedMatrix& matrix, std::span<std::byte> destination)
                                              matrix.size());
 }
 
+PackedMatrix slice(const PackedMatrix& matrix, std::int64_t begin, std::int64_t end, std::int64_t& value) {
+  require((begin % 64 == 0 || begin == end) && begin >= 0 && begin <= end && end <= matrix.size(),
+          "slice: it begins at a mask word");
+  PackedMatrix part;
+  part.rows = end - begin;
+  part.cols = 1;
+  part.dtype = matrix.dtype;
+  if (begin == end) return part;
+  const auto first = matrix.bits.begin() + begin / 64;
+  part.bits.assign(first, first + mask_words(end - begin));
+  if ((end - begin) % 64 != 0) part.bits.back() &= (std::uint64_t{1} << ((end - begin) % 64)) - 1;
+  part.kept = count_mask_bits(part.bits);
+  const auto width = static_cast<std::int64_t>(size_of(matrix.dtype));
+  const auto values = matrix.values.begin() + value * width;
+  part.values.assign(values, values + part.kept * width);
+  value += part.kept;
+  return part;
+}
+
 }  // namespace fedspallm::wire

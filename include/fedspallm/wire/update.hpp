@@ -110,4 +110,10 @@ void unpack(const PackedMatrix& matrix, std::span<float> destination);
 /// size_of(dtype)
 void unpack_stored(const PackedMatrix& matrix, std::span<std::byte> destination);
 
+/// The part of `matrix` with row-major indices [begin, end), as a column of end - begin rows. `value` counts
+/// the kept weights before `begin` and is moved on to those before `end`.
+/// @pre begin is a multiple of 64 or equal to end; mask and values agree
+[[nodiscard]] PackedMatrix slice(const PackedMatrix& matrix, std::int64_t begin, std::int64_t end,
+                                 std::int64_t& value);
+
 }  // namespace fedspallm::wire
