@@ -20,9 +20,11 @@ void append(std::vector<Case>& cases, const std::vector<std::string>& ops, const
 }
 
 void append_linear(std::vector<Case>& cases) {
-  append(cases, {"linear", "linear:bias", "linear:add", "linear:bias_add"},
-         {{0, 5, 3}, {3, 0, 4}, {4, 3, 0}, {1, 1, 1}, {7, 5, 3}, {33, 64, 17}, {130, 96, 801}});
-  append(cases, {"linear"}, {{512, 144, 192}, {4099, 12, 20}, {300, 192, 48}});
+  append(
+      cases, {"linear", "linear:bias", "linear:add", "linear:bias_add"},
+      {{0, 5, 3}, {3, 0, 4}, {4, 3, 0}, {1, 1, 1}, {7, 5, 3}, {33, 64, 17}, {130, 96, 801}, {261, 513, 97}});
+  append(cases, {"linear"},
+         {{512, 144, 192}, {4099, 12, 20}, {300, 192, 48}, {256, 1, 49}, {257, 1030, 1030}});
   append(cases, {"subtract_product"},
          {{0, 3, 2}, {2, 0, 3}, {2, 3, 0}, {1, 1, 1}, {5, 7, 3}, {64, 128, 100}, {300, 30, 801}});
   append(cases, {"gram"}, {{0, 4}, {3, 0}, {1, 1}, {5, 3}, {40, 64}, {64, 193}, {513, 40}, {1100, 200}});

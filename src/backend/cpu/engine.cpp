@@ -9,14 +9,14 @@ Kernels select_kernels(Isa isa) {
   require(supported(isa), "an instruction set that this CPU supports");
 #if defined(__x86_64__)
   if (isa == Isa::avx512)
-    return {avx512::model_kernels(), avx512::attention_kernels(), avx512::gram_kernels(),
-            avx512::prune_kernels(), avx512::sparse_kernels()};
+    return {avx512::model_kernels(),  avx512::attention_kernels(), avx512::gram_kernels(),
+            avx512::linear_kernels(), avx512::prune_kernels(),     avx512::sparse_kernels()};
   if (isa == Isa::avx2)
-    return {avx2::model_kernels(), avx2::attention_kernels(), avx2::gram_kernels(), avx2::prune_kernels(),
-            avx2::sparse_kernels()};
+    return {avx2::model_kernels(),  avx2::attention_kernels(), avx2::gram_kernels(),
+            avx2::linear_kernels(), avx2::prune_kernels(),     avx2::sparse_kernels()};
 #endif
-  return {baseline::model_kernels(), baseline::attention_kernels(), baseline::gram_kernels(),
-          baseline::prune_kernels(), baseline::sparse_kernels()};
+  return {baseline::model_kernels(),  baseline::attention_kernels(), baseline::gram_kernels(),
+          baseline::linear_kernels(), baseline::prune_kernels(),     baseline::sparse_kernels()};
 }
 
 void* Workspace::bytes(std::size_t wanted) {

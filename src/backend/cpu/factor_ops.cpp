@@ -16,10 +16,10 @@ class Factorization {
  public:
   Factorization(Engine& engine, Matrix<float> matrix)
       : engine_(engine), matrix_(matrix), tiles_{matrix.rows, tile} {
-    float* workspace = engine.shared.elements<float>(matrix.rows * (tile + 1) + tile * tile);
+    float* workspace = engine.shared.elements<float>(matrix.rows * (tile + 1) + factor_scratch_floats(tile));
     panel_ = {workspace, matrix.rows, tile, tile};
-    square_ = {workspace + matrix.rows * tile, tile, tile, tile};
-    diagonal_ = square_.data + tile * tile;
+    diagonal_ = workspace + matrix.rows * tile;
+    scratch_ = diagonal_ + matrix.rows;
     for (std::int64_t i = 0; i < matrix.rows; ++i) diagonal_[i] = matrix.at(i, i);
   }
 
@@ -39,12 +39,10 @@ class Factorization {
 
   /// The diagonal tile becomes V = R_kk^-1 (R_kk itself is needed no more).
   [[nodiscard]] std::optional<std::int64_t> factor_diagonal(Range k) {
-    const std::int64_t failed = engine_.kernels.prune.factor_tile(
-        at(k.first, k.first), matrix_.stride, k.size(), diagonal_ + k.first, checks::pivot_tolerance);
+    const std::int64_t failed =
+        engine_.kernels.prune.invert_factor_tile(at(k.first, k.first), matrix_.stride, k.size(),
+                                                 diagonal_ + k.first, checks::pivot_tolerance, scratch_);
     if (failed >= 0) return k.first + failed;
-    engine_.kernels.prune.invert_tile(at(k.first, k.first), matrix_.stride, k.size(), square_.data, tile);
-    for (std::int64_t i = 0; i < k.size(); ++i)
-      std::copy(square_.row(i), square_.row(i) + k.size(), at(k.first + i, k.first));
     return std::nullopt;
   }
 
@@ -101,8 +99,9 @@ class Factorization {
   Engine& engine_;
   Matrix<float> matrix_;
   Cut tiles_;
-  Matrix<float> panel_, square_;
+  Matrix<float> panel_;
   float* diagonal_ = nullptr;
+  float* scratch_ = nullptr;
 };
 
 }  // namespace

@@ -40,6 +40,13 @@ struct SweepPanel {
   int keep, m;  // m == 0: the mask is given
 };
 
+/// Columns of a diagonal tile that are factored together.
+constexpr std::int64_t kFactorStep = 16;
+[[nodiscard]] constexpr std::int64_t factor_scratch_floats(std::int64_t n) {
+  const std::int64_t columns = (n + kFactorStep - 1) / kFactorStep * kFactorStep;
+  return (2 * columns + kFactorStep) * (columns + kFactorStep);
+}
+
 struct PruneKernels {
   void (*saliency)(const float* w, const float* diagonal, float* score, std::int64_t n);
   void (*weighted_magnitude)(const float* w, const float* factor, float* score, std::int64_t n);
@@ -56,14 +63,11 @@ struct PruneKernels {
   std::int64_t (*threshold_mask)(const float* scores, std::int64_t n, std::uint32_t threshold,
                                  std::int64_t equal_to_drop, std::uint8_t* mask);
   void (*select_n_of_m)(const float* scores, std::int64_t groups, int keep, int m, std::uint8_t* mask);
-  /// Upper triangle of a (n x n) -> R upper with a = R R^T; the strict lower triangle is neither read nor
-  /// written.
-  /// @return -1, or the column whose pivot was not above tolerance * diagonal[column]
-  std::int64_t (*factor_tile)(float* a, std::int64_t stride, std::int64_t n, const float* diagonal,
-                              float tolerance);
-  /// inverse = r^-1 with zeros below the diagonal; r upper, its strict lower triangle is not read.
-  void (*invert_tile)(const float* r, std::int64_t stride, std::int64_t n, float* inverse,
-                      std::int64_t inverse_stride);
+  /// a (n x n, symmetric, only the upper triangle is read) becomes R^-1 with a = R R^T, R upper; zeros below
+  /// the diagonal. scratch: factor_scratch_floats(n) floats. @return -1, or the column whose pivot was not
+  /// above tolerance * diagonal[column]; then a is as it was
+  std::int64_t (*invert_factor_tile)(float* a, std::int64_t stride, std::int64_t n, const float* diagonal,
+                                     float tolerance, float* scratch);
   /// scratch: sweep_scratch_floats(columns, m) floats, 64-byte aligned.
   void (*sweep)(const SweepPanel& panel, float* scratch);
 };
@@ -117,6 +121,28 @@ struct GramKernels {
   void (*gram_tile)(const GramTile& tile);
 };
 
+/// C = A B (+ C) for some rows of A and a packed B; `bias` (may be null) is added to each row.
+struct PackedProduct {
+  const float* left;
+  std::int64_t stride_left, rows, depth;
+  const float* packed;  // B in panels of panel_width columns: [panel][depth][lane], stride_panel apart
+  std::int64_t stride_panel, columns;
+  const float* bias;
+  bool add;
+  float* result;
+  std::int64_t stride_result;
+};
+
+/// All null where OpenBLAS does better.
+struct LinearKernels {
+  std::int64_t panel_width;
+  /// The rows of w (rows x depth) become the columns of B: ceil(rows / panel_width) panels, one after the
+  /// other, of depth * panel_width floats; lanes beyond the last row are 0.
+  void (*pack_rows)(const float* w, std::int64_t stride, std::int64_t rows, std::int64_t depth,
+                    float* packed);
+  void (*multiply_packed)(const PackedProduct& product);
+};
+
 /// Keys and values of one sequence and kv head, packed for AttentionKernels: both have ceil(length / width)
 /// panels.
 struct AttentionHead {
@@ -151,6 +177,7 @@ struct AttentionKernels {
   [[nodiscard]] ModelKernels model_kernels();         \
   [[nodiscard]] AttentionKernels attention_kernels(); \
   [[nodiscard]] GramKernels gram_kernels();           \
+  [[nodiscard]] LinearKernels linear_kernels();       \
   [[nodiscard]] PruneKernels prune_kernels();         \
   [[nodiscard]] SparseKernels sparse_kernels();       \
   }
@@ -165,6 +192,7 @@ struct Kernels {
   ModelKernels model;
   AttentionKernels attention;
   GramKernels gram;
+  LinearKernels linear;
   PruneKernels prune;
   SparseKernels sparse;
 };

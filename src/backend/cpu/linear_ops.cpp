@@ -8,7 +8,7 @@ namespace fedspallm::backend::cpu {
 
 namespace {
 
-/// Rows x columns of the result per unit. Large enough for sgemm's own blocking, small enough for many units.
+/// A product by OpenBLAS is cut into units of rows x columns of the result.
 struct Panels {
   Cut rows, columns;
   [[nodiscard]] std::int64_t units() const { return rows.count() * columns.count(); }
@@ -21,7 +21,48 @@ Panels panels_of(std::int64_t rows, std::int64_t columns) {
   return {even_cut(rows, tall, 16), even_cut(columns, 768, 16)};
 }
 
+/// With fewer rows than this, packing B costs more than OpenBLAS loses.
+constexpr std::int64_t packed_from_rows = 256;
+constexpr std::int64_t packed_rows = 128;        // of A per unit: they stay in L2 while panels of B pass
+constexpr std::int64_t packed_depth = 256;       // three panels of so many rows stay in L1
+constexpr std::int64_t packed_floats = 1 << 20;  // of B packed at a time: 4 MiB
+constexpr std::int64_t packed_strip = 48;        // three panels of 16 or six of 8 lanes
+
 }  // namespace
+
+/// y = x w^T (+ bias) (+ y): w is packed once for all rows, some of its rows at a time.
+void CpuLinear::packed_linear(Matrix<float> x, Matrix<float> w, const float* bias, Matrix<float> y,
+                              bool add) {
+  const LinearKernels& kernels = engine_.kernels.linear;
+  const Cut depths = even_cut(x.cols, packed_depth, 1);
+  const Cut rows = even_cut(y.rows, packed_rows, 8);
+  const Cut chunks = even_cut(y.cols, std::max(packed_strip, packed_floats / x.cols), packed_strip);
+  for (std::int64_t chunk = 0; chunk < chunks.count(); ++chunk) {
+    const std::int64_t first = chunks[chunk].first;
+    const Cut strips{chunks[chunk].size(), packed_strip};
+    const std::int64_t strip_floats = packed_strip * x.cols;
+    float* packed = engine_.shared.elements<float>(strips.count() * strip_floats);
+    engine_.run(strips.count(), [&](std::int64_t unit, int) {
+      const Range strip = strips[unit];
+      kernels.pack_rows(w.row(first + strip.first), w.stride, strip.size(), x.cols,
+                        packed + unit * strip_floats);
+    });
+    engine_.run(rows.count(), [&](std::int64_t unit, int) {
+      const Range range = rows[unit];
+      for (std::int64_t s = 0; s < strips.count(); ++s) {
+        const std::int64_t column = first + strips[s].first;
+        for (std::int64_t d = 0; d < depths.count(); ++d) {
+          const Range depth = depths[d];
+          kernels.multiply_packed({x.row(range.first) + depth.first, x.stride, range.size(), depth.size(),
+                                   packed + s * strip_floats + depth.first * kernels.panel_width,
+                                   x.cols * kernels.panel_width, strips[s].size(),
+                                   d == 0 && bias != nullptr ? bias + column : nullptr, d > 0 || add,
+                                   y.row(range.first) + column, y.stride});
+        }
+      }
+    });
+  }
+}
 
 void CpuLinear::linear(View x, View w, View bias, View y, bool add) {
   checks::linear(owner_, x, w, bias, y);
@@ -30,6 +71,8 @@ void CpuLinear::linear(View x, View w, View bias, View y, bool add) {
   const auto output = floats(y);
   if (output.size() == 0) return;
   const float* offset = bias.empty() ? nullptr : Access::f32(bias);
+  if (engine_.kernels.linear.multiply_packed != nullptr && output.rows >= packed_from_rows && input.cols > 0)
+    return packed_linear(input, weight, offset, output, add);
   const Panels panels = panels_of(output.rows, output.cols);
   engine_.run(panels.units(), [&](std::int64_t unit, int) {
     const Range rows = panels.row_range(unit);

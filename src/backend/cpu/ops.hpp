@@ -5,6 +5,7 @@
 
 #include "fedspallm/backend/backend.hpp"
 
+#include "../access.hpp"
 #include "engine.hpp"
 
 namespace fedspallm::backend::cpu {
@@ -18,6 +19,8 @@ class CpuLinear final : public LinearOps {
   [[nodiscard]] std::optional<std::int64_t> inverse_upper_factor(View h) override;
 
  private:
+  void packed_linear(Matrix<float> x, Matrix<float> w, const float* bias, Matrix<float> y, bool add);
+
   const Backend* owner_;
   Engine& engine_;
 };

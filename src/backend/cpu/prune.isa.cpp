@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Scores, the keys and histograms of selection by radix, and choices within N:M groups.
+#include "factor_kernel.hpp"
 #include "kernels.hpp"
 #include "simd.hpp"
 #include "sweep_kernel.hpp"
@@ -117,51 +118,11 @@ void select_n_of_m(const float* scores, std::int64_t groups, int keep, int m, st
   }
 }
 
-/// y += factor x
-inline void add_scaled(const float* x, float factor, float* y, std::int64_t n) {
-  std::int64_t i = 0;
-  for (; i + width <= n; i += width) store(y + i, load(y + i) + load(x + i) * all(factor));
-  if (i < n)
-    store_part(y + i, n - i, load_part(y + i, n - i, 0.0F) + load_part(x + i, n - i, 0.0F) * all(factor));
-}
-
-constexpr std::int64_t largest_tile = 256;
-
-std::int64_t factor_tile(float* a, std::int64_t stride, std::int64_t n, const float* diagonal,
-                         float tolerance) {
-  float column[largest_tile];
-  for (std::int64_t j = n - 1; j >= 0; --j) {
-    const float square = a[j * stride + j];
-    if (!(square > tolerance * diagonal[j])) return j;  // also when it is NaN
-    const float pivot = __builtin_sqrtf(square);
-    a[j * stride + j] = pivot;
-    for (std::int64_t i = 0; i < j; ++i) {
-      column[i] = a[i * stride + j] / pivot;
-      a[i * stride + j] = column[i];
-    }
-    for (std::int64_t i = 0; i < j; ++i) add_scaled(column + i, -column[i], a + i * stride + i, j - i);
-  }
-  return -1;
-}
-
-void invert_tile(const float* r, std::int64_t stride, std::int64_t n, float* inverse,
-                 std::int64_t inverse_stride) {
-  for (std::int64_t i = n - 1; i >= 0; --i) {
-    float* row = inverse + i * inverse_stride;
-    for (std::int64_t j = 0; j < n; ++j) row[j] = 0.0F;
-    for (std::int64_t k = i + 1; k < n; ++k)
-      add_scaled(inverse + k * inverse_stride + k, r[i * stride + k], row + k, n - k);
-    const float reciprocal = 1.0F / r[i * stride + i];
-    for (std::int64_t j = i + 1; j < n; ++j) row[j] *= -reciprocal;
-    row[i] = reciprocal;
-  }
-}
-
 }  // namespace
 
 PruneKernels prune_kernels() {
-  return {saliency,       weighted_magnitude, prefer_dropped, apply_mask,  sum_of_squares, histogram,
-          threshold_mask, select_n_of_m,      factor_tile,    invert_tile, sweep};
+  return {saliency,  weighted_magnitude, prefer_dropped, apply_mask,         sum_of_squares,
+          histogram, threshold_mask,     select_n_of_m,  invert_factor_tile, sweep};
 }
 
 }  // namespace fedspallm::backend::cpu::FEDSPALLM_ISA
