@@ -11,12 +11,13 @@ usage() {
     cat <<'TEXT'
 Usage: tests/run.sh [--quick | --long]
 
-Installs what is missing, builds the preset `release` and runs its tests (unit, mpi, e2e, tools), then
-the same with the address and undefined-behaviour sanitizers (preset `asan`), then a minute of fuzzing. Where
-CUDA's compiler is installed, the program and the GPU tests are built with it (preset `cuda`, one architecture).
+Installs what is missing, builds the preset `release` and runs its tests (unit, mpi, e2e, tools). Where CUDA's
+compiler is installed, the program and the GPU tests are built with it (preset `cuda`, one architecture). Then
+a minute of fuzzing, and the tests again with the address and undefined-behaviour sanitizers (preset `asan`).
   --quick   only the preset release
   --long    also the tests labelled `long`
-A test that cannot run here (no GPU, no Python environment) is shown as skipped.
+A test that cannot run here (no GPU, no Python environment) is shown as skipped. The last lines say for each step how
+many tests passed, failed and were skipped.
 TEXT
 }
 
@@ -35,6 +36,16 @@ source tools/mpi-environment.sh 4
 export OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_mpi_yield_when_idle=1
 
 failed=()
+summary=()
+
+# Runs the tests of a preset; what came of them goes to the summary, a failure is noted and the next step goes on.
+run_tests() {
+    local name="$1" report="$root/build/tests-$1.xml"
+    shift
+    rm -f "$report"
+    ctest "$@" --output-junit "$report" || failed+=("$name")
+    summary+=("$(python3 tests/summarize.py "$name" "$report")")
+}
 
 # Compiles and links the CUDA backend for one architecture; its tests run where there is a GPU.
 cuda() {
@@ -52,10 +63,10 @@ cuda() {
         failed+=(cuda)
         return
     fi
-    ctest --preset cuda --label-regex '^gpu$' || failed+=(cuda)
+    run_tests cuda --preset cuda --label-regex '^gpu$'
 }
 
-# Configures, builds and tests one preset. A failed test is noted and the next preset goes on.
+# Configures, builds and tests one preset.
 test_preset() {
     local preset="$1"
     printf '\n== %s: configure and build\n' "$preset"
@@ -66,7 +77,7 @@ test_preset() {
     }
     cmake --build --preset "$preset"
     printf '\n== %s: tests\n' "$preset"
-    ctest --preset "$preset" --parallel "$cores" || failed+=("$preset")
+    run_tests "$preset" --preset "$preset" --parallel "$cores"
 }
 
 # A few seconds of each fuzz target; the long runs are by hand (docs/fuzzing.md).
@@ -85,13 +96,16 @@ tools/install-dependencies.sh --python
 test_preset release
 if $long; then
     printf '\n== release: long tests\n'
-    ctest --test-dir build/release --label-regex long --output-on-failure || failed+=("release (long)")
+    run_tests release-long --test-dir build/release --label-regex long --output-on-failure
 fi
 if ! $quick; then
-    test_preset asan
     cuda
     fuzz
+    test_preset asan
 fi
+
+printf '\n== summary\n'
+printf '%s\n' "${summary[@]}"
 
 if ((${#failed[@]})); then
     printf '\ntests/run.sh: failed: %s\n' "${failed[*]}" >&2

@@ -2,21 +2,13 @@
 #include "identity.hpp"
 
 #include "fedspallm/base/error.hpp"
-#include "fedspallm/base/hash.hpp"
-#include "fedspallm/store/run_store.hpp"
-
-#include <nlohmann/json.hpp>
 
 #include <algorithm>
-#include <fstream>
-#include <iterator>
 #include <sstream>
 
 namespace fedspallm::app {
 
 namespace {
-
-constexpr int kFormatVersion = 1;
 
 /// The configuration with everything at its default that changes no bit of the result.
 config::Config deciding(config::Config config) {
@@ -110,55 +102,6 @@ bool is_dropped(const std::vector<DroppedClient>& dropped, std::uint32_t client)
 bool is_dropped(const std::vector<DroppedClient>& dropped, std::uint32_t client, store::Position position) {
   return std::any_of(dropped.begin(), dropped.end(),
                      [&](const DroppedClient& one) { return one.client == client && one.from <= position; });
-}
-
-nlohmann::json to_json(const std::vector<DroppedClient>& dropped) {
-  nlohmann::json list = nlohmann::json::array();
-  for (const DroppedClient& client : dropped)
-    list.push_back({{"client", client.client},
-                    {"round", client.from.round},
-                    {"block", client.from.block},
-                    {"reason", client.reason}});
-  return list;
-}
-
-std::vector<DroppedClient> dropped_from_json(const nlohmann::json& list) {
-  std::vector<DroppedClient> dropped;
-  for (const auto& client : list)
-    dropped.push_back({client.at("client"), {client.at("round"), client.at("block")}, client.at("reason")});
-  return dropped;
-}
-
-void write_identity(const std::filesystem::path& file, const RunIdentity& identity) {
-  nlohmann::json content = {{"format_version", kFormatVersion},
-                            {"run_id", identity.run_id},
-                            {"facts", identity.facts},
-                            {"dropped", to_json(identity.dropped)}};
-  const std::string text = content.dump();
-  content["checksum"] = checksum(std::as_bytes(std::span(text)));
-  store::write_file_atomically(file, content.dump(1) + "\n");
-}
-
-std::optional<RunIdentity> read_identity(const std::filesystem::path& file) {
-  std::ifstream in(file);
-  if (!in) return std::nullopt;
-  const std::string text((std::istreambuf_iterator<char>(in)), {});
-  try {
-    auto content = nlohmann::json::parse(text);
-    const auto stated = content.at("checksum").get<std::uint64_t>();
-    content.erase("checksum");
-    const std::string rest = content.dump();
-    check<DataError>(
-        stated == checksum(std::as_bytes(std::span(rest))) && content.at("format_version") == kFormatVersion,
-        fmt::format("{}: its checksum or format_version is wrong", file.string()));
-    RunIdentity identity;
-    identity.run_id = content.at("run_id");
-    identity.facts = content.at("facts").get<std::map<std::string, std::string>>();
-    identity.dropped = dropped_from_json(content.at("dropped"));
-    return identity;
-  } catch (const nlohmann::json::exception& error) {
-    throw DataError(fmt::format("{}: is damaged ({})", file.string(), error.what()));
-  }
 }
 
 }  // namespace fedspallm::app

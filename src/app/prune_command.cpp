@@ -61,7 +61,7 @@ bool already_finished(comm::Communicator& communicator, const config::Config& co
         !std::filesystem::exists(paths.run_file(), error) || !store::BlockStore::of_run(paths).complete())
       return;
     answer = "yes";
-    const auto identity = read_identity(paths.dir / "resume.json");
+    const auto identity = store::read_identity(paths.dir / "resume.json");
     if (!identity) return;
     const std::vector<std::string> differing = differing_keys(config, *identity);
     check<ConfigError>(differing.empty(),

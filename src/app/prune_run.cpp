@@ -216,16 +216,16 @@ void PruneRun::run_clients(const RoundPlan& plan, comm::Exchange& exchange) {
 
 /// Collective: what each rank knows of clients left out comes to all, for the plans that follow.
 void PruneRun::share_dropped(const std::vector<DroppedClient>& mine) {
-  const std::vector<std::string> found = communicator_.gather(to_json(mine).dump());
+  const std::vector<std::string> found = communicator_.gather(store::to_json(mine).dump());
   at_root([&] {
     bool changed = false;
     for (const std::string& text : found)
-      for (const DroppedClient& one : dropped_from_json(nlohmann::json::parse(text)))
+      for (const DroppedClient& one : store::dropped_from_json(nlohmann::json::parse(text)))
         changed |= note_dropped(one);
-    if (changed) write_identity(paths_.dir / "resume.json", identity_);
+    if (changed) store::write_identity(paths_.dir / "resume.json", identity_);
   });
-  identity_.dropped =
-      dropped_from_json(nlohmann::json::parse(communicator_.broadcast(to_json(identity_.dropped).dump())));
+  identity_.dropped = store::dropped_from_json(
+      nlohmann::json::parse(communicator_.broadcast(store::to_json(identity_.dropped).dump())));
 }
 
 /// At the root: says that a client was left out, and remembers it. False when it is known already.
@@ -253,7 +253,7 @@ void PruneRun::before_block() {
   bool changed = false;
   for (const comm::Dropped& one : exchange_->dropped())
     changed |= note_dropped({one.client, {round_, one.block}, one.reason});
-  if (changed) write_identity(paths_.dir / "resume.json", identity_);
+  if (changed) store::write_identity(paths_.dir / "resume.json", identity_);
 }
 
 /// Runs on the exchange's merge thread (or, without merging, on the client thread).

@@ -31,13 +31,14 @@ void leave_directory(const std::string& message) {
 }
 
 nlohmann::json to_json(const RunIdentity& identity) {
-  return {{"run_id", identity.run_id}, {"facts", identity.facts}, {"dropped", to_json(identity.dropped)}};
+  return {
+      {"run_id", identity.run_id}, {"facts", identity.facts}, {"dropped", store::to_json(identity.dropped)}};
 }
 
 RunIdentity from_json(const nlohmann::json& content) {
   return {.run_id = content["run_id"],
           .facts = content["facts"],
-          .dropped = dropped_from_json(content["dropped"])};
+          .dropped = store::dropped_from_json(content["dropped"])};
 }
 
 }  // namespace
@@ -103,7 +104,7 @@ void PruneRun::decide_identity() {
     const auto facts =
         identity_facts(config_, inputs_.model->digest(), inputs_.token_sha256, backend_->kernel_set());
     std::optional<RunIdentity> before;
-    if (!options_.restart) before = read_identity(file);
+    if (!options_.restart) before = store::read_identity(file);
     if (before) {
       const std::vector<std::string> differing = differences(before->facts, facts);
       check<ConfigError>(
@@ -112,13 +113,18 @@ void PruneRun::decide_identity() {
                       "--restart to start over, or --force-resume to go on all the same",
                       paths_.dir.string(), fmt::join(differing, "\n  ")));
       for (const std::string& line : differing) log_->warn("--force-resume: {}", line);
+      for (const DroppedClient& one : before->dropped)
+        check<DataError>(
+            one.client < config_.clients.size(),
+            fmt::format("{}: client {} was dropped, but there are {} clients; --restart starts over",
+                        file.string(), one.client, config_.clients.size()));
       identity_ = *before;
       if (const std::string remark = store_->recover(); !remark.empty()) log_->warn("{}", remark);
     } else {
       start_over();
     }
     identity_.facts = facts;
-    write_identity(file, identity_);
+    store::write_identity(file, identity_);
     decision = to_json(identity_);
     decision["goes_on"] = before.has_value();
   });

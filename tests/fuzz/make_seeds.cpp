@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Writes those seeds that are not text: make_seeds FOLDER makes FOLDER/TARGET/NAME. The encoders of the
 // program write them, so they are made again where a format changes (tests/fuzz/run.sh --seeds).
+#include "fedspallm/store/resume_file.hpp"
 #include "fedspallm/store/run_store.hpp"
 #include "fedspallm/store/state_store.hpp"
 
@@ -53,6 +54,16 @@ void add_messages(const Seeds& seeds) {
       {"fetch", comm::FetchMessage{3}},
       {"block", comm::BlockMessage{3, 1000}},
       {"finish", comm::FinishMessage{}},
+      {"done", comm::DoneMessage{true, 4}},
+      {"bye", comm::ByeMessage{}},
+      {"stop", comm::StopMessage{}},
+      {"durable", comm::DurableMessage{9}},
+      {"drop", comm::DropMessage{2, 5, "NaN in the tokens"}},
+      {"late", comm::LateMessage{2, 17}},
+      {"wish", comm::WishMessage{comm::Boundary::save}},
+      {"hold", comm::HoldMessage{}},
+      {"begun", comm::BegunMessage{6}},
+      {"decision", comm::DecisionMessage{comm::Boundary::stop, 7}},
       {"failed", comm::FailedMessage{failure}},
       {"stopped", comm::StoppedMessage{failure}},
       {"stopped-well", comm::StoppedMessage{}},
@@ -83,6 +94,15 @@ void add_state(const Seeds& seeds) {
   seeds.add("state", "checksums-as-written", '\1' + bytes);
 }
 
+void add_resume_file(const Seeds& seeds) {
+  const std::filesystem::path file = fuzz::scratch() / "resume.json";
+  store::write_identity(file, {.run_id = 7,
+                               .facts = {{"prune.sparsity", "0.5"}, {"clients", "novels, pydoc"}},
+                               .dropped = {{1, {1, 2}, "NaN in the tokens"}}});
+  seeds.add("resume_file", "sound", fuzz::read_file(file));
+  seeds.add("resume_file", "checksum-put-right", " " + fuzz::read_file(file));
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
@@ -95,6 +115,7 @@ int main(int count, char** arguments) {
   add_messages(seeds);
   add_manifest(seeds);
   add_state(seeds);
+  add_resume_file(seeds);
   seeds.add("block_codec", "three-matrices", '\0' + text_of(store::encode_block(fuzz::sample_block())));
   seeds.add("block_codec", "checksums-as-sent", '\1' + text_of(store::encode_block(fuzz::sample_block())));
   return 0;

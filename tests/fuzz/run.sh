@@ -68,7 +68,7 @@ cmake --build "$build" --target "${chosen[@]/#/fuzz_}"
 dictionary_of() {
     case "$1" in
     config) echo "$here/dictionaries/toml.dict" ;;
-    architecture | bitmask | manifest | model_directory | run_file | safetensors) echo "$here/dictionaries/json.dict" ;;
+    architecture | bitmask | manifest | model_directory | resume_file | run_file | safetensors) echo "$here/dictionaries/json.dict" ;;
     esac
 }
 
