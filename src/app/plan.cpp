@@ -108,7 +108,10 @@ void plan_block(const config::Config& config, const model::ModelDirectory& model
                 RoundPlan& plan) {
   const std::vector<model::MatrixShape>& matrices = model.architecture().matrices;
   auto& units = plan.unit.emplace_back(matrices.size(), kNoUnit);
-  const std::vector<std::uint32_t> clients = clients_of_block(plan, block);
+  comm::ClientList clients = clients_of_block(plan, block);
+  const auto& before = plan.exchange.units;
+  if (!before.empty() && before.back().clients == clients)
+    clients = before.back().clients;  // one list for all blocks, where all clients prune all of them
   if (clients.empty()) plan.uncovered.push_back(block);
   const bool merges = config.federation.aggregation != config::Aggregation::none;
   std::size_t group_leader = 0;

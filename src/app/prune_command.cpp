@@ -107,6 +107,7 @@ ExitStatus prune(comm::Communicator& communicator, Signals& signals, const Prune
 
 ExitStatus run_prune(comm::Communicator& communicator, Signals& signals, const PruneOptions& options) {
   const config::Config config = load_config(communicator, options.config, options.settings);
+  config::check_prunable(config);
   if (!options.dry_run && !options.restart && already_finished(communicator, config)) {
     if (communicator.rank() == 0)
       std::fprintf(stderr, "fedspallm: %s holds a finished run; nothing to do (--restart starts over)\n",

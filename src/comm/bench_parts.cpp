@@ -58,7 +58,12 @@ wire::PackedMatrix bench_matrix(std::int64_t rows, std::int64_t cols, std::uint3
 
 ExchangePlan make_bench_plan(const BenchPlan& wanted, int ranks) {
   ExchangePlan plan;
-  for (int client = 0; client < wanted.clients; ++client) plan.rank_of_client.push_back(client % ranks);
+  std::vector<std::uint32_t> clients;
+  for (int client = 0; client < wanted.clients; ++client) {
+    plan.rank_of_client.push_back(client % ranks);
+    clients.push_back(static_cast<std::uint32_t>(client));
+  }
+  const ClientList shared(std::move(clients));
   for (int number = 0; number < wanted.units; ++number) {
     const auto index = static_cast<std::uint32_t>(number);
     PlannedUnit unit;
@@ -68,8 +73,7 @@ ExchangePlan make_bench_plan(const BenchPlan& wanted, int ranks) {
     unit.cols = wanted.cols;
     unit.dtype = DType::bf16;
     unit.diagonal_unit = index;
-    for (std::uint32_t client = 0; client < plan.rank_of_client.size(); ++client)
-      unit.clients.push_back(client);
+    unit.clients = shared;
     plan.units.push_back(unit);
   }
   return plan;

@@ -40,7 +40,7 @@ Chain::Chain(const RankContext& context, Worker& worker, OnReduced on_reduced)
   context_.merge_memory.add(static_cast<std::int64_t>(kChunksAtOnce * chunk_bytes_));
 }
 
-void Chain::start(const ScaleMessage& message, std::vector<wire::MatrixUpdate> own) {
+void Chain::start(const ScaleMessage& message, OwnUpdates own) {
   const auto index = static_cast<std::size_t>(message.unit);
   check<PeerError>(index < context_.plan.size() && message.upstream < context_.link.size() &&
                        message.downstream < context_.link.size(),
@@ -52,7 +52,7 @@ void Chain::start(const ScaleMessage& message, std::vector<wire::MatrixUpdate> o
   unit.tile_chunks = pieces(tile_bytes(context_.plan.unit(index)), chunk_bytes_);
   unit.chunks = unit.tile_chunks + pieces(diagonal_bytes(context_.plan.unit(index)), chunk_bytes_);
   units_.push_back(unit);
-  const auto shared_own = std::make_shared<std::vector<wire::MatrixUpdate>>(std::move(own));
+  const auto shared_own = std::make_shared<OwnUpdates>(std::move(own));
   worker_.post([this, message, index, shared_own, slot = unit.slot] {
     struct Tell {  // also when merging throws: the chain must go on
       Chain& self;
@@ -71,17 +71,17 @@ void Chain::start(const ScaleMessage& message, std::vector<wire::MatrixUpdate> o
 
 /// On the worker thread.
 void Chain::merge_own(std::size_t index, aggregate::FixedPoint scale, aggregate::FixedPoint diagonal_scale,
-                      const std::shared_ptr<std::vector<wire::MatrixUpdate>>& own,
-                      const std::shared_ptr<Slot>& slot) const {
+                      const std::shared_ptr<OwnUpdates>& own, const std::shared_ptr<Slot>& slot) const {
   const ScopedTime time(context_.merging_nanoseconds);
   slot->merge =
       std::make_shared<CountedMerge>(context_.plan.unit(index), scale, diagonal_scale, context_.merge_memory);
-  if (own->empty()) return;
-  slot->merge->add(*own);
   const std::size_t updates = own->size();
-  own->clear();
-  own->shrink_to_fit();
-  for (std::size_t i = 0; i < updates; ++i) context_.gate.taken(context_.plan.block_of(index));
+  if (updates == 0) return;
+  add_in_passes(context_, index, *own, [&](const auto& some) {
+    slot->merge->add(some);
+    return true;
+  });
+  context_.gate.taken(context_.plan.block_of(index), updates);
 }
 
 std::size_t Chain::chunk_size(const Unit& unit, std::size_t number) const {

@@ -7,7 +7,7 @@
 #pragma once
 
 #include "mpi_handles.hpp"
-#include "rank_context.hpp"
+#include "own_updates.hpp"
 #include <deque>
 #include <memory>
 #include <vector>
@@ -24,7 +24,7 @@ class Chain {
 
   Chain(const RankContext& context, Worker& worker, OnReduced on_reduced);
   /// The unit's turn has come: `own` are this rank's clients' updates (none on a root without clients).
-  void start(const ScaleMessage& message, std::vector<wire::MatrixUpdate> own);
+  void start(const ScaleMessage& message, OwnUpdates own);
   /// False when nothing could be moved.
   bool advance();
   [[nodiscard]] bool empty() const { return units_.empty(); }
@@ -45,8 +45,7 @@ class Chain {
   [[nodiscard]] std::span<std::byte> chunk(const Unit& unit, std::size_t number);
   [[nodiscard]] std::size_t chunk_size(const Unit& unit, std::size_t number) const;
   void merge_own(std::size_t index, aggregate::FixedPoint scale, aggregate::FixedPoint diagonal_scale,
-                 const std::shared_ptr<std::vector<wire::MatrixUpdate>>& own,
-                 const std::shared_ptr<Slot>& slot) const;
+                 const std::shared_ptr<OwnUpdates>& own, const std::shared_ptr<Slot>& slot) const;
   void post_receives(Unit& unit);
   void add_chunk(const Unit& unit, std::size_t number);
   bool pass_on(Unit& unit);

@@ -75,22 +75,19 @@ void Coordinator::grant_next() {
   }
 }
 
-/// The updates of the root's own clients are here already: one pass over the tiles adds them all.
+/// The updates of the root's own clients need no message: few passes over the tiles add them all.
 void Coordinator::merge_own(const std::shared_ptr<const ReadyUnit>& ready) {
   own_taken_ = true;
-  const auto updates = std::make_shared<std::vector<wire::MatrixUpdate>>();
-  for (const Announcement& said : ready->said) {
-    if (context_.plan.rank_of(said.client) == context_.link.rank())
-      updates->push_back(take_own_(ready->index, said.client));
-  }
-  const std::size_t clients = updates->size();
+  const auto own = std::make_shared<OwnUpdates>(take_own_(*ready));
+  const std::size_t clients = own->size();
   if (clients == 0) return;
-  merge_in_order(ready->index, clients, adding(ready, [this, ready, updates, clients] {
-                   const bool all_in = root_merge_.add(*ready, *updates);
-                   *updates = {};
-                   for (std::size_t i = 0; i < clients; ++i) {
-                     context_.gate.taken(context_.plan.block_of(ready->index));
-                   }
+  merge_in_order(ready->index, clients, adding(ready, [this, ready, own, clients] {
+                   bool all_in = false;
+                   add_in_passes(context_, ready->index, *own, [&](const auto& updates) {
+                     all_in = root_merge_.add(*ready, updates);
+                     return !discarding_;
+                   });
+                   context_.gate.taken(context_.plan.block_of(ready->index), clients);
                    return all_in;
                  }));
 }

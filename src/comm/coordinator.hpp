@@ -28,8 +28,8 @@ constexpr int kBlocksServedAtOnce = 2;
 
 class Coordinator {
  public:
-  /// Takes the update of one of the root's own clients (gather).
-  using TakeOwn = std::function<wire::MatrixUpdate(std::size_t index, std::uint32_t client)>;
+  /// Takes the updates of the root's own clients (gather).
+  using TakeOwn = std::function<OwnUpdates(const ReadyUnit& ready)>;
   using Bytes = std::shared_ptr<const std::vector<std::byte>>;
   using Provide = std::function<Bytes(std::uint32_t block)>;
 

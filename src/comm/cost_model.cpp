@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Forecasts of bytes and seconds. Formulas stand in exchange.hpp beside choose_transport().
-#include "fedspallm/comm/exchange.hpp"
+#include "fedspallm/comm/cost_model.hpp"
 
 #include "messages.hpp"
 #include "plan_index.hpp"
@@ -10,13 +10,6 @@
 namespace fedspallm::comm {
 
 namespace {
-
-// Rates of one link and one core. Only their ratios matter for the choice.
-constexpr double kLinkBytesPerSecond = 1.2e9;  // 10 Gbit/s Ethernet: the slowest network of today's clusters
-constexpr double kSecondsPerMessage =
-    200e-6;  // a request and its answer between threads that poll every 0.1 ms
-constexpr double kAddSecondsPerWeight = 0.8e-9;    // one core: 0.6 to add (bench transport), 0.2 to decode
-constexpr double kAddTilesSecondsPerByte = 1e-10;  // one core: tiles at 9 to 10 GB/s (bench transport)
 
 /// Bytes of the sums of one unit as they travel along a chain.
 std::int64_t chain_bytes(const PlannedUnit& unit) {
@@ -30,34 +23,56 @@ std::map<int, std::int64_t> clients_by_rank(const ExchangePlan& plan, const Plan
   return clients;
 }
 
-double gather_seconds(const ExchangePlan& plan, const PlannedUnit& unit) {
-  std::int64_t remote = 0;
-  for (const auto& [rank, clients] : clients_by_rank(plan, unit)) remote += rank == 0 ? 0 : clients;
-  const double link =
-      static_cast<double>(remote) *
-      (static_cast<double>(update_bytes(unit)) / kLinkBytesPerSecond + kSecondsPerMessage / 3);
-  const double add = static_cast<double>(unit.rows * unit.cols) * static_cast<double>(unit.clients.size()) *
-                     kAddSecondsPerWeight;
-  return std::max(link, add);
-}
-
-double reduce_seconds(const ExchangePlan& plan, const PlannedUnit& unit) {
-  std::int64_t most_clients = 0;
-  std::int64_t links = 0;
-  for (const auto& [rank, clients] : clients_by_rank(plan, unit)) {
-    most_clients = std::max(most_clients, clients);
-    if (rank != 0) ++links;
-  }
-  const double own = static_cast<double>(unit.rows * unit.cols * most_clients) * kAddSecondsPerWeight;
-  if (links == 0) return own;
-  const auto bytes = static_cast<double>(chain_bytes(unit));
-  const double chunk = std::min(bytes, static_cast<double>(ExchangeOptions().chunk_bytes));
-  const double per_byte = std::max(1 / kLinkBytesPerSecond, kAddTilesSecondsPerByte);
-  const auto hops = static_cast<double>(links);
-  return own + (bytes + (hops - 1) * chunk) * per_byte + (hops + 1) * kSecondsPerMessage;
+UnitLoad shape_of(const PlannedUnit& unit) {
+  return {
+      .weights = unit.rows * unit.cols, .update_bytes = update_bytes(unit), .sum_bytes = chain_bytes(unit)};
 }
 
 }  // namespace
+
+UnitLoad unit_load(const ExchangePlan& plan, const PlannedUnit& unit) {
+  UnitLoad load = shape_of(unit);
+  for (const auto& [rank, clients] : clients_by_rank(plan, unit)) {
+    load.clients += clients;
+    load.most_clients = std::max(load.most_clients, clients);
+    if (rank == 0) continue;
+    load.remote_clients += clients;
+    ++load.links;
+  }
+  return load;
+}
+
+UnitLoad even_load(const PlannedUnit& unit, std::int64_t clients, std::int64_t ranks, bool root_hosts) {
+  require(clients >= 1 && ranks >= 1, "even_load: clients, ranks >= 1");
+  require(root_hosts || ranks > 1, "even_load: some rank hosts clients");
+  const std::int64_t hosts = root_hosts ? ranks : ranks - 1;
+  UnitLoad load = shape_of(unit);
+  load.clients = clients;
+  load.most_clients = (clients + hosts - 1) / hosts;
+  load.remote_clients = root_hosts ? clients - load.most_clients : clients;
+  load.links = std::min(hosts, clients) - (root_hosts ? 1 : 0);
+  return load;
+}
+
+double gather_seconds(const UnitLoad& load, const CostRates& rates) {
+  const double link =
+      static_cast<double>(load.remote_clients) *
+      (static_cast<double>(load.update_bytes) / rates.link_bytes_per_second + rates.seconds_per_message / 3);
+  const double add =
+      static_cast<double>(load.weights) * static_cast<double>(load.clients) * rates.add_seconds_per_weight;
+  return std::max(link, add);
+}
+
+double reduce_seconds(const UnitLoad& load, const CostRates& rates, std::int64_t chunk_bytes) {
+  const double own = static_cast<double>(load.weights) * static_cast<double>(load.most_clients) *
+                     rates.add_seconds_per_weight;
+  if (load.links == 0) return own;
+  const auto bytes = static_cast<double>(load.sum_bytes);
+  const double chunk = std::min(bytes, static_cast<double>(chunk_bytes));
+  const double per_byte = std::max(1 / rates.link_bytes_per_second, rates.add_tiles_seconds_per_byte);
+  const auto hops = static_cast<double>(load.links);
+  return own + (bytes + (hops - 1) * chunk) * per_byte + (hops + 1) * rates.seconds_per_message;
+}
 
 std::int64_t forecast_bytes(const ExchangePlan& plan, Transport transport, int rank, int ranks) {
   const PlanIndex index(plan, ranks);
@@ -91,8 +106,9 @@ TransportChoice choose_transport(const ExchangePlan& plan, int ranks) {
     choice.reduce_bytes += forecast_bytes(plan, Transport::reduce, rank, ranks);
   }
   for (const PlannedUnit& unit : plan.units) {
-    choice.gather_seconds += gather_seconds(plan, unit);
-    choice.reduce_seconds += reduce_seconds(plan, unit);
+    const UnitLoad load = unit_load(plan, unit);
+    choice.gather_seconds += gather_seconds(load, CostRates());
+    choice.reduce_seconds += reduce_seconds(load, CostRates());
   }
   const bool reduce = ranks > 1 && choice.reduce_seconds < choice.gather_seconds;
   choice.transport = reduce ? Transport::reduce : Transport::gather;

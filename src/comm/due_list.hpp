@@ -20,6 +20,8 @@ class DueList {
   /// The client hands over the unit. False when it was dropped: its update is to be discarded. @throws
   /// LogicError when it is not the client's turn, or not a client of this rank
   [[nodiscard]] bool deliver(std::size_t index, std::uint32_t client);
+  /// The same for all clients of this rank that take part. @throws LogicError when one of them is missing
+  void deliver_all(std::size_t index, std::span<const UpdateSummary> summaries);
   /// Nothing more is due of the client from `block` on. False when it was dropped before. @throws LogicError
   /// unless it has delivered all before that and none of it
   [[nodiscard]] bool drop(std::uint32_t client, std::uint32_t block);
@@ -34,10 +36,10 @@ class DueList {
 
  private:
   struct Due {
-    std::vector<std::size_t> units;
-    std::size_t next = 0;
+    std::size_t delivered = 0;  // all of the client's units before this one, and none from it on
     bool dropped = false;
   };
+  bool deliver_locked(std::size_t index, std::uint32_t client);
   const PlanIndex& plan_;
   mutable std::mutex mutex_;
   std::map<std::uint32_t, Due> due_;  // by client

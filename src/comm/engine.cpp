@@ -38,7 +38,8 @@ Engine::Engine(const Communicator& communicator, ExchangePlan plan, ExchangeOpti
                due_,
                facts_,
                merge_memory_,
-               merging_nanoseconds_} {
+               merging_nanoseconds_,
+               making_nanoseconds_} {
   const bool root = link_.rank() == 0;
   facts_.set_durable_block(plan_.size() > 0 ? plan_.unit(0).id.block
                                             : std::numeric_limits<std::uint32_t>::max());
@@ -48,7 +49,7 @@ Engine::Engine(const Communicator& communicator, ExchangePlan plan, ExchangeOpti
     coordinator_ = std::make_unique<Coordinator>(
         context_, *merge_worker_, *provider_worker_, std::move(on_completed),
         [this](std::uint32_t block) { return provide(block); },
-        [this](std::size_t index, std::uint32_t client) { return member_->take(index, client).update; });
+        [this](const ReadyUnit& ready) { return member_->take_own(ready.index, ready.said); });
   }
   member_ = std::make_unique<Member>(context_, *merge_worker_,
                                      [this](std::size_t index, const std::shared_ptr<CountedMerge>& merge) {
@@ -66,6 +67,13 @@ void Engine::task_failed() {
 void Engine::deliver(std::size_t index, Delivery delivery) {
   const auto shared = std::make_shared<Delivery>(std::move(delivery));
   desk_.post([this, index, shared] { member_->deliver(index, std::move(*shared)); });
+}
+
+void Engine::deliver_later(std::size_t index, std::vector<UpdateSummary> summaries, MakeUpdate make) {
+  const auto later = std::make_shared<OwnUpdates>();
+  later->later = std::move(summaries);
+  later->make = std::move(make);
+  desk_.post([this, index, later] { member_->deliver_later(index, std::move(*later)); });
 }
 
 void Engine::fetch(const std::shared_ptr<FetchTicket>& ticket) {
@@ -106,6 +114,7 @@ ExchangeStatistics Engine::statistics() const {
   statistics.messages_sent = counters_.messages_sent;
   statistics.seconds_waited = gate_.seconds_waited();
   statistics.seconds_merging = static_cast<double>(merging_nanoseconds_.load()) * 1e-9;
+  statistics.seconds_making = static_cast<double>(making_nanoseconds_.load()) * 1e-9;
   statistics.peak_merge_bytes = merge_memory_.peak();
   return statistics;
 }

@@ -28,6 +28,7 @@ class Engine {
 
   // From client threads.
   void deliver(std::size_t index, Delivery delivery);
+  void deliver_later(std::size_t index, std::vector<UpdateSummary> summaries, MakeUpdate make);
   void fetch(const std::shared_ptr<FetchTicket>& ticket);
   void drop(DropMessage message);
   void wish(Boundary what);
@@ -55,6 +56,7 @@ class Engine {
   LinkCounters counters_;
   Gauge merge_memory_;
   std::atomic<std::int64_t> merging_nanoseconds_{0};
+  std::atomic<std::int64_t> making_nanoseconds_{0};
   Desk desk_;
   Gate gate_;
   DueList due_;

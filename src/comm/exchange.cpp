@@ -55,6 +55,18 @@ class Exchange::Impl {
     engine_.deliver(index, std::move(delivery));
   }
 
+  void submit_later(std::size_t index, std::vector<UpdateSummary>&& summaries, MakeUpdate&& make) {
+    require(index < engine_.plan().size(), "submit_later: index < number of planned units");
+    require(static_cast<bool>(make), "submit_later: something makes the updates");
+    require(engine_.options().deadline_seconds == 0, "submit_later: without a deadline");
+    for (const UpdateSummary& one : summaries) check_summary(index, one);
+    engine_.due().deliver_all(index, summaries);
+    if (summaries.empty()) return;
+    begin_unasked(engine_.plan().unit(index).id.block);
+    engine_.gate().enter(engine_.plan().block_of(index), summaries.size());
+    engine_.deliver_later(index, std::move(summaries), std::move(make));
+  }
+
   void drop(std::uint32_t client, std::uint32_t block, std::string&& reason) {
     if (engine_.due().drop(client, block)) engine_.drop({client, block, std::move(reason)});
   }
@@ -142,6 +154,16 @@ class Exchange::Impl {
     return delivery;
   }
 
+  void check_summary(std::size_t index, const UpdateSummary& said) const {
+    const PlannedUnit& unit = engine_.plan().unit(index);
+    require(said.kept >= 0 && said.kept <= unit.rows * unit.cols, "submit_later: 0 <= kept <= weights");
+    require(std::isfinite(said.largest) && said.largest >= 0 && (said.kept > 0 || said.largest == 0),
+            "submit_later: the largest value is finite and >= 0, and 0 where nothing is kept");
+    require(std::isfinite(said.largest_diagonal) && said.largest_diagonal >= 0 &&
+                (unit.with_diagonal || said.largest_diagonal == 0),
+            "submit_later: the largest diagonal element is finite and >= 0, and 0 where none travels");
+  }
+
   Engine engine_;
 };
 
@@ -187,6 +209,9 @@ Exchange::~Exchange() {
 
 void Exchange::submit(std::size_t index, wire::MatrixUpdate update) {
   impl_->submit(index, std::move(update));
+}
+void Exchange::submit_later(std::size_t index, std::vector<UpdateSummary> summaries, MakeUpdate make) {
+  impl_->submit_later(index, std::move(summaries), std::move(make));
 }
 Boundary Exchange::at_boundary(std::uint32_t block) {
   return impl_->at_boundary(block);

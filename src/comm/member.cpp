@@ -13,7 +13,7 @@ constexpr int kRoot = 0;
 }
 
 Member::Member(const RankContext& context, Worker& merge_worker, Chain::OnReduced on_reduced)
-    : context_(context) {
+    : context_(context), merge_worker_(merge_worker) {
   if (context.options.transport == Transport::reduce) {
     chain_ = std::make_unique<Chain>(context, merge_worker, std::move(on_reduced));
   }
@@ -32,7 +32,7 @@ void Member::deliver(std::size_t index, Delivery&& delivery) {
     return;
   }
   const Announcement said = delivery.said;
-  held_[index][client] = std::move(delivery);
+  held(index).deliveries[client] = std::move(delivery);
   if (context_.options.deadline_seconds > 0) {  // each client is punctual on its own
     context_.link.post(kRoot, AnnounceMessage{.unit = index, .clients = {said}});
   } else {
@@ -40,54 +40,150 @@ void Member::deliver(std::size_t index, Delivery&& delivery) {
   }
 }
 
+/// Created with the number of clients to wait for.
+Member::Held& Member::held(std::size_t index) {
+  const auto [found, is_new] = held_.try_emplace(index);
+  if (is_new) {
+    for (const std::uint32_t client : context_.plan.unit(index).clients)
+      found->second.expected +=
+          context_.plan.rank_of(client) == context_.link.rank() && !is_dropped(client, index) ? 1U : 0U;
+  }
+  return found->second;
+}
+
 /// All of this rank's clients that take part have delivered the unit.
 void Member::announce_if_complete(std::size_t index) {
-  const Deliveries& unit = held_[index];
-  const auto& clients = context_.plan.unit(index).clients;
-  const bool complete = std::all_of(clients.begin(), clients.end(), [&](std::uint32_t client) {
-    return context_.plan.rank_of(client) != context_.link.rank() || unit.contains(client) ||
-           is_dropped(client, index);
-  });
-  if (!complete) return;
+  const Held& unit = held_.at(index);
+  if (unit.deliveries.size() != unit.expected) return;
   AnnounceMessage message{.unit = index, .clients = {}};
-  for (const auto& [number, held] : unit) message.clients.push_back(held.said);
+  for (const auto& [number, held] : unit.deliveries) message.clients.push_back(held.said);
   context_.link.post(kRoot, message);
+}
+
+void Member::deliver_later(std::size_t index, OwnUpdates&& later) {
+  if (stopping_ || later.later.empty()) return;
+  context_.link.post(kRoot, AnnounceMessage{.unit = index, .clients = later.later});
+  const std::size_t clients = later.later.size();
+  later_[index] = {std::make_shared<const OwnUpdates>(std::move(later)), clients};
 }
 
 Delivery Member::take(std::size_t index, std::uint32_t client) {
   const auto unit = held_.find(index);
-  check<PeerError>(unit != held_.end() && unit->second.contains(client),
+  check<PeerError>(unit != held_.end() && unit->second.deliveries.contains(client),
                    "the root asked for an update that is not here");
-  Delivery delivery = std::move(unit->second.extract(client).mapped());
-  if (unit->second.empty()) held_.erase(unit);
+  Delivery delivery = std::move(unit->second.deliveries.extract(client).mapped());
+  if (unit->second.deliveries.empty()) held_.erase(unit);
   return delivery;
+}
+
+OwnUpdates Member::take_own(std::size_t index, std::span<const Announcement> said) {
+  if (auto later = later_.extract(index); !later.empty()) return *later.mapped().updates;
+  OwnUpdates own;
+  for (const Announcement& one : said)
+    if (context_.plan.rank_of(one.client) == context_.link.rank())
+      own.ready.push_back(take(index, one.client).update);
+  return own;
+}
+
+/// The root's receives are posted in the order of its grants, so payloads leave in that order. After a
+/// failure they are owed: the root gets as many bytes as it waits for once it knows that all is over.
+void Member::send_update(std::size_t index, const Encoded& encoded) {
+  const auto send = [this, index, encoded] {
+    context_.link.send(kRoot, Tag::payload, *encoded,
+                       [this, index, encoded] { context_.gate.taken(context_.plan.block_of(index)); });
+  };
+  if (owed_.empty())
+    send();
+  else
+    owed_.push_back(send);
 }
 
 void Member::on(const GrantMessage& message) {
   const auto index = static_cast<std::size_t>(message.unit);
-  const auto encoded = std::make_shared<const std::vector<std::byte>>(take(index, message.client).encoded);
-  context_.link.send(kRoot, Tag::payload, *encoded,
-                     [this, index, encoded] { context_.gate.taken(context_.plan.block_of(index)); });
+  if (later_.contains(index)) {
+    make_and_send(index, message.client);
+    return;
+  }
+  const Encoded encoded = std::make_shared<const std::vector<std::byte>>(take(index, message.client).encoded);
+  if (making_ == 0)
+    send_update(index, encoded);
+  else
+    after_making([] {}, [this, index, encoded] { send_update(index, encoded); });
+}
+
+/// Runs `work` beside the communication, one after the other, and then `done` on the communication thread.
+void Member::after_making(std::function<void()> work, std::function<void()> done) {
+  ++making_;
+  merge_worker_.post([this, work = std::move(work), done = std::move(done)] {
+    work();
+    context_.desk.post([this, done] {
+      --making_;
+      done();
+    });
+  });
+}
+
+void Member::make_and_send(std::size_t index, std::uint32_t client) {
+  const auto unit = later_.find(index);
+  const std::shared_ptr<const OwnUpdates> updates = unit->second.updates;
+  const auto found =
+      std::lower_bound(updates->later.begin(), updates->later.end(), client,
+                       [](const UpdateSummary& one, std::uint32_t wanted) { return one.client < wanted; });
+  check<PeerError>(found != updates->later.end() && found->client == client,
+                   "the root asked for an update that is not here");
+  if (--unit->second.left == 0) later_.erase(unit);
+  const UpdateSummary& said = *found;  // lives as long as `updates`
+  const auto encoded = std::make_shared<std::vector<std::byte>>();
+  after_making(
+      [this, index, &said, updates, encoded] {
+        try {
+          *encoded = wire::encode(make_summarized(context_, index, said, updates->make));
+          if (context_.options.before_send) context_.options.before_send(*encoded);
+        } catch (...) {
+          encoded->clear();
+          context_.desk.post([this, failure = current_failure(context_.rank_name)] { fail(failure); });
+        }
+      },
+      [this, index, &said, updates, encoded] { made(index, said, encoded); });
+}
+
+void Member::made(std::size_t index, const UpdateSummary& said, const Encoded& encoded) {
+  if (!encoded->empty()) {
+    send_update(index, encoded);
+    return;
+  }
+  const PlannedUnit& unit = context_.plan.unit(index);
+  const auto filler = std::make_shared<const std::vector<std::byte>>(static_cast<std::size_t>(
+      wire::encoded_bytes(unit.rows, unit.cols, said.kept, unit.dtype, unit.with_diagonal)));
+  if (stopping_)
+    send_update(index, filler);
+  else
+    owed_.emplace_back([this, index, filler] { send_update(index, filler); });
 }
 
 void Member::on(const ScaleMessage& message) {
-  std::vector<wire::MatrixUpdate> updates;
-  auto unit = held_.extract(static_cast<std::size_t>(message.unit));
-  if (!unit.empty()) {
-    for (auto& [client, delivery] : unit.mapped()) updates.push_back(std::move(delivery.update));
+  const auto index = static_cast<std::size_t>(message.unit);
+  OwnUpdates own;
+  if (auto unit = held_.extract(index); !unit.empty()) {
+    for (auto& [client, delivery] : unit.mapped().deliveries) own.ready.push_back(std::move(delivery.update));
+  } else if (auto later = later_.extract(index); !later.empty()) {
+    own = *later.mapped().updates;
   }
-  chain_->start(message, std::move(updates));
+  chain_->start(message, std::move(own));
 }
 
 void Member::drop(DropMessage&& message) {
   if (!speaks()) return;
+  const std::uint32_t client = message.client;
   const std::size_t first = context_.plan.first_unit_of(message.block);
-  if (!dropped_.try_emplace(message.client, first).second) return;  // the root was faster
+  if (!dropped_.try_emplace(client, first).second) return;  // the root was faster
   context_.link.post(kRoot, std::move(message));
   if (context_.options.deadline_seconds > 0) return;  // the others have spoken for themselves
-  std::vector<std::size_t> waiting;                   // perhaps for this client only
-  for (auto unit = held_.lower_bound(first); unit != held_.end(); ++unit) waiting.push_back(unit->first);
-  for (const std::size_t index : waiting) announce_if_complete(index);
+  for (auto unit = held_.lower_bound(first); unit != held_.end(); ++unit) {
+    if (!context_.plan.unit(unit->first).clients.contains(client)) continue;
+    --unit->second.expected;  // perhaps it was the last one to be waited for
+    announce_if_complete(unit->first);
+  }
 }
 
 void Member::on(const LateMessage& message) {
@@ -95,8 +191,9 @@ void Member::on(const LateMessage& message) {
   context_.due.drop_late(message.client);
   if (!dropped_.try_emplace(message.client, first).second) return;
   for (auto unit = held_.lower_bound(first); unit != held_.end();) {
-    if (unit->second.erase(message.client) > 0) context_.gate.taken(context_.plan.block_of(unit->first));
-    unit = unit->second.empty() ? held_.erase(unit) : std::next(unit);
+    if (unit->second.deliveries.erase(message.client) > 0)
+      context_.gate.taken(context_.plan.block_of(unit->first));
+    unit = unit->second.deliveries.empty() ? held_.erase(unit) : std::next(unit);
   }
 }
 
@@ -164,6 +261,9 @@ void Member::on(const DoneMessage& message) {
 void Member::on(const StopMessage&) {
   stopping_ = true;
   held_.clear();
+  later_.clear();
+  const auto owed = std::exchange(owed_, {});
+  for (const auto& send : owed) send();
 }
 
 void Member::on(VerdictMessage&& message) {
@@ -175,7 +275,7 @@ bool Member::advance() {
   const bool progressed = chain_ != nullptr && chain_->advance();
   // What was granted or started before the stop completes, because its receiver was ready before it was asked
   // for.
-  const bool drained = context_.link.idle() && (chain_ == nullptr || chain_->empty());
+  const bool drained = context_.link.idle() && making_ == 0 && (chain_ == nullptr || chain_->empty());
   if (!stopping_ || last_word_said_ || !drained) return progressed;
   last_word_said_ = true;
   context_.link.post(kRoot, StoppedMessage{own_failure_});

@@ -32,6 +32,7 @@ class Member {
 
   // From this rank's other threads, through the desk.
   void deliver(std::size_t index, Delivery&& delivery);
+  void deliver_later(std::size_t index, OwnUpdates&& later);
   void fetch(const std::shared_ptr<FetchTicket>& ticket);
   void drop(DropMessage&& message);
   void wish(Boundary what);
@@ -50,8 +51,8 @@ class Member {
   void on(const StopMessage& message);
   void on(VerdictMessage&& message);
 
-  /// An own client's update of a unit; once. @throws PeerError when it is not here
-  [[nodiscard]] Delivery take(std::size_t index, std::uint32_t client);
+  /// The updates of own clients among `said`; once. @throws PeerError when one is not here
+  [[nodiscard]] OwnUpdates take_own(std::size_t index, std::span<const Announcement> said);
   /// Moves the chain on; after a stop, tells the root once nothing is on its way any more. False when nothing
   /// was done.
   bool advance();
@@ -59,15 +60,36 @@ class Member {
   [[nodiscard]] const std::optional<Failure>& verdict() const { return verdict_; }
 
  private:
-  using Deliveries = std::map<std::uint32_t, Delivery>;  // by client
+  /// Updates of own clients that the root has not asked for.
+  struct Held {
+    std::map<std::uint32_t, Delivery> deliveries;  // by client
+    std::size_t expected = 0;                      // own clients that take part (without a deadline)
+  };
+  /// What submit_later() was given, until all of it was asked for.
+  struct Later {
+    std::shared_ptr<const OwnUpdates> updates;
+    std::size_t left = 0;
+  };
   [[nodiscard]] bool is_dropped(std::uint32_t client, std::size_t index) const;
+  Held& held(std::size_t index);
+  [[nodiscard]] Delivery take(std::size_t index, std::uint32_t client);
   void announce_if_complete(std::size_t index);
+  using Encoded = std::shared_ptr<const std::vector<std::byte>>;
+  void send_update(std::size_t index, const Encoded& encoded);
+  void after_making(std::function<void()> work, std::function<void()> done);
+  void make_and_send(std::size_t index, std::uint32_t client);
+  /// @param encoded  empty when it could not be made
+  void made(std::size_t index, const UpdateSummary& said, const Encoded& encoded);
   /// Whether anything may still be said to the root but the last word.
   [[nodiscard]] bool speaks() const { return !stopping_ && !last_word_said_; }
 
   const RankContext& context_;
+  Worker& merge_worker_;
   std::unique_ptr<Chain> chain_;                  // reduce
-  std::map<std::size_t, Deliveries> held_;        // by unit
+  std::map<std::size_t, Held> held_;              // by unit
+  std::map<std::size_t, Later> later_;            // by unit
+  int making_ = 0;                                // updates that were asked for and are being made
+  std::vector<std::function<void()>> owed_;       // sent after a failure: the root's receives are posted
   std::map<std::uint32_t, std::size_t> dropped_;  // own client -> first unit without it
   std::deque<std::shared_ptr<FetchTicket>> asked_;
   std::optional<Failure> own_failure_;

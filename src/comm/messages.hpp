@@ -41,13 +41,7 @@ struct Failure {
 };
 
 /// What the root knows of one client's update before its payload.
-struct Announcement {
-  std::uint32_t client = 0;
-  std::int64_t kept = 0;
-  float largest = 0;           // |value|, decides the fixed-point scale
-  float largest_diagonal = 0;  // of diag(H), 0 without one
-  wire::MatrixReport report;
-};
+using Announcement = UpdateSummary;
 
 struct AnnounceMessage {
   std::uint64_t unit = 0;

@@ -15,8 +15,9 @@ void check_unit(const ExchangePlan& plan, std::size_t index) {
   require(unit.id.block >= plan.first_block, "plan: units are of first_block or later");
   require(unit.rows >= 1 && unit.cols >= 1, "plan: rows, cols >= 1");
   require(!unit.clients.empty(), "plan: every unit has a client");
-  require(std::adjacent_find(unit.clients.begin(), unit.clients.end(), std::greater_equal<>()) ==
-              unit.clients.end(),
+  const bool checked = index > 0 && unit.clients.shares(plan.units[index - 1].clients);
+  require(checked || std::adjacent_find(unit.clients.begin(), unit.clients.end(), std::greater_equal<>()) ==
+                         unit.clients.end(),
           "plan: the clients of a unit ascend");
   require(unit.clients.back() < plan.rank_of_client.size(), "plan: every client of a unit has a rank");
   require(unit.diagonal_unit <= index, "plan: the unit that carries a group's diagonal comes first");
@@ -66,12 +67,9 @@ std::size_t PlanIndex::first_unit_of(std::uint32_t block) const {
   return static_cast<std::size_t>(found - plan_.units.begin());
 }
 
-std::vector<std::size_t> PlanIndex::units_of(std::uint32_t client) const {
-  std::vector<std::size_t> units;
-  for (std::size_t i = 0; i < size(); ++i) {
-    if (std::binary_search(unit(i).clients.begin(), unit(i).clients.end(), client)) units.push_back(i);
-  }
-  return units;
+std::size_t PlanIndex::next_of(std::uint32_t client, std::size_t from) const {
+  while (from < size() && !unit(from).clients.contains(client)) ++from;
+  return from;
 }
 
 std::int64_t PlanIndex::largest_update() const {
@@ -85,16 +83,20 @@ std::int64_t PlanIndex::largest_update() const {
 }
 
 std::int64_t PlanIndex::fingerprint() const {
-  std::string text;
-  for (const PlannedUnit& unit : plan_.units) {
-    text += fmt::format("{} {} {} {} {} {} {} {} {} {}:", unit.id.round, unit.id.block, unit.id.matrix,
-                        unit.name, unit.rows, unit.cols, static_cast<int>(unit.dtype), unit.with_diagonal,
-                        unit.diagonal_unit, unit.expected_kept);
-    for (const std::uint32_t client : unit.clients) text += fmt::format("{} ", client);
+  RunningChecksum all;
+  const auto add = [&](const std::string& text) { all.add(std::as_bytes(std::span(text))); };
+  std::uint64_t clients = 0;
+  for (std::size_t i = 0; i < size(); ++i) {
+    const PlannedUnit& one = unit(i);
+    if (i == 0 || !one.clients.shares(unit(i - 1).clients))
+      clients = checksum(std::as_bytes(one.clients.all()));
+    add(fmt::format("{} {} {} {} {} {} {} {} {} {}: {} ", one.id.round, one.id.block, one.id.matrix, one.name,
+                    one.rows, one.cols, static_cast<int>(one.dtype), one.with_diagonal, one.diagonal_unit,
+                    one.expected_kept, clients));
   }
-  for (const int rank : plan_.rank_of_client) text += fmt::format("/{}", rank);
-  text += fmt::format(" from {}", plan_.first_block);
-  return static_cast<std::int64_t>(checksum(std::as_bytes(std::span(text))) >> 1);
+  all.add(std::as_bytes(std::span(plan_.rank_of_client)));
+  add(fmt::format(" from {}", plan_.first_block));
+  return static_cast<std::int64_t>(all.value() >> 1);
 }
 
 std::int64_t update_bytes(const PlannedUnit& unit) {

@@ -27,8 +27,8 @@ class PlanIndex {
   [[nodiscard]] std::size_t clients_on(std::size_t index, int rank) const;
   /// First unit of this block or a later one; size() when there is none.
   [[nodiscard]] std::size_t first_unit_of(std::uint32_t block) const;
-  /// Units that `client` delivers, in order.
-  [[nodiscard]] std::vector<std::size_t> units_of(std::uint32_t client) const;
+  /// The first unit from `from` on that `client` delivers; size() when there is none.
+  [[nodiscard]] std::size_t next_of(std::uint32_t client, std::size_t from) const;
   /// Number of the unit's block among the plan's blocks; of the end of the plan, the number of blocks.
   [[nodiscard]] std::size_t block_of(std::size_t index) const { return block_[index]; }
   /// The last unit that shares this unit's diagonal_unit.

@@ -63,21 +63,23 @@ struct RankContext {
   Facts& facts;
   Gauge& merge_memory;
   std::atomic<std::int64_t>& merging_nanoseconds;
+  std::atomic<std::int64_t>& making_nanoseconds;
 };
 
-/// Adds its own life time to a counter of nanoseconds.
+/// Adds its own life time to a counter of nanoseconds, or (sign = -1) takes it out.
 class ScopedTime {
  public:
-  explicit ScopedTime(std::atomic<std::int64_t>& total) : total_(total) {}
+  explicit ScopedTime(std::atomic<std::int64_t>& total, std::int64_t sign = 1) : total_(total), sign_(sign) {}
   ~ScopedTime() {
     const auto spent = std::chrono::steady_clock::now() - start_;
-    total_ += std::chrono::duration_cast<std::chrono::nanoseconds>(spent).count();
+    total_ += sign_ * std::chrono::duration_cast<std::chrono::nanoseconds>(spent).count();
   }
   ScopedTime(const ScopedTime&) = delete;
   ScopedTime& operator=(const ScopedTime&) = delete;
 
  private:
   std::atomic<std::int64_t>& total_;
+  std::int64_t sign_;
   std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
 };
 

@@ -37,14 +37,18 @@ Roster::Roster(const PlanIndex& plan) : plan_(plan) {
 bool Roster::takes_part(std::uint32_t client, std::size_t index) const {
   const auto dropped = dropped_.find(client);
   if (dropped != dropped_.end() && index >= dropped->second) return false;
-  const auto& clients = plan_.unit(index).clients;
-  return std::binary_search(clients.begin(), clients.end(), client);
+  return plan_.unit(index).clients.contains(client);
+}
+
+std::size_t Roster::place_of(std::uint32_t client, std::size_t index) const {
+  const auto all = plan_.unit(index).clients.all();
+  return static_cast<std::size_t>(std::lower_bound(all.begin(), all.end(), client) - all.begin());
 }
 
 bool Roster::has_announced(std::uint32_t client, std::size_t index) const {
   if (missing_[index] == 0) return true;
   const auto announced = announced_.find(index);
-  return announced != announced_.end() && announced->second.contains(client);
+  return announced != announced_.end() && announced->second.by_place[place_of(client, index)];
 }
 
 void Roster::check_announcement(int rank, const PlannedUnit& unit, const Announcement& said) const {
@@ -54,7 +58,7 @@ void Roster::check_announcement(int rank, const PlannedUnit& unit, const Announc
                     "must run the same build",
                     rank, what, said.client, describe(unit)));
   };
-  const bool planned = std::binary_search(unit.clients.begin(), unit.clients.end(), said.client);
+  const bool planned = unit.clients.contains(said.client);
   if (!planned || plan_.rank_of(said.client) != rank) refuse("something that the plan does not expect");
   const std::int64_t weights = unit.rows * unit.cols;
   if (said.kept < 0 || said.kept > weights)
@@ -77,10 +81,14 @@ void Roster::announce(int rank, std::size_t index, const std::vector<Announcemen
   for (const Announcement& one : clients) {
     check_announcement(rank, unit, one);
     if (!takes_part(one.client, index)) continue;
-    if (missing_[index] == 0 || !announced_[index].emplace(one.client, one).second) {
+    if (has_announced(one.client, index)) {
       throw PeerError(
           fmt::format("rank {} announced client {}'s update of {} twice", rank, one.client, describe(unit)));
     }
+    Announced& announced = announced_[index];
+    announced.by_place.resize(unit.clients.size());
+    announced.by_place[place_of(one.client, index)] = true;
+    announced.said.push_back(one);
     --missing_[index];
   }
 }
@@ -107,9 +115,10 @@ std::shared_ptr<const ReadyUnit> Roster::ready(std::size_t index) {
   if (index >= plan_.size() || missing_[index] > 0) return nullptr;
   auto& ready = ready_[index];
   if (ready == nullptr) {
-    std::vector<Announcement> said;
-    for (const auto& [client, one] : announced_[index]) said.push_back(one);
+    std::vector<Announcement> said = std::move(announced_[index].said);
     announced_.erase(index);
+    std::sort(said.begin(), said.end(),
+              [](const Announcement& a, const Announcement& b) { return a.client < b.client; });
     ready = std::make_shared<const ReadyUnit>(make_ready(index, std::move(said)));
   }
   return ready;

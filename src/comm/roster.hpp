@@ -46,15 +46,22 @@ class Roster {
   [[nodiscard]] std::vector<std::uint32_t> missing(std::size_t index) const;
 
  private:
+  /// Place of the client in the unit's list. @pre it is in it
+  [[nodiscard]] std::size_t place_of(std::uint32_t client, std::size_t index) const;
   [[nodiscard]] bool takes_part(std::uint32_t client, std::size_t index) const;
   /// @pre it takes part
   [[nodiscard]] bool has_announced(std::uint32_t client, std::size_t index) const;
   void check_announcement(int rank, const PlannedUnit& unit, const Announcement& said) const;
 
   const PlanIndex& plan_;
-  std::size_t completed_ = 0;                                               // units
-  std::vector<std::size_t> missing_;                                        // announcements, per unit
-  std::map<std::size_t, std::map<std::uint32_t, Announcement>> announced_;  // of units that are not ready
+  std::size_t completed_ = 0;         // units
+  std::vector<std::size_t> missing_;  // announcements, per unit
+  /// Of a unit that is not ready: compact, for there may be very many clients.
+  struct Announced {
+    std::vector<Announcement> said;  // as it came
+    std::vector<bool> by_place;      // whether the client at this place of the unit's list has announced
+  };
+  std::map<std::size_t, Announced> announced_;
   std::map<std::size_t, std::shared_ptr<const ReadyUnit>> ready_;
   std::map<std::uint32_t, std::size_t> dropped_;  // client -> first unit without it
 };

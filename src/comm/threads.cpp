@@ -90,20 +90,20 @@ Boundary Gate::begin(std::uint32_t boundary, std::size_t block) {
   return *answer;
 }
 
-void Gate::enter(std::size_t block) {
+void Gate::enter(std::size_t block, std::size_t updates) {
   std::unique_lock lock(mutex_);
   wait_locked(lock, [&] {
     return near_durable(block) && (in_flight_.contains(block) || in_flight_.size() < window_blocks_);
   });
   throw_failure();
   check<LogicError>(!closed_, "an update was submitted after the exchange had finished");
-  ++in_flight_[block];
+  in_flight_[block] += static_cast<std::int64_t>(updates);
 }
 
-void Gate::taken(std::size_t block) {
+void Gate::taken(std::size_t block, std::size_t updates) {
   const std::lock_guard lock(mutex_);
   const auto found = in_flight_.find(block);
-  if (found == in_flight_.end() || --found->second > 0) return;
+  if (found == in_flight_.end() || (found->second -= static_cast<std::int64_t>(updates)) > 0) return;
   in_flight_.erase(found);
   changed_.notify_all();
 }

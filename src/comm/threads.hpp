@@ -67,11 +67,11 @@ class Gate {
   /// What to do before `boundary`, a block of the model; `block` planned ones come before it. Waits while
   /// ranks are being asked, or while `block` is too far ahead of the durable one. @throws the failure
   [[nodiscard]] Boundary begin(std::uint32_t boundary, std::size_t block);
-  /// Counts one update of `block` in; waits while `window_blocks` other blocks are in flight, or while it is
+  /// Counts `updates` of `block` in; waits while `window_blocks` other blocks are in flight, or while it is
   /// too far ahead of the durable one. @throws the failure
-  void enter(std::size_t block);
-  /// An update of `block` has left this rank's memory.
-  void taken(std::size_t block);
+  void enter(std::size_t block, std::size_t updates = 1);
+  /// Updates of `block` have left this rank's memory.
+  void taken(std::size_t block, std::size_t updates = 1);
   /// Waits until ready() (looked at under the gate's lock). @throws the failure
   void wait(const std::function<bool()>& ready);
   /// Changes something that wait() looks at.

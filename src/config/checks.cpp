@@ -3,6 +3,7 @@
 
 #include "fedspallm/base/error.hpp"
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 
@@ -88,6 +89,29 @@ void check_federation(const Config& config, Document& document, Problems& proble
                              name_of(config.run.backend)));
 }
 
+void check_simulate(const Config& config, Document& document, Problems& problems) {
+  if (!config.simulate) return;
+  const Simulate& simulate = *config.simulate;
+  const Section& section = document.single("simulate");
+  if (simulate.shape == ModelShape::of_path && config.model.path.empty() && !section.refused("shape") &&
+      !document.single("model").refused("path"))
+    problems.add(section.origin,
+                 "simulate: no shapes: give model.path (a folder with config.json) or simulate.shape");
+  if (simulate.checkpoint && config.run.dir.empty() && !document.single("run").refused("dir"))
+    problems.add(section.origin_of("checkpoint"),
+                 "simulate.checkpoint: found true, expected a folder as run.dir, too");
+  if (simulate.dropouts > 0 && config.federation.on_client_failure != OnClientFailure::drop)
+    problems.add(section.origin_of("dropouts"),
+                 fmt::format("simulate.dropouts: found {}, expected 0, or federation.on_client_failure = "
+                             "\"drop\": with \"abort\" the first of them ends the run",
+                             simulate.dropouts));
+  for (const std::int64_t clients : simulate.held_out)
+    if (std::binary_search(simulate.fit.begin(), simulate.fit.end(), clients))
+      problems.add(
+          section.origin_of("held_out"),
+          fmt::format("simulate.held_out: found {}, expected sizes that are not in simulate.fit", clients));
+}
+
 void check_folders(const Config& config, Document& document, Problems& problems) {
   const Section& run = document.single("run");
   const Section& model = document.single("model");
@@ -123,10 +147,11 @@ void check_names(const std::vector<T>& entries, const std::vector<Section>& sect
 void complete_and_check(Config& config, Document& document, const Origin& file, Problems& problems) {
   check_prune(config.prune, document.single("prune"), problems);
   check_federation(config, document, problems);
+  check_simulate(config, document, problems);
   check_folders(config, document, problems);
   check_names(config.clients, document.list("client"), problems);
   check_names(config.evaluations, document.list("evaluation"), problems);
-  if (config.clients.empty() && !document.mentions("client"))
+  if (config.clients.empty() && !config.simulate && !document.mentions("client"))
     problems.add(file, "no [[client]]: expected at least one");
   if (config.report.standalone || config.federation.aggregation == Aggregation::none)
     config.run.keep_clients = true;

@@ -49,5 +49,11 @@ constexpr std::array<std::string_view, 2> spellings(OnClientFailure) {
 constexpr std::array<std::string_view, 2> spellings(ModelDType) {
   return {"stored", "float32"};
 }
+constexpr std::array<std::string_view, 4> spellings(ModelShape) {
+  return {"model.path", "smollm2-135m", "llama-2-7b", "llama-2-70b"};
+}
+constexpr std::array<std::string_view, 2> spellings(Placement) {
+  return {"all", "workers"};
+}
 
 }  // namespace fedspallm::config

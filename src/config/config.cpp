@@ -19,9 +19,10 @@ namespace {
 
 constexpr std::uintmax_t kLargestFile = std::uintmax_t{16} << 20;  // bytes; a larger one is no configuration
 
+/// @param complete  keys that must be given are missed
 template <class T>
 void read_section(Section& section, const std::vector<Key<T>>& keys, const std::filesystem::path& folder,
-                  T& out, Problems& problems) {
+                  T& out, Problems& problems, bool complete = true) {
   for (auto& [name, assignment] : section.values) {
     const auto key = std::find_if(keys.begin(), keys.end(), [&](const Key<T>& k) { return k.name == name; });
     if (key == keys.end()) {
@@ -34,7 +35,7 @@ void read_section(Section& section, const std::vector<Key<T>>& keys, const std::
       problems.add(assignment.origin, fmt::format("{}.{}: {}", section.title, name, found));
   }
   for (const Key<T>& key : keys)
-    if (!key.missing.empty() && section.find(key.name) == nullptr)
+    if (complete && !key.missing.empty() && section.find(key.name) == nullptr)
       problems.add(section.origin,
                    fmt::format("missing key '{}.{}' ({})", section.title, key.name, key.missing));
 }
@@ -77,12 +78,16 @@ Config parse(const std::string& text, const std::filesystem::path& file,
   const std::filesystem::path folder = config.file.parent_path();
   Problems problems;
   Document document(text, file.string(), settings, problems);
-  read_section(document.single("model"), model_keys(), folder, config.model, problems);
-  read_section(document.single("run"), run_keys(), folder, config.run, problems);
+  // A simulation can do without a model's weights, a folder and texts; `prune` asks check_prunable().
+  const bool simulates = document.mentions("simulate") || !document.single("simulate").values.empty();
+  read_section(document.single("model"), model_keys(), folder, config.model, problems, !simulates);
+  read_section(document.single("run"), run_keys(), folder, config.run, problems, !simulates);
   read_section(document.single("prune"), prune_keys(), folder, config.prune, problems);
   read_section(document.single("calibration"), calibration_keys(), folder, config.calibration, problems);
   read_section(document.single("federation"), federation_keys(), folder, config.federation, problems);
   read_section(document.single("report"), report_keys(), folder, config.report, problems);
+  if (simulates)
+    read_section(document.single("simulate"), simulate_keys(), folder, config.simulate.emplace(), problems);
   read_list(document.list("client"), client_keys(), folder, config.clients, problems);
   read_list(document.list("evaluation"), evaluation_keys(), folder, config.evaluations, problems);
   complete_and_check(config, document, {file.string(), 0}, problems);
@@ -98,10 +103,20 @@ std::string to_toml(const Config& config) {
   print_section(text, "[calibration]", calibration_keys(), config.calibration);
   print_section(text, "[federation]", federation_keys(), config.federation);
   print_section(text, "[report]", report_keys(), config.report);
+  if (config.simulate) print_section(text, "[simulate]", simulate_keys(), *config.simulate);
   for (const Client& client : config.clients) print_section(text, "[[client]]", client_keys(), client);
   for (const Evaluation& set : config.evaluations)
     print_section(text, "[[evaluation]]", evaluation_keys(), set);
   return text;
+}
+
+void check_prunable(const Config& config) {
+  const std::string file = config.file.string();
+  check<ConfigError>(!config.model.path.empty(),
+                     fmt::format("{}: missing key 'model.path' (the folder of the model to prune)", file));
+  check<ConfigError>(!config.run.dir.empty(),
+                     fmt::format("{}: missing key 'run.dir' (the folder for the results)", file));
+  check<ConfigError>(!config.clients.empty(), fmt::format("{}: no [[client]]: expected at least one", file));
 }
 
 double sparsity_of_round(const Config& config, int round) {

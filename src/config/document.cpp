@@ -66,7 +66,7 @@ bool Section::refused(const std::string& key) const {
 }
 
 std::vector<std::string> section_names() {
-  return {"model", "run", "prune", "calibration", "federation", "report", "client", "evaluation"};
+  return {"model", "run", "prune", "calibration", "federation", "report", "simulate", "client", "evaluation"};
 }
 
 bool is_list(const std::string& section) {

@@ -18,7 +18,8 @@ constexpr std::int64_t kInt64Max = std::numeric_limits<std::int64_t>::max();
 constexpr std::int64_t kIntMax = std::numeric_limits<int>::max();
 constexpr std::int64_t kLongestWindow = std::int64_t{1}
                                         << 24;  // tokens; samples * tokens stays far below 2^63
-constexpr int kLargestGroup = 128;              // M of N:M
+constexpr std::int64_t kMostVirtualClients = 1'000'000;
+constexpr int kLargestGroup = 128;  // M of N:M
 
 /// The value inside of T and optional<T> alike.
 template <class Field>
@@ -50,6 +51,15 @@ Key<T> integer(const char* name, Field T::*field, std::int64_t low, std::int64_t
           },
           [=](const T& in) { return number_of(in.*field); },
           {}};
+}
+
+template <class T>
+Key<T> integers(const char* name, std::vector<std::int64_t> T::*field, std::int64_t low, std::int64_t high) {
+  return {
+      name,
+      [=](const Value& value, T& out) { return read_integers(value, low, high, out.*field); },
+      [=](const T& in) { return (in.*field).empty() ? "" : fmt::format("[{}]", fmt::join(in.*field, ", ")); },
+      {}};
 }
 
 template <class T>
@@ -85,7 +95,10 @@ Key<T> choice(const char* name, Enum T::*field) {
 template <class T>
 Key<T> path(const char* name, std::filesystem::path T::*field, const char* missing) {
   return {name, [=](const Value& value, T& out) { return read_path(value, out.*field); },
-          [=](const T& in) { return toml_string((in.*field).string()); }, missing};
+          [=](const T& in) {
+            return (in.*field).empty() ? "" : toml_string((in.*field).string());  // `simulate` needs no path
+          },
+          missing};
 }
 
 template <class T>
@@ -214,6 +227,28 @@ std::vector<Key<Evaluation>> evaluation_keys() {
           integer("sequence_length", &Evaluation::sequence_length, 2, kLongestWindow)};  // L - 1 predictions
 }
 
+std::vector<Key<Simulate>> simulate_keys() {
+  constexpr RealRange share{.low = 0, .high = 1};
+  constexpr RealRange sigma{.low = 0, .high = 5};
+  return {integer("clients", &Simulate::clients, 1, kMostVirtualClients),
+          choice("shape", &Simulate::shape),
+          integer("blocks", &Simulate::blocks, 1, 100'000),
+          choice("placement", &Simulate::placement),
+          boolean("checkpoint", &Simulate::checkpoint),
+          integers("fit", &Simulate::fit, 1, kMostVirtualClients),
+          integers("held_out", &Simulate::held_out, 1, kMostVirtualClients),
+          integer("repeats", &Simulate::repeats, 1, 1000),
+          real("flops", &Simulate::flops, {.low = 1e6, .high = 1e18}),
+          real("spread", &Simulate::spread, sigma),
+          real("jitter", &Simulate::jitter, sigma),
+          real("stragglers", &Simulate::stragglers, share),
+          real("straggler_factor", &Simulate::straggler_factor, {.low = 1, .high = 1e6}),
+          real("dropouts", &Simulate::dropouts, share),
+          real("least_resources", &Simulate::least_resources, {.low = 0, .high = 1, .open_low = true}),
+          real("link_bytes", &Simulate::link_bytes, {.low = 1e3, .high = 1e15}),
+          real("latency", &Simulate::latency, {.low = 0, .high = 10})};
+}
+
 std::vector<std::string> known_keys() {
   std::vector<std::string> names;
   append_names(names, "model", model_keys());
@@ -222,6 +257,7 @@ std::vector<std::string> known_keys() {
   append_names(names, "calibration", calibration_keys());
   append_names(names, "federation", federation_keys());
   append_names(names, "report", report_keys());
+  append_names(names, "simulate", simulate_keys());
   append_names(names, "client.NAME", client_keys());
   append_names(names, "evaluation.NAME", evaluation_keys());
   return names;
@@ -264,6 +300,13 @@ std::string_view name_of(OnClientFailure value) {
   return spelling_of(value);
 }
 std::string_view name_of(ModelDType value) {
+  return spelling_of(value);
+}
+
+std::string_view name_of(ModelShape value) {
+  return spelling_of(value);
+}
+std::string_view name_of(Placement value) {
   return spelling_of(value);
 }
 

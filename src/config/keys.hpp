@@ -29,5 +29,6 @@ struct Key {
 [[nodiscard]] std::vector<Key<Report>> report_keys();
 [[nodiscard]] std::vector<Key<Client>> client_keys();
 [[nodiscard]] std::vector<Key<Evaluation>> evaluation_keys();
+[[nodiscard]] std::vector<Key<Simulate>> simulate_keys();
 
 }  // namespace fedspallm::config

@@ -114,6 +114,25 @@ Mismatch read_integer(const Value& value, std::int64_t low, std::int64_t high, s
   return {};
 }
 
+Mismatch read_integers(const Value& value, std::int64_t low, std::int64_t high,
+                       std::vector<std::int64_t>& out) {
+  const auto* list = value.node.as_array();
+  if (list == nullptr)
+    return mismatch(value, fmt::format("a list of integers from {} to {}, as [{}]", low, high, low));
+  std::vector<std::int64_t> numbers;
+  for (const toml::node& item : *list) {
+    std::int64_t number = 0;
+    const std::string no_word;
+    if (Mismatch found = read_integer({item, no_word, value.folder}, low, high, number); !found.empty())
+      return found + " in the list";
+    if (!numbers.empty() && number <= numbers.back())
+      return fmt::format("found {} after {}, expected an ascending list", number, numbers.back());
+    numbers.push_back(number);
+  }
+  out = std::move(numbers);
+  return {};
+}
+
 Mismatch read_real(const Value& value, const RealRange& range, double& out) {
   const std::string expected = range.open_low
                                    ? fmt::format("a number above {} and at most {}", range.low, range.high)

@@ -34,6 +34,9 @@ struct RealRange {
 /// @pre low <= high
 [[nodiscard]] Mismatch read_integer(const Value& value, std::int64_t low, std::int64_t high,
                                     std::int64_t& out);
+/// A list of such integers, ascending, each once; it may be empty.
+[[nodiscard]] Mismatch read_integers(const Value& value, std::int64_t low, std::int64_t high,
+                                     std::vector<std::int64_t>& out);
 /// Integers count as numbers; NaN and infinities are outside of every range.
 [[nodiscard]] Mismatch read_real(const Value& value, const RealRange& range, double& out);
 [[nodiscard]] Mismatch read_string(const Value& value, const std::string& expected, std::string& out);

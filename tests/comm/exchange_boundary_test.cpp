@@ -102,7 +102,7 @@ TEST_P(AgreedBoundaries, TheRankThatIsFurthestDecidesAndTheOthersGoOnToIt) {
   auto plan = make_plan(blocks_of_two(9));
   // The last rank's clients deliver block 3 only, and that late: they have begun block 5 by then.
   for (PlannedUnit& unit : plan.units) {
-    std::erase_if(unit.clients, [&](std::uint32_t client) {
+    remove_clients(unit, [&](std::uint32_t client) {
       return plan.rank_of_client[client] == last() && unit.id.block != 3;
     });
   }

@@ -254,9 +254,15 @@ Walk walk(Exchange& exchange, const ExchangePlan& plan, int rank, const WalkOpti
   return walked;
 }
 
+void remove_clients(PlannedUnit& unit, const std::function<bool(std::uint32_t client)>& which) {
+  std::vector<std::uint32_t> left(unit.clients.begin(), unit.clients.end());
+  std::erase_if(left, which);
+  unit.clients = left;
+}
+
 ExchangePlan without(ExchangePlan plan, const std::map<std::uint32_t, std::uint32_t>& drops) {
   for (PlannedUnit& unit : plan.units) {
-    std::erase_if(unit.clients, [&](std::uint32_t client) {
+    remove_clients(unit, [&](std::uint32_t client) {
       const auto drop = drops.find(client);
       return drop != drops.end() && unit.id.block >= drop->second;
     });

@@ -83,6 +83,7 @@ struct Walk {
 /// Blocks outside the plan are begun too, from `first` on; a rank without clients returns at once.
 [[nodiscard]] Walk walk(Exchange& exchange, const ExchangePlan& plan, int rank, const WalkOptions& options,
                         std::uint32_t first = 0);
+void remove_clients(PlannedUnit& unit, const std::function<bool(std::uint32_t client)>& which);
 /// The plan as it comes to be merged when these clients are dropped at these blocks.
 [[nodiscard]] ExchangePlan without(ExchangePlan plan, const std::map<std::uint32_t, std::uint32_t>& drops);
 

@@ -250,7 +250,10 @@ TEST_F(Deadline, ALateClientIsDroppedAndTheOthersFinish) {
     }
     if (comm_.rank() != 0) continue;
     ExchangePlan left = planned_;  // what it had delivered of the block before counts
-    for (std::size_t index = unit; index < left.units.size(); ++index) left.units[index].clients.pop_back();
+    for (std::size_t index = unit; index < left.units.size(); ++index)
+      remove_clients(left.units[index], [last = left.units[index].clients.back()](std::uint32_t client) {
+        return client == last;
+      });
     EXPECT_TRUE(outcome.seen == merge_serially(left));
     const auto dropped = exchange.dropped();
     ASSERT_EQ(dropped.size(), 1U);
@@ -278,7 +281,7 @@ TEST_F(Deadline, HowEverItFallsAMergeIsOfExactlyTheClientsItNames) {
     ExchangePlan merged = planned_;
     for (std::size_t index = 0; index < merged.units.size(); ++index) {
       PlannedUnit& unit = merged.units[index];
-      const std::vector<std::uint32_t> all = std::exchange(unit.clients, outcome.seen[index].clients);
+      const ClientList all = std::exchange(unit.clients, outcome.seen[index].clients);
       EXPECT_FALSE(unit.clients.empty()) << "somebody is always in time";
       for (const std::uint32_t client : all) {
         const bool counts = std::count(unit.clients.begin(), unit.clients.end(), client) > 0;

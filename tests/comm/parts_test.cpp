@@ -367,8 +367,10 @@ TEST(PlanIndex, KnowsRanksBlocksAndGroups) {
   EXPECT_EQ(index.block_of(3), 2U) << "the number of blocks";
   EXPECT_EQ(index.clients_on(0, 1), 2U);
   EXPECT_EQ(index.clients_on(2, 0), 0U);
-  EXPECT_THAT(index.units_of(2), ElementsAre(0, 1, 2));
-  EXPECT_THAT(index.units_of(3), ElementsAre(2));
+  EXPECT_EQ(index.next_of(2, 0), 0U);
+  EXPECT_EQ(index.next_of(2, 1), 1U);
+  EXPECT_EQ(index.next_of(3, 0), 2U);
+  EXPECT_EQ(index.next_of(3, 3), index.size()) << "no further one";
   EXPECT_EQ(index.block_of(1), 0U);
   EXPECT_EQ(index.block_of(2), 1U) << "the second block of the plan";
   EXPECT_EQ(index.last_of_group(0), 1U);
@@ -436,10 +438,12 @@ ExchangePlan large_plan(std::uint32_t clients, int ranks) {
   one.dtype = DType::bf16;
   one.with_diagonal = true;
   one.expected_kept = one.rows * one.cols / 2;
+  std::vector<std::uint32_t> all;
   for (std::uint32_t client = 0; client < clients; ++client) {
     plan.rank_of_client.push_back(static_cast<int>(client) % ranks);
-    one.clients.push_back(client);
+    all.push_back(client);
   }
+  one.clients = all;
   plan.units = {one};
   return plan;
 }

@@ -33,6 +33,13 @@ Config full() {
   config.clients = {{"\xc3\xa4 b", {"/a", "/b c"}, 1.0 / 3.0, 4, 0},
                     {"two", {"/t"}, 1.0, std::nullopt, std::nullopt}};
   config.evaluations = {{"\"x\"", "/e", 9, 33}, {"y", "/f", std::nullopt, 2}};
+  config.simulate = Simulate{.clients = 12,
+                             .shape = ModelShape::llama2_7b,
+                             .placement = Placement::workers,
+                             .checkpoint = true,
+                             .fit = {2, 4},
+                             .held_out = {3},
+                             .spread = 0.1};
   return config;
 }
 
@@ -58,6 +65,18 @@ TEST(Print, ReadsBackDefaultsPatternsAndKeptClients) {
   }
 }
 
+TEST(Print, ASimulationNeedsNoModelNoFolderAndNoClients) {
+  const Config config = parse("[simulate]\nshape = \"llama-2-70b\"\nfit = []\n", kFile);
+  EXPECT_TRUE(config.clients.empty());
+  EXPECT_EQ(config.simulate->shape, ModelShape::llama2_70b);
+  EXPECT_EQ(config.simulate->clients, 100);
+  EXPECT_EQ(parse(to_toml(config), kFile), config);
+  EXPECT_THROW(check_prunable(config), ConfigError);
+  EXPECT_NO_THROW(check_prunable(parsed(kSmallest)));
+  EXPECT_FALSE(parsed(kSmallest).simulate.has_value());
+  EXPECT_EQ(parsed(kSmallest, {"simulate.clients=7"}).simulate->clients, 7);
+}
+
 TEST(Print, DoublesKeepTheirBits) {
   for (const double sparsity : {0.0, 1.0, 0.5, 0.1, 1.0 / 3.0, 5e-324, 1e-300, 0.9999999999999999}) {
     Config config = parsed(kSmallest);
@@ -77,7 +96,7 @@ TEST(Print, HoldsEveryKeyThatIsSet) {
 TEST(Names, EveryKeyAndEnumeratorHasOne) {
   EXPECT_THAT(known_keys(), Contains("prune.sparsity"));
   EXPECT_THAT(known_keys(), Contains("client.NAME.tokens"));
-  EXPECT_EQ(known_keys().size(), 40U);
+  EXPECT_EQ(known_keys().size(), 57U);
   EXPECT_EQ(name_of(BackendKind::automatic), "auto");
   EXPECT_EQ(name_of(BackendKind::reference), "reference");
   EXPECT_EQ(name_of(Method::random), "random");
@@ -91,6 +110,8 @@ TEST(Names, EveryKeyAndEnumeratorHasOne) {
   EXPECT_EQ(name_of(LayerSampling::resources), "resources");
   EXPECT_EQ(name_of(Coverage::warn), "warn");
   EXPECT_EQ(name_of(ModelDType::float32), "float32");
+  EXPECT_EQ(name_of(ModelShape::llama2_7b), "llama-2-7b");
+  EXPECT_EQ(name_of(Placement::workers), "workers");
   EXPECT_EQ(name_of(Pattern{}), "unstructured");
   EXPECT_EQ(name_of(Pattern{2, 4}), "2:4");
   EXPECT_THROW((void)name_of(static_cast<Method>(99)), LogicError);

@@ -241,5 +241,19 @@ TEST(Rules, LongTextsAreShortenedWithoutCuttingACharacter) {
   EXPECT_THAT(message, HasSubstr("\xc3\xa4\"..., expected"));
 }
 
+TEST(Rules, ASimulationSaysWhatItLacks) {
+  EXPECT_THAT(refusal("[simulate]\n"), HasSubstr("no shapes: give model.path"));
+  const std::string shape = "[simulate]\nshape = \"llama-2-7b\"\n";
+  EXPECT_THAT(refusal("[simulate]\nshape = \"llama-2-7\"\n"), HasSubstr("did you mean"));
+  EXPECT_THAT(refusal(shape + "checkpoint = true\n"), HasSubstr("expected a folder as run.dir"));
+  EXPECT_THAT(refusal(shape + "dropouts = 0.1\n"), HasSubstr("on_client_failure = \"drop\""));
+  EXPECT_THAT(refusal(shape + "fit = [2, 4]\nheld_out = [4]\n"), HasSubstr("not in simulate.fit"));
+  EXPECT_THAT(refusal(shape + "fit = [4, 2]\n"), HasSubstr("found 2 after 4"));
+  EXPECT_THAT(refusal(shape + "fit = 4\n"), HasSubstr("expected a list of integers"));
+  EXPECT_THAT(refusal(shape + "fit = [0]\n"), HasSubstr("in the list"));
+  EXPECT_THAT(refusal(shape + "client = 4\n"), HasSubstr("did you mean 'simulate.clients'"));
+  EXPECT_THAT(refusal(shape + "stragglers = 1.5\n"), HasSubstr("a number from 0 to 1"));
+}
+
 }  // namespace
 }  // namespace fedspallm::config::test

@@ -11,12 +11,15 @@
 #include "fedspallm/comm/communicator.hpp"
 #include "fedspallm/wire/update.hpp"
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
+#include <initializer_list>
 #include <memory>
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace fedspallm::comm {
@@ -29,6 +32,35 @@ enum class Transport { reduce, gather };
 ///   there nodes   the ranks of a node add into shared memory, a chain over nodes passes the sums to rank 0
 enum class Topology { root, owners, nodes };
 
+/// Clients by number, ascending. Copies share one list: a plan of many matrices with the same clients holds
+/// it once.
+class ClientList {
+ public:
+  ClientList() = default;
+  ClientList(std::vector<std::uint32_t> clients)  // NOLINT: plans are made from vectors
+      : list_(std::make_shared<const std::vector<std::uint32_t>>(std::move(clients))) {}
+  ClientList(std::initializer_list<std::uint32_t> clients)
+      : ClientList(std::vector<std::uint32_t>(clients)) {}
+
+  [[nodiscard]] std::span<const std::uint32_t> all() const {
+    return list_ == nullptr ? std::span<const std::uint32_t>() : std::span(*list_);
+  }
+  [[nodiscard]] auto begin() const { return all().begin(); }
+  [[nodiscard]] auto end() const { return all().end(); }
+  [[nodiscard]] std::size_t size() const { return all().size(); }
+  [[nodiscard]] bool empty() const { return all().empty(); }
+  [[nodiscard]] std::uint32_t back() const { return all().back(); }
+  [[nodiscard]] bool contains(std::uint32_t client) const {
+    return std::binary_search(begin(), end(), client);
+  }
+  friend bool operator==(const ClientList& a, const ClientList& b) { return std::ranges::equal(a, b); }
+  /// Whether both are one list in memory (equal ones need not be).
+  [[nodiscard]] bool shares(const ClientList& other) const { return list_ == other.list_; }
+
+ private:
+  std::shared_ptr<const std::vector<std::uint32_t>> list_;
+};
+
 /// One matrix that will be merged: known to all ranks beforehand, in the order in which clients deliver.
 struct PlannedUnit {
   wire::UnitId id;
@@ -38,9 +70,9 @@ struct PlannedUnit {
   DType dtype = DType::f32;
   bool with_diagonal = false;  // its updates carry diag(H)
   std::size_t diagonal_unit =
-      0;  // index in the plan of the unit whose updates carry diag(H) for this one's input group
-  std::vector<std::uint32_t> clients;  // that deliver it, ascending; not empty
-  std::int64_t expected_kept = -1;     // per client, when the count is exact; -1 = unknown. For forecasts
+      0;               // index in the plan of the unit whose updates carry diag(H) for this one's input group
+  ClientList clients;  // that deliver it; not empty
+  std::int64_t expected_kept = -1;  // per client, when the count is exact; -1 = unknown. For forecasts
 };
 
 struct ExchangePlan {
@@ -50,6 +82,17 @@ struct ExchangePlan {
   /// The first block that clients begin, whether or not they prune it: 0, or where a resumed round goes on.
   std::uint32_t first_block = 0;
 };
+
+/// What a merge must know of one client's update beforehand.
+struct UpdateSummary {
+  std::uint32_t client = 0;
+  std::int64_t kept = 0;
+  float largest = 0;           // no |value| is above it: it decides the fixed-point scale
+  float largest_diagonal = 0;  // likewise for diag(H), 0 without one
+  wire::MatrixReport report;
+};
+/// Makes the update of one client that was summarized. One at a time, on a thread of the exchange.
+using MakeUpdate = std::function<wire::MatrixUpdate(std::uint32_t client)>;
 
 /// What one client says of a unit before (and besides) its payload.
 struct ClientReport {
@@ -103,6 +146,7 @@ struct ExchangeStatistics {
   std::int64_t messages_sent = 0;
   double seconds_waited = 0;          // submit(), at_boundary() and fetch() blocked
   double seconds_merging = 0;         // root: PartialMerge::add and callbacks
+  double seconds_making = 0;          // inside of what submit_later() was given; not part of the above
   std::int64_t peak_merge_bytes = 0;  // root: merge states + receive buffers
 };
 
@@ -155,6 +199,13 @@ class Exchange {
   /// that was not asked for counts as begun by its first submit(). Discards the updates of a dropped client.
   /// @throws the exchange's failure, if there is one; LogicError for a block at or after an agreed stop
   void submit(std::size_t index, wire::MatrixUpdate update);
+  /// The same for all clients of this rank at once (dropped ones left out) whose updates are made only when
+  /// they are merged or sent: however many clients there are, a few of their updates exist at a time.
+  /// @param summaries  one of each, ascending by client
+  /// @param make  must give what was summarized; lives until the exchange is over. What it throws ends the
+  /// exchange.
+  /// @pre no deadline; within a unit a rank uses this or submit()
+  void submit_later(std::size_t index, std::vector<UpdateSummary> summaries, MakeUpdate make);
   /// All planned units of blocks below this one are merged, and the root's callback has returned for each, as
   /// far as this rank has heard. Grows. Once everything planned is through: the largest uint32.
   [[nodiscard]] std::uint32_t durable_block() const;

@@ -26,6 +26,8 @@ enum class LayerSampling { none, resources };
 enum class Coverage { required, warn };
 enum class OnClientFailure { abort, drop };
 enum class ModelDType { stored, float32 };
+enum class ModelShape { of_path, smollm2_135m, llama2_7b, llama2_70b };
+enum class Placement { all, workers };
 
 /// "unstructured" or N:M (keep N of every M consecutive weights of a row).
 struct Pattern {
@@ -100,6 +102,29 @@ struct Evaluation {
   [[nodiscard]] bool operator==(const Evaluation&) const = default;
 };
 
+/// `fedspallm simulate`: virtual clients in place of [[client]], by seeded laws.
+struct Simulate {
+  std::int64_t clients = 100;
+  ModelShape shape = ModelShape::of_path;  // shapes of model.path, or of a model known by name
+  std::int64_t blocks = 1;                 // that are really sent and merged; the virtual clock runs over all
+  Placement placement = Placement::all;    // ranks that host clients: all, or all but rank 0
+  bool checkpoint = false;                 // write merged blocks below run.dir
+  std::vector<std::int64_t> fit;           // numbers of clients from which the performance model is fitted
+  std::vector<std::int64_t> held_out;      // further ones, to compare its forecast with
+  std::int64_t repeats = 3;                // of each of these; the median counts
+  // Laws, of virtual time only. Rates are those of the median client and of one link.
+  double flops = 100e12;        // a second
+  double spread = 0.25;         // sigma of the logarithm of clients' speeds
+  double jitter = 0.05;         // sigma of the logarithm of a client's times from block to block
+  double stragglers = 0;        // share of clients that are slower ...
+  double straggler_factor = 4;  // ... by this
+  double dropouts = 0;          // share of clients that leave in the middle of the round
+  double least_resources = 1;   // resources are uniform from here to 1
+  double link_bytes = 1.2e9;    // a second
+  double latency = 200e-6;      // seconds per message
+  [[nodiscard]] bool operator==(const Simulate&) const = default;
+};
+
 struct Config {
   std::filesystem::path file;  // absolute path of the file read
   Model model;
@@ -110,6 +135,7 @@ struct Config {
   Report report;
   std::vector<Client> clients;
   std::vector<Evaluation> evaluations;
+  std::optional<Simulate> simulate;  // where the file or a setting has some of it
   [[nodiscard]] bool operator==(const Config&) const = default;
 };
 
@@ -127,6 +153,9 @@ struct Config {
 /// Every key with its value, as TOML that parse() reads back to an equal Config (paths absolute, `file`
 /// apart).
 [[nodiscard]] std::string to_toml(const Config& config);
+
+/// What `prune` needs and a configuration for `simulate` may lack. @throws ConfigError naming it
+void check_prunable(const Config& config);
 
 /// What a person may want to know about a valid configuration: settings without effect, results that nobody
 /// asked for. For the log; never a reason to stop.
@@ -152,6 +181,8 @@ struct Config {
 [[nodiscard]] std::string_view name_of(Coverage value);
 [[nodiscard]] std::string_view name_of(OnClientFailure value);
 [[nodiscard]] std::string_view name_of(ModelDType value);
+[[nodiscard]] std::string_view name_of(ModelShape value);
+[[nodiscard]] std::string_view name_of(Placement value);
 /// "unstructured" or "N:M".
 [[nodiscard]] std::string name_of(const Pattern& pattern);
 

@@ -1,0 +1,44 @@
+// SPDX-License-Identifier: Apache-2.0
+// Purpose: what bringing one matrix of many clients to its merge takes, by formula: the one cost model behind
+// `transport = "auto"`, behind the virtual clock of `simulate` and behind its forecasts. Non-goals: measuring
+// (bench.hpp, app/simulate), what pruning takes.
+#pragma once
+
+#include "fedspallm/comm/exchange.hpp"
+
+#include <cstdint>
+
+namespace fedspallm::comm {
+
+/// Rates of one link and one core. The defaults are those of the slowest usual cluster, for only their ratios
+/// matter to the choice of a transport; `simulate` measures its own.
+struct CostRates {
+  double link_bytes_per_second = 1.2e9;    // 10 Gbit/s Ethernet
+  double seconds_per_message = 200e-6;     // a request and its answer between threads that poll every 0.1 ms
+  double add_seconds_per_weight = 0.8e-9;  // one core: 0.6 to add (bench transport), 0.2 to decode
+  double add_tiles_seconds_per_byte = 1e-10;  // one core: tiles at 9 to 10 GB/s (bench transport)
+};
+
+/// What one unit asks of the ranks.
+struct UnitLoad {
+  std::int64_t weights = 0;
+  std::int64_t update_bytes = 0;    // of one client's update as it travels
+  std::int64_t sum_bytes = 0;       // of the merge state as it travels: tiles and sums of diag(H)
+  std::int64_t clients = 0;         // that deliver it
+  std::int64_t remote_clients = 0;  // of them, on ranks other than the root
+  std::int64_t most_clients = 0;    // of the rank that has most
+  std::int64_t links = 0;           // ranks other than the root that have some
+};
+[[nodiscard]] UnitLoad unit_load(const ExchangePlan& plan, const PlannedUnit& unit);
+/// The load of `clients` spread evenly over `ranks` (on the root, too, unless `root_hosts` is false).
+/// @pre clients, ranks >= 1; root_hosts or ranks > 1
+[[nodiscard]] UnitLoad even_load(const PlannedUnit& unit, std::int64_t clients, std::int64_t ranks,
+                                 bool root_hosts = true);
+
+/// Seconds from the last announcement of a unit to its complete sums at the root; the formulas stand in
+/// exchange.hpp beside choose_transport(). @param chunk_bytes  of the reduce pipeline
+[[nodiscard]] double gather_seconds(const UnitLoad& load, const CostRates& rates);
+[[nodiscard]] double reduce_seconds(const UnitLoad& load, const CostRates& rates,
+                                    std::int64_t chunk_bytes = ExchangeOptions().chunk_bytes);
+
+}  // namespace fedspallm::comm

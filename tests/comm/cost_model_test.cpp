@@ -1,0 +1,79 @@
+// SPDX-License-Identifier: Apache-2.0
+// Loads and seconds of the cost model, by arithmetic done by hand.
+#include "fedspallm/comm/cost_model.hpp"
+
+#include "fedspallm/base/error.hpp"
+
+#include <gtest/gtest.h>
+
+namespace fedspallm::comm {
+namespace {
+
+/// 640 weights, half of them kept: 128 + 80 + 640 bytes as an update, 10 tiles of 768 bytes as sums.
+PlannedUnit small_unit() {
+  PlannedUnit unit;
+  unit.id = {1, 0, 0};
+  unit.rows = 16;
+  unit.cols = 40;
+  unit.dtype = DType::bf16;
+  unit.expected_kept = 320;
+  return unit;
+}
+
+CostRates round_rates() {
+  return {.link_bytes_per_second = 1e6,
+          .seconds_per_message = 3e-3,
+          .add_seconds_per_weight = 1e-6,
+          .add_tiles_seconds_per_byte = 2e-6};
+}
+
+TEST(UnitLoad, CountsClientsWhereTheyAre) {
+  ExchangePlan plan;
+  plan.rank_of_client = {0, 2, 2, 0, 1, 2};
+  PlannedUnit unit = small_unit();
+  unit.clients = {0, 1, 2, 4, 5};
+  const UnitLoad load = unit_load(plan, unit);
+  EXPECT_EQ(load.weights, 640);
+  EXPECT_EQ(load.update_bytes, 848);
+  EXPECT_EQ(load.sum_bytes, 7680);
+  EXPECT_EQ(load.clients, 5);
+  EXPECT_EQ(load.remote_clients, 4);
+  EXPECT_EQ(load.most_clients, 3);
+  EXPECT_EQ(load.links, 2);
+}
+
+TEST(UnitLoad, SpreadsClientsEvenly) {
+  const UnitLoad ten = even_load(small_unit(), 10, 4);
+  EXPECT_EQ(ten.most_clients, 3);
+  EXPECT_EQ(ten.remote_clients, 7);
+  EXPECT_EQ(ten.links, 3);
+  const UnitLoad away = even_load(small_unit(), 10, 4, false);
+  EXPECT_EQ(away.most_clients, 4);
+  EXPECT_EQ(away.remote_clients, 10);
+  EXPECT_EQ(away.links, 3);
+  EXPECT_EQ(even_load(small_unit(), 2, 100).links, 1) << "idle ranks are not in the chain";
+  EXPECT_EQ(even_load(small_unit(), 7, 1).remote_clients, 0);
+  EXPECT_THROW((void)even_load(small_unit(), 1, 1, false), LogicError);
+  EXPECT_THROW((void)even_load(small_unit(), 0, 1), LogicError);
+}
+
+TEST(CostModel, GatherIsLimitedByTheLinkOrByTheRootsCore) {
+  UnitLoad load = even_load(small_unit(), 10, 2, false);
+  EXPECT_DOUBLE_EQ(gather_seconds(load, round_rates()), 10 * (848e-6 + 1e-3)) << "the link";
+  CostRates slow_core = round_rates();
+  slow_core.add_seconds_per_weight = 1e-4;
+  EXPECT_DOUBLE_EQ(gather_seconds(load, slow_core), 10 * 640 * 1e-4) << "the core";
+  load = even_load(small_unit(), 10, 1);
+  EXPECT_DOUBLE_EQ(gather_seconds(load, round_rates()), 10 * 640 * 1e-6) << "nothing travels";
+}
+
+TEST(CostModel, ReduceAddsOwnClientsAndThenPassesTheSumsOn) {
+  const UnitLoad load = even_load(small_unit(), 12, 4);
+  // Three clients a rank; 7680 bytes in chunks of 1000 over three links, at the slower of link and core.
+  const double expected = 3 * 640 * 1e-6 + (7680 + 2 * 1000) * 2e-6 + 4 * 3e-3;
+  EXPECT_DOUBLE_EQ(reduce_seconds(load, round_rates(), 1000), expected);
+  EXPECT_DOUBLE_EQ(reduce_seconds(even_load(small_unit(), 5, 1), round_rates(), 1000), 5 * 640 * 1e-6);
+}
+
+}  // namespace
+}  // namespace fedspallm::comm
