@@ -121,19 +121,21 @@ struct GramKernels {
   void (*gram_tile)(const GramTile& tile);
 };
 
-/// C = A B (+ C) for some rows of A and a packed B; `bias` (may be null) is added to each row.
+enum class ProductMode { assign, add, subtract };
+
+/// C = A B, C += A B or C -= A B for some rows of A and a packed B; `bias` (may be null) is added to A B.
 struct PackedProduct {
   const float* left;
   std::int64_t stride_left, rows, depth;
   const float* packed;  // B in panels of panel_width columns: [panel][depth][lane], stride_panel apart
   std::int64_t stride_panel, columns;
   const float* bias;
-  bool add;
+  ProductMode mode;
   float* result;
   std::int64_t stride_result;
 };
 
-/// All null where OpenBLAS does better.
+/// All null where OpenBLAS does better. B may also come from GramKernels::pack_panels.
 struct LinearKernels {
   std::int64_t panel_width;
   /// The rows of w (rows x depth) become the columns of B: ceil(rows / panel_width) panels, one after the

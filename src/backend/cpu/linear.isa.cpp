@@ -33,7 +33,10 @@ inline void finish(const PackedProduct& product, float* c, std::int64_t column, 
   const bool whole = left >= width;
   if (product.bias != nullptr)
     sum += whole ? load(product.bias + first) : load_part(product.bias + first, left, 0.0F);
-  if (product.add) sum += whole ? load(to) : load_part(to, left, 0.0F);
+  if (product.mode != ProductMode::assign) {
+    const Floats before = whole ? load(to) : load_part(to, left, 0.0F);
+    sum = product.mode == ProductMode::add ? before + sum : before - sum;
+  }
   if (whole)
     store(to, sum);
   else

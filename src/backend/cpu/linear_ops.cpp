@@ -53,11 +53,11 @@ void CpuLinear::packed_linear(Matrix<float> x, Matrix<float> w, const float* bia
         const std::int64_t column = first + strips[s].first;
         for (std::int64_t d = 0; d < depths.count(); ++d) {
           const Range depth = depths[d];
-          kernels.multiply_packed({x.row(range.first) + depth.first, x.stride, range.size(), depth.size(),
-                                   packed + s * strip_floats + depth.first * kernels.panel_width,
-                                   x.cols * kernels.panel_width, strips[s].size(),
-                                   d == 0 && bias != nullptr ? bias + column : nullptr, d > 0 || add,
-                                   y.row(range.first) + column, y.stride});
+          kernels.multiply_packed(
+              {x.row(range.first) + depth.first, x.stride, range.size(), depth.size(),
+               packed + s * strip_floats + depth.first * kernels.panel_width, x.cols * kernels.panel_width,
+               strips[s].size(), d == 0 && bias != nullptr ? bias + column : nullptr,
+               d > 0 || add ? ProductMode::add : ProductMode::assign, y.row(range.first) + column, y.stride});
         }
       }
     });
@@ -93,12 +93,31 @@ void CpuLinear::linear(View x, View w, View bias, View y, bool add) {
   });
 }
 
+/// c -= a b with b packed once.
+void CpuLinear::packed_subtract(Matrix<float> a, Matrix<float> b, Matrix<float> c) {
+  const Cut strips = even_cut(b.cols, packed_strip, packed_strip);
+  float* packed = engine_.shared.elements<float>(strips.count() * packed_strip * b.rows);
+  engine_.run(strips.count(), [&](std::int64_t unit, int) {
+    const Range strip = strips[unit];
+    engine_.kernels.gram.pack_panels(b.data + strip.first, b.stride, b.rows, strip.size(),
+                                     packed + strip.first * b.rows);
+  });
+  const Cut rows = even_cut(c.rows, packed_rows / 2, 8);
+  engine_.run(rows.count(), [&](std::int64_t unit, int) {
+    const Range range = rows[unit];
+    engine_.kernels.linear.multiply_packed({a.row(range.first), a.stride, range.size(), a.cols, packed,
+                                            b.rows * engine_.kernels.linear.panel_width, b.cols, nullptr,
+                                            ProductMode::subtract, c.row(range.first), c.stride});
+  });
+}
+
 void CpuLinear::subtract_product(View a, View b, View c) {
   checks::subtract_product(owner_, a, b, c);
   const auto left = floats(a);
   const auto right = floats(b);
   const auto result = floats(c);
   if (result.size() == 0 || left.cols == 0) return;
+  if (engine_.kernels.linear.multiply_packed != nullptr) return packed_subtract(left, right, result);
   const Panels panels = panels_of(result.rows, result.cols);
   engine_.run(panels.units(), [&](std::int64_t unit, int) {
     const Range rows = panels.row_range(unit);

@@ -20,6 +20,7 @@ class CpuLinear final : public LinearOps {
 
  private:
   void packed_linear(Matrix<float> x, Matrix<float> w, const float* bias, Matrix<float> y, bool add);
+  void packed_subtract(Matrix<float> a, Matrix<float> b, Matrix<float> c);
 
   const Backend* owner_;
   Engine& engine_;
