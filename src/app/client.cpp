@@ -34,10 +34,22 @@ std::string failure_of(const std::function<void()>& step) {
   return "";
 }
 
-/// Numerical errors get the client's name.
-void named(const std::string& client, const std::function<void()>& step) {
+/// A want of memory gets the client's name: with fewer samples it may fit.
+void naming_memory(const std::string& client, const std::function<void()>& step) {
   try {
     step();
+  } catch (const ResourceError& error) {
+    throw ResourceError(fmt::format("client '{}': {}", client, error.what()));
+  } catch (const std::bad_alloc&) {
+    throw ResourceError(
+        fmt::format("client '{}': out of memory; use fewer samples or put fewer clients on a rank", client));
+  }
+}
+
+/// Numerical errors, too, where they do not have it yet.
+void named(const std::string& client, const std::function<void()>& step) {
+  try {
+    naming_memory(client, step);
   } catch (const NumericalError& error) {
     throw NumericalError(fmt::format("client '{}': {}", client, error.what()));
   }
@@ -257,7 +269,7 @@ void LocalClients::deliver(const RoundPlan& plan, comm::Exchange& exchange, std:
 bool LocalClients::compute_or_drop(const RoundPlan& plan, comm::Exchange& exchange, Client& client,
                                    std::int64_t block, const std::function<void()>& compute) {
   if (!drops_failing()) {
-    compute();
+    naming_memory(client.input->name, compute);
     return true;
   }
   const std::string reason = failure_of(compute);

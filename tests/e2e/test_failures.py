@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -289,6 +290,31 @@ class LateClients(FailureTest):
         self.check_named(outcome, "client-2", 0, r"late: .*q_proj.* was not there 1 s after the others'")
 
 
+@unittest.skipIf("FEDSPALLM_SANITIZED" in os.environ, "sanitizers need all addresses")
+class OutOfMemory(FailureTest):
+    """The last client wants more memory than processes may have."""
+
+    def limited(self, **federation: str) -> Path:
+        """More windows than fit: their hidden states alone take 6 GB."""
+        limit, hidden_bytes = 4 << 30, 6 << 30
+        before = resource.getrlimit(resource.RLIMIT_AS)
+        self.addCleanup(resource.setrlimit, resource.RLIMIT_AS, before)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, before[1]))
+        window = models.run_config(self.model(-1), self.run_dir(), self.clients)["calibration"]["sequence_length"]
+        hidden = json.loads((self.model(-1) / "config.json").read_text())["hidden_size"]
+        samples = hidden_bytes // (4 * window * hidden)
+        clients = [*self.clients[:2], {**self.clients[2], "samples": samples}]
+        return self.config(client=clients, calibration={"sampling": "random"}, federation=federation)
+
+    def test_abort_names_what_did_not_fit(self) -> None:
+        expected = [r"client 'client-2': memory: \d+ bytes could not be allocated", "fewer samples"]
+        self.refused(NO_RESOURCES, expected, "prune", self.limited(), ranks=3)
+
+    def test_drop(self) -> None:
+        outcome = self.done("prune", self.limited(**DROP), ranks=3)
+        self.check_named(outcome, "client-2", 0, "memory: .* could not be allocated")
+
+
 class FullDisk(FailureTest):
     """Every kind of file finds no space once; then there is space, and the same command finishes."""
 
@@ -349,6 +375,27 @@ class FullDisk(FailureTest):
                     full.unlink()
                 self.finish(config, expected, outcome, full.name.replace(".part", ""))
                 shutil.rmtree(self.run_dir())
+
+    def test_the_model(self) -> None:
+        expected = self.expected()
+        config = self.config(run={"keep_clients": True})
+        for _ in range(10):
+            job = Job("prune", config, ranks=2)
+            files = lambda: list((self.run_dir() / "model.part").glob("*.safetensors"))  # noqa: E731
+            self.assertTrue(job.wait_until(lambda: bool(files())))
+            job.signal(signal.SIGSTOP)
+            if files():
+                break
+            job.signal(signal.SIGCONT)  # it was faster than this test
+            job.end()
+            shutil.rmtree(self.run_dir())
+        (file,) = files()
+        file.unlink()
+        file.symlink_to("/dev/full")
+        job.signal(signal.SIGCONT)
+        outcome = job.end()
+        file.unlink(missing_ok=True)
+        self.finish(config, expected, outcome, file.name)
 
     def test_a_file_system_that_fills_up(self) -> None:
         place = self.run_dir()
