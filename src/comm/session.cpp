@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // MPI's own life, and the check that the launcher and the library agree on who is in the world.
 #include "fedspallm/comm/communicator.hpp"
+#include "fedspallm/comm/start.hpp"
 
 #include <mpi.h>
 
@@ -42,7 +43,34 @@ std::string advice(int ranks) {
       ranks, ranks);
 }
 
+/// All that the library says about itself; allowed before MPI_Init.
+std::string library_text() {
+  std::array<char, MPI_MAX_LIBRARY_VERSION_STRING> text{};
+  int length = 0;
+  check_mpi(MPI_Get_library_version(text.data(), &length), "MPI_Get_library_version");
+  return {text.data(), static_cast<std::size_t>(length)};
+}
+
 }  // namespace
+
+std::optional<std::string> hopeless_start(std::string_view library,
+                                          const std::function<const char*(const char*)>& getenv) {
+  const bool pmix_only =
+      library.starts_with("Open MPI v4") && library.find("Debian") != std::string_view::npos;
+  const auto tasks = number_of(getenv, "SLURM_STEP_NUM_TASKS");
+  if (!pmix_only || !tasks || getenv("PMIX_RANK") != nullptr || getenv("OMPI_COMM_WORLD_SIZE") != nullptr)
+    return std::nullopt;
+  return fmt::format(
+             "started wrongly: this is a task of a Slurm step (SLURM_STEP_NUM_TASKS={}) without PMIx, "
+             "and this Open MPI speaks nothing else. ",
+             *tasks) +
+         advice(*tasks);
+}
+
+bool speaks_for_all(const std::function<const char*(const char*)>& getenv) {
+  const bool step = getenv("SLURM_STEP_NUM_TASKS") != nullptr;
+  return number_of(getenv, step ? "SLURM_PROCID" : "OMPI_COMM_WORLD_RANK").value_or(0) == 0;
+}
 
 std::optional<std::string> wrong_start(int world_size,
                                        const std::function<const char*(const char*)>& getenv) {
@@ -65,12 +93,14 @@ std::optional<std::string> wrong_start(int world_size,
 }
 
 MpiSession::MpiSession(int& argc, char**& argv) {
+  const auto variable = [](const char* name) { return std::getenv(name); };
+  if (const auto problem = hopeless_start(library_text(), variable)) throw LaunchError(*problem);
   int provided = MPI_THREAD_SINGLE;
   check_mpi(MPI_Init_thread(&argc, &argv, MPI_THREAD_SERIALIZED, &provided), "MPI_Init_thread");
   check_mpi(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
   int size = 1;
   check_mpi(MPI_Comm_size(MPI_COMM_WORLD, &size), "MPI_Comm_size");
-  std::optional<std::string> problem = wrong_start(size, [](const char* name) { return std::getenv(name); });
+  std::optional<std::string> problem = wrong_start(size, variable);
   if (!problem && provided < MPI_THREAD_SERIALIZED) {
     problem = fmt::format(
         "this MPI library ({}) gives thread level {} only; MPI_THREAD_SERIALIZED ({}) is needed. Use one "
@@ -89,10 +119,7 @@ MpiSession::~MpiSession() {
 }
 
 std::string MpiSession::library_version() {
-  std::array<char, MPI_MAX_LIBRARY_VERSION_STRING> text{};
-  int length = 0;
-  check_mpi(MPI_Get_library_version(text.data(), &length), "MPI_Get_library_version");
-  const std::string whole(text.data(), static_cast<std::size_t>(length));
+  const std::string whole = library_text();
   return whole.substr(0, whole.find_first_of(",\n"));  // "Open MPI v4.1.4, package: ..." -> its first part
 }
 
