@@ -9,23 +9,25 @@ cd "$root"
 
 usage() {
     cat <<'TEXT'
-Usage: tests/run.sh [--quick | --long]
+Usage: tests/run.sh [--quick | --long | --slurm]
 
 Installs what is missing, builds the preset `release` and runs its tests (unit, mpi, e2e, tools). Where CUDA's
 compiler is installed, the program and the GPU tests are built with it (preset `cuda`, one architecture). Then
 a minute of fuzzing, and the tests again with the address and undefined-behaviour sanitizers (preset `asan`).
   --quick   only the preset release
   --long    also the tests labelled `long`
+  --slurm   build the preset release and run the job files on a Slurm of its own, nothing else (part of a plain run, too)
 A test that cannot run here (no GPU, no Python environment) is shown as skipped. The last lines say for each step how
 many tests passed, failed and were skipped.
 TEXT
 }
 
-quick=false long=false
+quick=false long=false slurm_only=false
 case "${1:-}" in
 '') ;;
 --quick) quick=true ;;
 --long) long=true ;;
+--slurm) slurm_only=true ;;
 -h | --help) usage && exit 0 ;;
 *) usage >&2 && exit 2 ;;
 esac
@@ -90,15 +92,39 @@ fuzz() {
     if ((status != 0 && status != 77)); then failed+=(fuzz); fi
 }
 
+# The job files on a Slurm that the tests start and end; needs the release build.
+slurm() {
+    printf '\n== slurm\n'
+    local status=0 log=build/tests-slurm.log
+    tests/slurm/run.sh 2>&1 | tee "$log" || status=$?
+    if ((status == 77)); then
+        summary+=("slurm: 0 tests passed, 0 failed, 1 skipped out of 1")
+        return
+    fi
+    local passed ran
+    passed="$(grep -c '\.\.\. ok$' "$log" || :)"
+    ran="$(sed -n 's/^Ran \([0-9]*\) tests.*/\1/p' "$log")"
+    summary+=("slurm: $passed tests passed, $((${ran:-0} - passed)) failed, 0 skipped out of ${ran:-0}")
+    ((status == 0)) || failed+=(slurm)
+}
+
 printf '== dependencies\n'
 mkdir -p build
 tools/install-dependencies.sh --python
-test_preset release
+if $slurm_only; then
+    cmake --preset release
+    cmake --build --preset release --target fedspallm
+    slurm
+    quick=true
+else
+    test_preset release
+fi
 if $long; then
     printf '\n== release: long tests\n'
     run_tests release-long --test-dir build/release --label-regex long --output-on-failure
 fi
 if ! $quick; then
+    slurm
     cuda
     fuzz
     test_preset asan
