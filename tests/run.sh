@@ -103,7 +103,7 @@ slurm() {
     fi
     local passed ran
     passed="$(grep -c '\.\.\. ok$' "$log" || :)"
-    ran="$(sed -n 's/^Ran \([0-9]*\) tests.*/\1/p' "$log")"
+    ran="$(sed -n 's/^Ran \([0-9]*\) tests\?.*/\1/p' "$log")"
     summary+=("slurm: $passed tests passed, $((${ran:-0} - passed)) failed, 0 skipped out of ${ran:-0}")
     ((status == 0)) || failed+=(slurm)
 }
