@@ -15,10 +15,12 @@ config::Config deciding(config::Config config) {
   config.model.path = "model";  // its content counts, by digest
   const std::uint64_t seed = config.run.seed;
   const bool keep_clients = config.run.keep_clients;
+  const config::Products products = config.run.products;
   config.run = {};
   config.run.dir = "run";
   config.run.seed = seed;
   config.run.keep_clients = keep_clients;
+  config.run.products = products;
   config.federation.transport = {};
   config.federation.topology = {};
   config.federation.chunk_bytes = config::Federation{}.chunk_bytes;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // prune: reads and checks all inputs, then either forecasts (--dry-run), leaves a finished run alone, or
 // runs.
+#include "fedspallm/backend/cuda.hpp"
 #include "fedspallm/base/error.hpp"
 #include "fedspallm/report/system.hpp"
 
@@ -8,7 +9,9 @@
 
 #include "commands.hpp"
 #include "forecast.hpp"
+#include "gpu_forecast.hpp"
 #include "prune_run.hpp"
+#include "setup.hpp"
 #include <cstdio>
 #include <limits>
 
@@ -83,6 +86,26 @@ comm::WatchdogOptions watchdog_options(const PruneOptions& options) {
   return result;
 }
 
+/// What each rank needs of its GPU, where it will have one.
+std::string gpu_text(const comm::Communicator& communicator, const config::Config& config,
+                     const model::ModelDirectory& model, int ranks) {
+  const backend::CudaDevices visible = backend::visible_cuda_devices();
+  const bool wanted = config.run.backend == config::BackendKind::cuda ||
+                      (config.run.backend == config::BackendKind::automatic && !visible.devices.empty());
+  if (!wanted) return "";
+  const bool on_device = config.federation.aggregation != config::Aggregation::none &&
+                         (config.federation.transport == config::TransportKind::nccl ||
+                          config.federation.transport == config::TransportKind::automatic);
+  const std::int64_t memory = gpu_memory_of_rank(visible, communicator.node_size());
+  std::string text;
+  for (int rank = 0; rank < ranks; ++rank)
+    text += to_text(rank,
+                    forecast_gpu(model.architecture(),
+                                 gpu_work(config, model, ranks_of_clients(config, ranks), rank, on_device)),
+                    memory);
+  return text;
+}
+
 /// Opens the inputs, then forecasts or prunes.
 ExitStatus prune(comm::Communicator& communicator, Signals& signals, const PruneOptions& options,
                  const config::Config& config, comm::Watchdog* watchdog, RunStatus& status) {
@@ -95,6 +118,8 @@ ExitStatus prune(comm::Communicator& communicator, Signals& signals, const Prune
   });
   if (options.dry_run && communicator.rank() == 0) {
     std::fputs(to_text(expected).c_str(), stdout);
+    const int ranks = static_cast<int>(expected.ranks.size());
+    std::fputs(gpu_text(communicator, config, *inputs.model, ranks).c_str(), stdout);
     std::fflush(stdout);
   }
   if (!(options.dry_run && options.assume_ranks > 0)) check_resources(communicator, config, expected);

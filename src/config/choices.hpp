@@ -46,6 +46,9 @@ constexpr std::array<std::string_view, 2> spellings(Coverage) {
 constexpr std::array<std::string_view, 2> spellings(OnClientFailure) {
   return {"abort", "drop"};
 }
+constexpr std::array<std::string_view, 3> spellings(Products) {
+  return {"f32", "f16", "bf16"};
+}
 constexpr std::array<std::string_view, 2> spellings(ModelDType) {
   return {"stored", "float32"};
 }

@@ -174,6 +174,7 @@ std::vector<Key<Run>> run_keys() {
   return {path("dir", &Run::dir, "the folder for the results"),
           integer("seed", &Run::seed, 0, kInt64Max),
           choice("backend", &Run::backend),
+          choice("products", &Run::products),
           integer("threads", &Run::threads, 0, 4096),
           boolean("keep_clients", &Run::keep_clients),
           integer("checkpoint_every", &Run::checkpoint_every, 0, kIntMax),
@@ -300,6 +301,9 @@ std::string_view name_of(OnClientFailure value) {
   return spelling_of(value);
 }
 std::string_view name_of(ModelDType value) {
+  return spelling_of(value);
+}
+std::string_view name_of(Products value) {
   return spelling_of(value);
 }
 

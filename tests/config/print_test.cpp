@@ -18,6 +18,7 @@ Config full() {
   config.file = kFile;
   config.model = {"/m/\"quoted\" \\ path", ModelDType::float32};
   config.run = {"/r", 123456789012345678U, BackendKind::cuda, 7, true};
+  config.run.products = Products::bf16;
   config.prune = {Method::sparsegpt, 0.1 + 0.2, {}, 256, 1e-7, Order::block, Count::published};
   config.calibration = {3, 5, Sampling::sequential};
   config.federation = {.rounds = 3,

@@ -133,6 +133,10 @@ TEST(Rules, KeysMustAgreeWithEachOther) {
   EXPECT_THAT(refusal(kSmallest, {"federation.transport=nccl", "run.backend=cpu"}),
               HasSubstr("run.backend is \"cpu\""));
   EXPECT_NO_THROW((void)parsed(kSmallest, {"federation.transport=nccl"}));
+  EXPECT_THAT(refusal(kSmallest, {"run.products=bf16", "run.backend=cpu"}),
+              HasSubstr("run.products: found \"bf16\", expected \"f32\""));
+  EXPECT_THAT(refusal(kSmallest, {"run.products=fp8"}), HasSubstr("\"f32\", \"f16\", \"bf16\""));
+  EXPECT_NO_THROW((void)parsed(kSmallest, {"run.products=f16"}));
   EXPECT_THAT(refusal(kSmallest, {"federation.transport=reduce", "federation.deadline=2"}),
               HasSubstr("federation.deadline: found 2, expected 0"));
   EXPECT_NO_THROW((void)parsed(kSmallest, {"federation.transport=gather", "federation.deadline=2"}));
