@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "coordinator.hpp"
 
+#include "fedspallm/wire/device.hpp"
+
 #include <algorithm>
 #include <iterator>
 #include <set>
@@ -11,8 +13,18 @@ namespace fedspallm::comm {
 namespace {
 
 std::int64_t ring_bytes(const RankContext& context) {
-  if (context.options.transport != Transport::gather) return 0;
-  return kUpdatesAtOnce * (context.plan.largest_update() + 64);  // each piece begins at a cache line
+  if (context.options.transport == Transport::reduce) return 0;
+  const std::int64_t largest =
+      context.device != nullptr ? context.plan.largest_on_device() : context.plan.largest_update();
+  return kUpdatesAtOnce * (largest + 256);  // each piece begins at such a multiple
+}
+
+/// Where the ring lies: the device's memory for what comes from devices.
+ReceiveRing::Allocate ring_memory(const RankContext& context) {
+  if (context.device == nullptr) return {};
+  return [&port = *context.device->port](std::int64_t bytes) {
+    return port.allocate(std::max<std::int64_t>(1, bytes));
+  };
 }
 
 }  // namespace
@@ -25,7 +37,7 @@ Coordinator::Coordinator(const RankContext& context, Worker& merge_worker, Worke
       provide_(std::move(provide)),
       take_own_(std::move(take_own)),
       root_merge_(context, std::move(on_completed)),
-      ring_(ring_bytes(context)),
+      ring_(ring_bytes(context), ring_memory(context)),
       roster_(context.plan),
       vote_(context.link.size()),
       end_(context.plan.size()) {
@@ -46,10 +58,10 @@ void Coordinator::on(int rank, AnnounceMessage&& message) {
 
 void Coordinator::advance() {
   if (state_ != State::running) return;
-  if (context_.options.transport == Transport::gather) {
-    grant_next();
-  } else {
+  if (context_.options.transport == Transport::reduce) {
     start_chains();
+  } else {
+    grant_next();
   }
   serve_blocks();
   check_deadline();
@@ -64,10 +76,12 @@ void Coordinator::advance() {
 void Coordinator::grant_next() {
   while (const auto ready = roster_.ready(next_)) {
     if (ready->said.empty()) complete_uncovered(ready);
-    if (next_client_ == 0 && !own_taken_) merge_own(ready);
+    if (next_client_ == 0 && !own_taken_ && context_.device == nullptr) merge_own(ready);
     for (; next_client_ < ready->said.size(); ++next_client_) {
       const Announcement& said = ready->said[next_client_];
-      if (context_.plan.rank_of(said.client) != context_.link.rank() && !grant(ready, said)) return;
+      const bool travels =
+          context_.plan.rank_of(said.client) != context_.link.rank() || context_.device != nullptr;
+      if (travels && !grant(ready, said)) return;
     }
     ++next_;
     next_client_ = 0;
@@ -98,13 +112,17 @@ bool Coordinator::grant(const std::shared_ptr<const ReadyUnit>& ready, const Ann
   const int rank = context_.plan.rank_of(said.client);
   const PlannedUnit& unit = context_.plan.unit(index);
   const std::int64_t capacity = ring_.capacity();
-  const auto piece =
-      ring_.take(wire::encoded_bytes(unit.rows, unit.cols, said.kept, unit.dtype, unit.with_diagonal));
+  const bool device = context_.device != nullptr;
+  const auto piece = ring_.take(
+      device ? wire::device_layout(unit.rows, unit.cols, said.kept, unit.dtype, unit.with_diagonal).bytes
+             : wire::encoded_bytes(unit.rows, unit.cols, said.kept, unit.dtype, unit.with_diagonal));
   context_.merge_memory.add(ring_.capacity() - capacity);
   if (!piece) return false;
-  context_.link.receive(rank, Tag::payload, piece->bytes, [this, ready, said, piece = *piece] {
-    const Worker::Task add = adding(
-        ready, [this, ready, said, piece] { return root_merge_.add_encoded(*ready, said, piece.bytes); });
+  const auto arrived = [this, ready, said, device, piece = *piece] {
+    const Worker::Task add = adding(ready, [this, ready, said, device, piece] {
+      return device ? root_merge_.add_on_device(*ready, said, piece.bytes)
+                    : root_merge_.add_encoded(*ready, said, piece.bytes);
+    });
     merge_in_order(ready->index, 1, [this, add, piece] {
       struct GiveBack {  // also when the addition throws
         Coordinator& self;
@@ -115,7 +133,13 @@ bool Coordinator::grant(const std::shared_ptr<const ReadyUnit>& ready, const Ann
       } const give_back{*this, piece.id};
       add();
     });
-  });
+  };
+  if (device) {
+    if (rank != context_.link.rank()) context_.counters.bytes_received += std::ssize(piece->bytes);
+    context_.device->link->receive(rank, piece->bytes, arrived);
+  } else {
+    context_.link.receive(rank, Tag::payload, piece->bytes, arrived);
+  }
   context_.link.post(rank, GrantMessage{index, said.client});
   return true;
 }
@@ -139,10 +163,10 @@ void Coordinator::complete_uncovered(const std::shared_ptr<const ReadyUnit>& rea
     root_merge_.complete(*ready, nullptr);
     context_.desk.post([this, index = ready->index] { unit_done(index); });
   };
-  if (context_.options.transport == Transport::gather) {
-    merge_in_order(ready->index, 1, task);
-  } else {
+  if (context_.options.transport == Transport::reduce) {
     merge_worker_.post(task);
+  } else {
+    merge_in_order(ready->index, 1, task);
   }
 }
 

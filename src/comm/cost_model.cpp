@@ -74,6 +74,11 @@ double reduce_seconds(const UnitLoad& load, const CostRates& rates, std::int64_t
   return own + (bytes + (hops - 1) * chunk) * per_byte + (hops + 1) * rates.seconds_per_message;
 }
 
+std::string name_of(Transport transport) {
+  if (transport == Transport::nccl) return "nccl";
+  return transport == Transport::reduce ? "reduce" : "gather";
+}
+
 std::int64_t forecast_bytes(const ExchangePlan& plan, Transport transport, int rank, int ranks) {
   const PlanIndex index(plan, ranks);
   require(rank >= 0 && rank < ranks, "forecast_bytes: 0 <= rank < ranks");
@@ -88,11 +93,13 @@ std::int64_t forecast_bytes(const ExchangePlan& plan, Transport transport, int r
     for (const auto& [place, clients] : clients_by_rank(plan, unit)) {
       if (place == 0) continue;  // the root's own clients need no message
       if (rank == 0) {           // what allows the others to send
-        bytes += transport == Transport::gather ? clients * size_of_message(GrantMessage())
-                                                : size_of_message(ScaleMessage());
+        bytes += transport == Transport::reduce ? size_of_message(ScaleMessage())
+                                                : clients * size_of_message(GrantMessage());
       } else if (rank == place) {
         bytes += announce_bytes(clients);
-        bytes += transport == Transport::gather ? clients * update_bytes(unit) : chain_bytes(unit);
+        bytes += transport == Transport::reduce   ? chain_bytes(unit)
+                 : transport == Transport::gather ? clients * update_bytes(unit)
+                                                  : clients * device_bytes(unit);
       }
     }
   }

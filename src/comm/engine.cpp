@@ -39,7 +39,9 @@ Engine::Engine(const Communicator& communicator, ExchangePlan plan, ExchangeOpti
                facts_,
                merge_memory_,
                merging_nanoseconds_,
-               making_nanoseconds_} {
+               making_nanoseconds_,
+               counters_,
+               options_.transport == Transport::nccl ? options_.device.get() : nullptr} {
   const bool root = link_.rank() == 0;
   facts_.set_durable_block(plan_.size() > 0 ? plan_.unit(0).id.block
                                             : std::numeric_limits<std::uint32_t>::max());
@@ -147,7 +149,7 @@ void Engine::dispatch(int source, Message&& message) {
 }
 
 bool Engine::over() const {
-  return member_->over() && (coordinator_ == nullptr || coordinator_->over()) && link_.idle();
+  return member_->over() && (coordinator_ == nullptr || coordinator_->over()) && context_.idle();
 }
 
 bool Engine::step() {
@@ -155,6 +157,8 @@ bool Engine::step() {
   while (desk_.run_one()) progressed = true;
   progressed =
       link_.poll([this](int source, Message&& message) { handle(source, std::move(message)); }) || progressed;
+  if (context_.device != nullptr && context_.device->link != nullptr)
+    progressed = context_.device->link->poll() || progressed;
   if (coordinator_) coordinator_->advance();
   return member_->advance() || progressed;
 }
@@ -166,9 +170,10 @@ void Engine::pause(bool progressed) {
     return;
   }
   const auto idle = std::chrono::duration_cast<microseconds>(now - last_progress_);
-  if (link_.busy() && idle < kYield) {
+  const bool busy = link_.busy() || (link_.idle() && !context_.idle());
+  if (busy && idle < kYield) {
     std::this_thread::yield();
-  } else if (link_.busy()) {
+  } else if (busy) {
     desk_.wait(kShortestSleep);
   } else {
     desk_.wait(std::clamp(idle / 8, kShortestSleep, kLongestSleep));
@@ -192,6 +197,7 @@ void Engine::run() {
     failure = member_->verdict();
   } catch (...) {
     failure = current_failure(context_.rank_name);
+    if (context_.device != nullptr && context_.device->link != nullptr) context_.device->link->abort();
   }
   if (coordinator_ && failure) coordinator_->discard();
   gate_.close(failure);

@@ -3,8 +3,11 @@
 // exception.
 #include "fedspallm/comm/exchange.hpp"
 
+#include "fedspallm/wire/device.hpp"
+
 #include "engine.hpp"
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cmath>
 #include <utility>
@@ -42,7 +45,9 @@ class Exchange::Impl {
     const std::size_t block = engine_.plan().block_of(index);
     engine_.gate().enter(block);
     try {
-      if (engine_.options().transport == Transport::gather && engine_.rank() != 0) {
+      if (engine_.options().transport == Transport::nccl) {
+        to_device(delivery, update);
+      } else if (engine_.options().transport == Transport::gather && engine_.rank() != 0) {
         delivery.encoded = wire::encode(update);
         if (engine_.options().before_send) engine_.options().before_send(delivery.encoded);
       } else {
@@ -59,6 +64,7 @@ class Exchange::Impl {
     require(index < engine_.plan().size(), "submit_later: index < number of planned units");
     require(static_cast<bool>(make), "submit_later: something makes the updates");
     require(engine_.options().deadline_seconds == 0, "submit_later: without a deadline");
+    require(engine_.options().transport != Transport::nccl, "submit_later: not with the transport nccl");
     for (const UpdateSummary& one : summaries) check_summary(index, one);
     engine_.due().deliver_all(index, summaries);
     if (summaries.empty()) return;
@@ -129,8 +135,33 @@ class Exchange::Impl {
     require(update.unit == unit.id, "submit: the update is of the planned unit");
     require(matrix.rows == unit.rows && matrix.cols == unit.cols && matrix.dtype == unit.dtype,
             "submit: the update has the planned shape and dtype");
+    require(update.device == nullptr || engine_.options().transport == Transport::nccl,
+            "submit: updates on devices need the transport nccl");
     require(update.hessian_diagonal.size() == (unit.with_diagonal ? static_cast<std::size_t>(unit.cols) : 0),
             "submit: the update carries diag(H) where the plan says so, and only there");
+  }
+
+  /// What travels, in the device's memory: where the backend packed it, or brought there now.
+  void to_device(Delivery& delivery, const wire::MatrixUpdate& update) const {
+    const wire::PackedMatrix& matrix = update.matrix;
+    const wire::DeviceLayout layout = wire::device_layout(matrix.rows, matrix.cols, matrix.kept, matrix.dtype,
+                                                          !update.hessian_diagonal.empty());
+    DevicePort& port = *engine_.options().device->port;
+    if (update.device == nullptr) {
+      std::vector<std::byte> image = wire::device_image(update);
+      if (engine_.options().before_send) engine_.options().before_send(image);
+      delivery.device_memory = port.allocate(layout.bytes);
+      port.upload(image, delivery.device_memory.get());
+    } else {
+      delivery.device_memory = update.device->memory;
+      std::array<std::byte, wire::kHeaderBytes> head{};
+      wire::write_device_header(update, head);
+      port.upload(head, delivery.device_memory.get());
+      if (!update.hessian_diagonal.empty())
+        port.upload(std::as_bytes(std::span(update.hessian_diagonal)),
+                    delivery.device_memory.get() + layout.diagonal);
+    }
+    delivery.on_device = {delivery.device_memory.get(), static_cast<std::size_t>(layout.bytes)};
   }
 
   [[nodiscard]] Delivery describe_update(std::size_t index, const wire::MatrixUpdate& update) const {
@@ -139,7 +170,7 @@ class Exchange::Impl {
     said.client = update.client;
     said.kept = update.matrix.kept;
     said.report = update.report;
-    said.largest = wire::largest_magnitude(update.matrix);
+    said.largest = update.device != nullptr ? update.device->largest : wire::largest_magnitude(update.matrix);
     bool finite = std::isfinite(said.largest);
     for (const float value : update.hessian_diagonal) {
       finite = finite && std::isfinite(value) && value >= 0;
@@ -182,6 +213,14 @@ void check_same_everywhere(Communicator& communicator, const ExchangePlan& plan,
           "Exchange: all ranks give the same plan, transport, chunk_bytes, message_limit and deadline");
 }
 
+/// Whether this rank has what it needs for the transport nccl.
+bool takes_part(const Communicator& communicator, const ExchangePlan& plan, const ExchangeOptions& options) {
+  const bool sends =
+      std::count(plan.rank_of_client.begin(), plan.rank_of_client.end(), communicator.rank()) > 0;
+  if (communicator.rank() != 0 && !sends) return true;
+  return options.device != nullptr && options.device->port != nullptr && options.device->link != nullptr;
+}
+
 }  // namespace
 
 Exchange::Exchange(Communicator& communicator, ExchangePlan plan, ExchangeOptions options,
@@ -192,8 +231,10 @@ Exchange::Exchange(Communicator& communicator, ExchangePlan plan, ExchangeOption
           "Exchange: 1 <= message_limit <= 2^30");
   require(options.deadline_seconds >= 0 && std::isfinite(options.deadline_seconds),
           "Exchange: the deadline is a finite number of seconds >= 0");
-  require(options.deadline_seconds == 0 || options.transport == Transport::gather,
-          "Exchange: a deadline needs the transport gather");
+  require(options.deadline_seconds == 0 || options.transport != Transport::reduce,
+          "Exchange: a deadline needs the transport gather or nccl");
+  require(options.transport != Transport::nccl || takes_part(communicator, plan, options),
+          "Exchange: the transport nccl needs a device port and link on the root and on ranks with clients");
   require(communicator.rank() != 0 || on_completed, "Exchange: the root has a callback");
   check_same_everywhere(communicator, plan, options);
   impl_ = std::make_unique<Impl>(communicator, std::move(plan), std::move(options), std::move(on_completed),

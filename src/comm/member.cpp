@@ -100,6 +100,7 @@ void Member::send_update(std::size_t index, const Encoded& encoded) {
 
 void Member::on(const GrantMessage& message) {
   const auto index = static_cast<std::size_t>(message.unit);
+  if (context_.device != nullptr) return send_from_device(index, message.client);
   if (later_.contains(index)) {
     make_and_send(index, message.client);
     return;
@@ -159,6 +160,16 @@ void Member::made(std::size_t index, const UpdateSummary& said, const Encoded& e
     send_update(index, filler);
   else
     owed_.emplace_back([this, index, filler] { send_update(index, filler); });
+}
+
+void Member::send_from_device(std::size_t index, std::uint32_t client) {
+  const auto update = std::make_shared<const Delivery>(take(index, client));
+  if (context_.link.rank() != kRoot) {
+    context_.counters.bytes_sent += std::ssize(update->on_device);
+    ++context_.counters.messages_sent;
+  }
+  context_.device->link->send(kRoot, update->on_device,
+                              [this, index, update] { context_.gate.taken(context_.plan.block_of(index)); });
 }
 
 void Member::on(const ScaleMessage& message) {
@@ -275,7 +286,7 @@ bool Member::advance() {
   const bool progressed = chain_ != nullptr && chain_->advance();
   // What was granted or started before the stop completes, because its receiver was ready before it was asked
   // for.
-  const bool drained = context_.link.idle() && making_ == 0 && (chain_ == nullptr || chain_->empty());
+  const bool drained = context_.idle() && making_ == 0 && (chain_ == nullptr || chain_->empty());
   if (!stopping_ || last_word_said_ || !drained) return progressed;
   last_word_said_ = true;
   context_.link.post(kRoot, StoppedMessage{own_failure_});

@@ -15,8 +15,10 @@ namespace fedspallm::comm {
 /// One client's update as submit() hands it over.
 struct Delivery {
   Announcement said;
-  wire::MatrixUpdate update;       // of the root's own clients, and for reduce
-  std::vector<std::byte> encoded;  // what will travel (gather)
+  wire::MatrixUpdate update;                           // of the root's own clients, and for reduce
+  std::vector<std::byte> encoded;                      // what will travel (gather)
+  std::shared_ptr<std::byte> device_memory = nullptr;  // holds what will travel (nccl):
+  std::span<const std::byte> on_device = {};
 };
 
 /// A client thread's wish for a block; `ready` and `bytes` are guarded by the gate.
@@ -73,6 +75,7 @@ class Member {
   [[nodiscard]] bool is_dropped(std::uint32_t client, std::size_t index) const;
   Held& held(std::size_t index);
   [[nodiscard]] Delivery take(std::size_t index, std::uint32_t client);
+  void send_from_device(std::size_t index, std::uint32_t client);
   void announce_if_complete(std::size_t index);
   using Encoded = std::shared_ptr<const std::vector<std::byte>>;
   void send_update(std::size_t index, const Encoded& encoded);

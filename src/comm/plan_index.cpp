@@ -2,6 +2,7 @@
 #include "plan_index.hpp"
 
 #include "fedspallm/base/hash.hpp"
+#include "fedspallm/wire/device.hpp"
 
 #include <algorithm>
 #include <utility>
@@ -82,6 +83,12 @@ std::int64_t PlanIndex::largest_update() const {
   return largest;
 }
 
+std::int64_t PlanIndex::largest_on_device() const {
+  std::int64_t largest = 0;
+  for (const PlannedUnit& unit : plan_.units) largest = std::max(largest, device_bytes(unit));
+  return largest;
+}
+
 std::int64_t PlanIndex::fingerprint() const {
   RunningChecksum all;
   const auto add = [&](const std::string& text) { all.add(std::as_bytes(std::span(text))); };
@@ -102,6 +109,11 @@ std::int64_t PlanIndex::fingerprint() const {
 std::int64_t update_bytes(const PlannedUnit& unit) {
   const std::int64_t kept = unit.expected_kept >= 0 ? unit.expected_kept : unit.rows * unit.cols;
   return wire::encoded_bytes(unit.rows, unit.cols, kept, unit.dtype, unit.with_diagonal);
+}
+
+std::int64_t device_bytes(const PlannedUnit& unit) {
+  const std::int64_t kept = unit.expected_kept >= 0 ? unit.expected_kept : unit.rows * unit.cols;
+  return wire::device_layout(unit.rows, unit.cols, kept, unit.dtype, unit.with_diagonal).bytes;
 }
 
 std::int64_t merge_bytes(const PlannedUnit& unit) {

@@ -35,6 +35,8 @@ class PlanIndex {
   [[nodiscard]] std::size_t last_of_group(std::size_t index) const { return last_of_group_[index]; }
   /// Bytes of the largest update that travels by gather, where counts are known; else were every weight kept.
   [[nodiscard]] std::int64_t largest_update() const;
+  /// The same of the transport nccl, of all clients.
+  [[nodiscard]] std::int64_t largest_on_device() const;
   /// Of everything in the plan, to compare it among ranks.
   [[nodiscard]] std::int64_t fingerprint() const;
 
@@ -46,6 +48,8 @@ class PlanIndex {
 
 /// Bytes of one client's update of the unit (all weights kept where the count is unknown).
 [[nodiscard]] std::int64_t update_bytes(const PlannedUnit& unit);
+/// The same as a device holds it (nccl).
+[[nodiscard]] std::int64_t device_bytes(const PlannedUnit& unit);
 /// Bytes of the unit's merge state: tiles, and sums of diag(H) where they travel.
 [[nodiscard]] std::int64_t merge_bytes(const PlannedUnit& unit);
 

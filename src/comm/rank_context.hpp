@@ -64,6 +64,12 @@ struct RankContext {
   Gauge& merge_memory;
   std::atomic<std::int64_t>& merging_nanoseconds;
   std::atomic<std::int64_t>& making_nanoseconds;
+  LinkCounters& counters;
+  DeviceTransport* device = nullptr;  // nccl
+  /// Nothing is on its way to or from this rank.
+  [[nodiscard]] bool idle() const {
+    return link.idle() && (device == nullptr || device->link == nullptr || device->link->idle());
+  }
 };
 
 /// Adds its own life time to a counter of nanoseconds, or (sign = -1) takes it out.

@@ -4,16 +4,23 @@
 #include "fedspallm/base/error.hpp"
 
 #include <algorithm>
+#include <utility>
 
 namespace fedspallm::comm {
 
 namespace {
-constexpr std::int64_t kAlignment = 64;  // a cache line, so that two pieces never share one
+constexpr std::int64_t kAlignment = 256;  // two pieces never share a cache line; what devices want
+
+std::shared_ptr<std::byte> host_memory(std::int64_t bytes) {
+  return {new std::byte[static_cast<std::size_t>(bytes)], std::default_delete<std::byte[]>()};
 }
 
-ReceiveRing::ReceiveRing(std::int64_t capacity)
+}  // namespace
+
+ReceiveRing::ReceiveRing(std::int64_t capacity, Allocate allocate)
     : capacity_(capacity),
-      memory_(std::make_unique_for_overwrite<std::byte[]>(static_cast<std::size_t>(capacity))) {}
+      allocate_(allocate ? std::move(allocate) : host_memory),
+      memory_(allocate_(capacity)) {}
 
 std::optional<std::int64_t> ReceiveRing::place(std::int64_t bytes) const {
   if (entries_.empty()) return bytes <= capacity_ ? std::optional<std::int64_t>(0) : std::nullopt;
@@ -29,7 +36,7 @@ std::optional<ReceiveRing::Piece> ReceiveRing::take(std::int64_t bytes) {
   require(bytes >= 1, "ReceiveRing::take: bytes >= 1");
   if (entries_.empty() && bytes > capacity_) {
     memory_.reset();  // first, so that old and new never exist together
-    memory_ = std::make_unique_for_overwrite<std::byte[]>(static_cast<std::size_t>(bytes));
+    memory_ = allocate_(bytes);
     capacity_ = bytes;
   }
   const auto begin = place(bytes);

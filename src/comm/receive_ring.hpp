@@ -7,6 +7,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -20,8 +21,10 @@ class ReceiveRing {
     std::span<std::byte> bytes;
   };
 
-  /// Memory is reserved now and touched when used.
-  explicit ReceiveRing(std::int64_t capacity);
+  using Allocate = std::function<std::shared_ptr<std::byte>(std::int64_t bytes)>;
+
+  /// Memory is reserved now and touched when used. @param allocate  memory other than the host's
+  explicit ReceiveRing(std::int64_t capacity, Allocate allocate = {});
   /// Nothing while there is no room. A piece larger than the whole ring gets room once the ring is empty (it
   /// then grows).
   /// @pre bytes >= 1
@@ -39,7 +42,8 @@ class ReceiveRing {
   [[nodiscard]] std::optional<std::int64_t> place(std::int64_t bytes) const;
 
   std::int64_t capacity_;
-  std::unique_ptr<std::byte[]> memory_;
+  Allocate allocate_;
+  std::shared_ptr<std::byte> memory_;
   std::deque<Entry> entries_;  // oldest first
   std::uint64_t next_id_ = 0;
 };

@@ -19,6 +19,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <string>
 
 namespace fedspallm::wire {
 
@@ -34,6 +35,15 @@ struct Header {
   std::uint64_t payload_bytes = 0;
   std::uint64_t payload_checksum = 0;
 };
+
+/// All fields but those of the payload.
+[[nodiscard]] Header header_of(const MatrixUpdate& update);
+
+/// How messages name an update before its header is known.
+[[nodiscard]] std::string expected_name(const Expected& expected);
+/// The header of the update that was expected. `who` becomes its name for further messages.
+/// @throws DataError naming what was found and expected
+void check_header(const Header& header, const Expected& expected, std::string& who);
 
 /// Writes magic, version, all fields and the header's own checksum.
 void write_header(const Header& header, std::span<std::byte, kHeaderBytes> bytes);

@@ -22,10 +22,6 @@ std::int64_t mask_bytes(std::int64_t size) {
   return size / 8 + (size % 8 != 0 ? 1 : 0);
 }
 
-std::string name_of(const UnitId& unit) {
-  return fmt::format("round {}, block {}, matrix {}", unit.round, unit.block, unit.matrix);
-}
-
 /// The bytes of `vector` seen as memory.
 template <class Element>
 std::span<std::byte> memory_of(std::vector<Element>& vector) {
@@ -43,6 +39,7 @@ bool padding_is_zero(const PackedMatrix& matrix) {
 
 void require_consistent(const MatrixUpdate& update) {
   const PackedMatrix& matrix = update.matrix;
+  require(update.device == nullptr, "encode: the update is in host memory");
   require(matrix.rows >= 0 && matrix.cols >= 0, "encode: rows, cols >= 0");
   require(std::ssize(matrix.bits) == mask_words(matrix.size()),
           "encode: one mask bit per weight, in 64-bit words");
@@ -59,16 +56,14 @@ class Decoder {
  public:
   Decoder(std::span<const std::byte> bytes, const Expected& expected) : bytes_(bytes), expected_(expected) {
     require(expected.rows >= 0 && expected.cols >= 0, "decode: expected rows, cols >= 0");
-    who_ = expected.client
-               ? fmt::format("update of client {} for {}", *expected.client, name_of(expected.unit))
-               : fmt::format("update for {}", name_of(expected.unit));
+    who_ = expected_name(expected);
   }
 
   MatrixUpdate run() {
     check_that(bytes_.size() >= kHeaderBytes, "{} bytes, expected at least the {} of the header",
                bytes_.size(), kHeaderBytes);
     header_ = read_header(bytes_.first<kHeaderBytes>(), who_.c_str());
-    check_header();
+    check_header(header_, expected_, who_);
     check_sizes();
     const auto payload = bytes_.subspan(kHeaderBytes);
     const std::uint64_t found = checksum(payload);
@@ -84,33 +79,6 @@ class Decoder {
   void check_that(bool condition, fmt::format_string<Args...> format, Args&&... args) const {
     if (!condition)
       throw DataError(fmt::format("{}: {}", who_, fmt::format(format, std::forward<Args>(args)...)));
-  }
-
-  void check_header() {
-    check_that(!expected_.client || header_.client == *expected_.client,
-               "it is from client {}, expected client {}", header_.client, expected_.client.value_or(0));
-    check_that(header_.unit == expected_.unit, "client {} sent {}, expected {}", header_.client,
-               name_of(header_.unit), name_of(expected_.unit));
-    who_ = fmt::format("update of client {} for {}", header_.client, name_of(header_.unit));
-    check_that(header_.rows == expected_.rows && header_.cols == expected_.cols,
-               "shape {} x {}, expected {} x {}", header_.rows, header_.cols, expected_.rows, expected_.cols);
-    check_that(header_.dtype == static_cast<std::uint8_t>(expected_.dtype),
-               "element type {}, expected {} ({})", header_.dtype, static_cast<int>(expected_.dtype),
-               fedspallm::name_of(expected_.dtype));
-    check_that(header_.has_diagonal == (expected_.with_diagonal ? 1 : 0), "diagonal flag {}, expected {}",
-               header_.has_diagonal, expected_.with_diagonal ? 1 : 0);
-    const std::int64_t size = expected_.rows * expected_.cols;
-    check_that(header_.kept >= 0 && header_.kept <= size, "{} kept weights, expected 0 to {}", header_.kept,
-               size);
-    const MatrixReport& report = header_.report;
-    check_that(report.kept_zeros >= 0 && report.kept_zeros <= header_.kept, "{} kept zeros, expected 0 to {}",
-               report.kept_zeros, header_.kept);
-    check_that(report.damping_steps >= 0 && report.dead_columns >= 0 && report.dead_columns <= header_.cols,
-               "{} damping steps and {} dead columns, expected none below 0 and at most {} columns",
-               report.damping_steps, report.dead_columns, header_.cols);
-    check_that(std::isfinite(report.error) && std::isfinite(report.seconds) && std::isfinite(report.damping),
-               "report with error {}, seconds {}, damping {}, expected finite numbers", report.error,
-               report.seconds, report.damping);
   }
 
   void check_sizes() const {
@@ -186,15 +154,7 @@ std::vector<std::byte> encode(const MatrixUpdate& update) {
   copy_bytes(std::as_bytes(std::span(update.hessian_diagonal)),
              payload.subspan(mask_size + matrix.values.size()));
 
-  Header header;
-  header.unit = update.unit;
-  header.client = update.client;
-  header.rows = matrix.rows;
-  header.cols = matrix.cols;
-  header.kept = matrix.kept;
-  header.dtype = static_cast<std::uint8_t>(matrix.dtype);
-  header.has_diagonal = with_diagonal ? 1 : 0;
-  header.report = update.report;
+  Header header = header_of(update);
   header.payload_bytes = payload.size();
   header.payload_checksum = checksum(payload);
   write_header(header, std::span(bytes).first<kHeaderBytes>());

@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include "comm/exchange_case.hpp"
+#include "comm/host_device.hpp"
 #include <algorithm>
 #include <atomic>
 #include <chrono>
@@ -36,9 +37,8 @@ void wait_until_durable(const Exchange& exchange, std::uint32_t block) {
 
 class AgreedBoundaries : public testing::TestWithParam<Transport> {
  protected:
-  [[nodiscard]] ExchangeOptions options() const {
-    ExchangeOptions options;
-    options.transport = GetParam();
+  [[nodiscard]] ExchangeOptions options() {
+    ExchangeOptions options = options_of(GetParam(), comm_);
     return options;
   }
   [[nodiscard]] CaseOptions blocks_of_two(std::uint32_t blocks) const {
@@ -395,10 +395,9 @@ TEST_P(AgreedBoundaries, SubmitAloneWaitsForDurabilityToo) {
   exchange.finish();
 }
 
-INSTANTIATE_TEST_SUITE_P(Exchange, AgreedBoundaries, testing::Values(Transport::gather, Transport::reduce),
-                         [](const auto& tested) {
-                           return tested.param == Transport::gather ? "gather" : "reduce";
-                         });
+INSTANTIATE_TEST_SUITE_P(Exchange, AgreedBoundaries,
+                         testing::Values(Transport::gather, Transport::reduce, Transport::nccl),
+                         [](const auto& tested) { return name_of(tested.param); });
 
 }  // namespace
 }  // namespace fedspallm::comm

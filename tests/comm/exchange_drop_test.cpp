@@ -7,6 +7,7 @@
 #include <gtest/gtest.h>
 
 #include "comm/exchange_case.hpp"
+#include "comm/host_device.hpp"
 #include <algorithm>
 #include <chrono>
 #include <limits>
@@ -41,9 +42,8 @@ std::uint64_t draw(std::uint64_t seed, std::uint32_t client, std::uint64_t index
 
 class Dropping : public testing::TestWithParam<Transport> {
  protected:
-  [[nodiscard]] ExchangeOptions options() const {
-    ExchangeOptions options;
-    options.transport = GetParam();
+  [[nodiscard]] ExchangeOptions options() {
+    ExchangeOptions options = options_of(GetParam(), comm_);
     options.chunk_bytes = 2048;
     return options;
   }
@@ -185,10 +185,9 @@ TEST_P(Dropping, AtTheWrongMomentOrRankIsRefused) {
   exchange.fail(DataError("enough"));
 }
 
-INSTANTIATE_TEST_SUITE_P(Exchange, Dropping, testing::Values(Transport::gather, Transport::reduce),
-                         [](const auto& tested) {
-                           return tested.param == Transport::gather ? "gather" : "reduce";
-                         });
+INSTANTIATE_TEST_SUITE_P(Exchange, Dropping,
+                         testing::Values(Transport::gather, Transport::reduce, Transport::nccl),
+                         [](const auto& tested) { return name_of(tested.param); });
 
 /// The last client is the late one: it comes last on its rank, so that it keeps nobody else waiting there.
 class Deadline : public testing::Test {

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include "comm/exchange_case.hpp"
+#include "comm/host_device.hpp"
 #include <chrono>
 #include <thread>
 
@@ -20,9 +21,8 @@ enum class Moment { before_the_first_submit, between_blocks, amid_large_transfer
 
 class Failing : public testing::TestWithParam<Transport> {
  protected:
-  [[nodiscard]] ExchangeOptions options() const {
-    ExchangeOptions options;
-    options.transport = GetParam();
+  [[nodiscard]] ExchangeOptions options() {
+    ExchangeOptions options = options_of(GetParam(), comm_);
     options.chunk_bytes = 2048;
     options.window_blocks = 1;
     return options;
@@ -217,10 +217,9 @@ TEST_P(Failing, SubmitOfANonFiniteValueNamesClientAndUnit) {
               HasSubstr(fmt::format("client {}'s update of model.layers.0.matrix0.weight", comm_.rank())));
 }
 
-INSTANTIATE_TEST_SUITE_P(Exchange, Failing, testing::Values(Transport::gather, Transport::reduce),
-                         [](const auto& tested) {
-                           return tested.param == Transport::gather ? "gather" : "reduce";
-                         });
+INSTANTIATE_TEST_SUITE_P(Exchange, Failing,
+                         testing::Values(Transport::gather, Transport::reduce, Transport::nccl),
+                         [](const auto& tested) { return name_of(tested.param); });
 
 TEST(Decoding, ACorruptedUpdateIsABadInputOnEveryRankNamingTheUnit) {
   Communicator comm;

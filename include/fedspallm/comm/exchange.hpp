@@ -9,6 +9,7 @@
 
 #include "fedspallm/aggregate/merge.hpp"
 #include "fedspallm/comm/communicator.hpp"
+#include "fedspallm/comm/device.hpp"
 #include "fedspallm/wire/update.hpp"
 
 #include <algorithm>
@@ -24,7 +25,11 @@
 
 namespace fedspallm::comm {
 
-enum class Transport { reduce, gather };
+/// nccl: as gather, but updates go from GPU to GPU and are added on the root's; the root's own take the same
+/// way.
+enum class Transport { reduce, gather, nccl };
+/// "reduce", "gather", "nccl".
+[[nodiscard]] std::string name_of(Transport transport);
 
 /// Who merges. All give the same bits.
 ///   root    rank 0, by either transport
@@ -130,24 +135,27 @@ struct ExchangeOptions {
   int window_blocks = 2;               // blocks of a rank's clients in flight before submit() waits
   std::int64_t message_limit = std::int64_t{1}
                                << 30;  // longer transfers become several messages (tests set it small)
-  /// Gather only; 0 = none. A client is late when it has not announced the oldest unmerged unit this long
+  /// nccl: this rank's port and (where it takes part) link; they are not used outside of exchanges.
+  std::shared_ptr<DeviceTransport> device = nullptr;
+  /// Not with reduce; 0 = none. A client is late when it has not announced the oldest unmerged unit this long
   /// after another client had and everything before was merged. As a rank runs its clients one after the
   /// other, all of them count as late that have not delivered the unit.
   double deadline_seconds = 0;
   /// What becomes of late clients: dropped, or (false) the exchange fails with PeerError naming them.
   bool drop_late = false;
-  /// Tests: sees each encoded update before it travels (gather), on the client's thread.
+  /// Tests: sees each encoded update before it travels (gather; nccl: its image, when it comes from host
+  /// memory), on the client's thread.
   std::function<void(std::span<std::byte>)> before_send = {};
 };
 
 struct ExchangeStatistics {
-  std::int64_t bytes_sent = 0;  // by this rank over MPI, everything counted
+  std::int64_t bytes_sent = 0;  // by this rank over MPI and between devices, everything counted
   std::int64_t bytes_received = 0;
   std::int64_t messages_sent = 0;
   double seconds_waited = 0;          // submit(), at_boundary() and fetch() blocked
   double seconds_merging = 0;         // root: PartialMerge::add and callbacks
   double seconds_making = 0;          // inside of what submit_later() was given; not part of the above
-  std::int64_t peak_merge_bytes = 0;  // root: merge states + receive buffers
+  std::int64_t peak_merge_bytes = 0;  // root: merge states + receive buffers (nccl: also the device's)
 };
 
 class Exchange {

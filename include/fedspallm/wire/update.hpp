@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -46,6 +47,8 @@ struct MatrixReport {
   std::int64_t dead_columns = 0;
 };
 
+struct DeviceUpdate;  // device.hpp
+
 struct MatrixUpdate {
   UnitId unit;
   std::uint32_t client = 0;  // index in the config
@@ -54,6 +57,8 @@ struct MatrixUpdate {
   /// it, else empty.
   std::vector<float> hessian_diagonal;
   MatrixReport report;
+  /// Where mask bits and values are when they stayed on a device: `matrix` then has shape and count alone.
+  std::shared_ptr<const DeviceUpdate> device = nullptr;
 };
 
 constexpr std::uint32_t kFormatVersion = 1;
