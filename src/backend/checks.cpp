@@ -266,6 +266,18 @@ void unpack_mask(const Backend* owner, std::span<const std::uint64_t> bits, cons
   padding_is_zero("unpack_mask", bits, mask);
 }
 
+void pack_update(const Backend* owner, const View& w, const View& mask) {
+  any(owner, "pack of an update", "w", w);
+  mask_like(owner, "pack of an update", "mask", mask, w);
+}
+
+void add_update(const UpdateOps::Update& update) {
+  expect(update.weights >= 0 && update.kept >= 0 && update.kept <= update.weights, "add of an update",
+         fmt::format("0 <= kept <= weights, found {} and {}", update.kept, update.weights));
+  expect(update.weights == 0 || (update.bits != nullptr && (update.kept == 0 || update.values != nullptr)),
+         "add of an update", "bits and values");
+}
+
 void host_copy(const Backend* owner, const View& view, Element element, std::size_t host_elements) {
   any(owner, "copy between host and device", "device view", view, element);
   expect(host_elements == static_cast<std::size_t>(view.size()), "copy between host and device",

@@ -59,6 +59,8 @@ std::int64_t unpack(const Backend* owner, std::span<const std::uint64_t> bits,
 void unpack_mask(const Backend* owner, std::span<const std::uint64_t> bits, const View& mask);
 
 // Backend
+void pack_update(const Backend* owner, const View& w, const View& mask);
+void add_update(const UpdateOps::Update& update);
 void host_copy(const Backend* owner, const View& view, Element element, std::size_t host_elements);
 void widened_copy(const Backend* owner, const View& view, DType dtype, std::size_t host_bytes);
 void device_copy(const Backend* owner, const View& source, const View& destination);

@@ -13,6 +13,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -131,6 +132,48 @@ class SparseOps {
   virtual void unpack_mask(std::span<const std::uint64_t> bits, View mask) = 0;
 };
 
+/// Packed updates that stay in the device's memory, and their sums there (comm's transport nccl). Sums are
+/// tiles of 64 weights: 64 int64 sums, then 64 uint32 counts of who kept the weight (aggregate/tile.hpp).
+/// All but pack() may be called from any thread, beside the backend's own work; each call waits for its work.
+class UpdateOps {
+ public:
+  virtual ~UpdateOps() = default;
+  /// 256-byte aligned; contents undefined. @throws ResourceError. @pre bytes >= 1
+  [[nodiscard]] virtual std::shared_ptr<std::byte> allocate(std::int64_t bytes) = 0;
+  virtual void write(std::span<const std::byte> host, std::byte* device) = 0;
+  virtual void read(const std::byte* device, std::span<std::byte> host) = 0;
+
+  struct Place {
+    std::byte* bits = nullptr;    // whole 64-bit words
+    std::byte* values = nullptr;  // 256-byte aligned, as bits
+  };
+  struct Packed {
+    std::int64_t kept = 0;
+    std::int64_t kept_zeros = 0;  // kept values that are +-0
+    float largest = 0;            // |kept value|, as narrowed; infinite or NaN where one is not finite
+  };
+  /// Bits and values as SparseOps::pack has them, written where `place` says once their number is known.
+  virtual Packed pack(View w, View mask, DType dtype,
+                      const std::function<Place(std::int64_t kept)>& place) = 0;
+
+  virtual void clear(std::int64_t weights, std::byte* tiles) = 0;
+  struct Update {
+    const std::byte* bits = nullptr;
+    const std::byte* values = nullptr;
+    std::int64_t weights = 0;  // bits
+    std::int64_t kept = 0;     // values: no more are read, whatever the bits say
+    DType dtype = DType::f32;
+  };
+  struct Added {
+    std::int64_t kept = 0;     // set bits among the weights'
+    bool padding_set = false;  // a bit of the last word beyond them is set
+    float largest = 0;         // as Packed::largest
+  };
+  /// tiles += the update in multiples of 2^q, halves away from zero; the same bits as
+  /// aggregate::PartialMerge::add.
+  virtual Added add(const Update& update, int q, std::byte* tiles) = 0;
+};
+
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -164,6 +207,7 @@ class Backend {
   [[nodiscard]] virtual ModelOps& model() = 0;
   [[nodiscard]] virtual PruneOps& prune() = 0;
   [[nodiscard]] virtual SparseOps& sparse() = 0;
+  [[nodiscard]] virtual UpdateOps& updates() = 0;
 
  protected:
   friend class Tensor;

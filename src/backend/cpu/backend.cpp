@@ -7,6 +7,7 @@
 
 #include "../access.hpp"
 #include "../checks.hpp"
+#include "../host_updates.hpp"
 #include "ops.hpp"
 
 namespace fedspallm::backend {
@@ -69,6 +70,7 @@ class CpuBackend final : public Backend {
   [[nodiscard]] ModelOps& model() override { return model_; }
   [[nodiscard]] PruneOps& prune() override { return prune_; }
   [[nodiscard]] SparseOps& sparse() override { return sparse_; }
+  [[nodiscard]] UpdateOps& updates() override { return updates_; }
 
  protected:
   void* allocate_bytes(std::size_t bytes) override { return engine_.memory.allocate(bytes); }
@@ -103,6 +105,7 @@ class CpuBackend final : public Backend {
   CpuModel model_;
   CpuPrune prune_;
   CpuSparse sparse_;
+  HostUpdates updates_{sparse_};
 };
 
 void CpuBackend::copy_in_widened(DType dtype, std::span<const std::byte> source, View destination) {

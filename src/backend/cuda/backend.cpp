@@ -17,7 +17,8 @@ class CudaBackend final : public Backend {
         linear_(this, engine_),
         model_(this, engine_),
         prune_(this, engine_),
-        sparse_(this, engine_) {}
+        sparse_(this, engine_),
+        updates_(this, engine_) {}
 
   [[nodiscard]] std::string name() const override { return "cuda"; }
   [[nodiscard]] std::string kernel_set() const override { return engine_.kernel_set(); }
@@ -56,13 +57,18 @@ class CudaBackend final : public Backend {
     }
   }
   void synchronize() override { engine_.synchronize(); }
-  [[nodiscard]] std::int64_t allocated_bytes() const override { return engine_.memory.allocated_bytes(); }
-  [[nodiscard]] std::int64_t peak_bytes() const override { return engine_.memory.peak_bytes(); }
+  [[nodiscard]] std::int64_t allocated_bytes() const override {
+    return engine_.memory.allocated_bytes() + updates_.allocated_bytes();
+  }
+  [[nodiscard]] std::int64_t peak_bytes() const override {
+    return engine_.memory.peak_bytes() + updates_.peak_bytes();
+  }
 
   [[nodiscard]] LinearOps& linear() override { return linear_; }
   [[nodiscard]] ModelOps& model() override { return model_; }
   [[nodiscard]] PruneOps& prune() override { return prune_; }
   [[nodiscard]] SparseOps& sparse() override { return sparse_; }
+  [[nodiscard]] UpdateOps& updates() override { return updates_; }
 
  protected:
   void* allocate_bytes(std::size_t bytes) override {
@@ -101,6 +107,7 @@ class CudaBackend final : public Backend {
   CudaModel model_;
   CudaPrune prune_;
   CudaSparse sparse_;
+  CudaUpdates updates_;
 };
 
 /// 16-bit elements cross the bus as they are and are widened on the device, some rows at a time.

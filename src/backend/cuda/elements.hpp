@@ -91,6 +91,21 @@ namespace fedspallm::backend::cuda {
   return value;
 }
 
+/// The integer multiple of 2^q nearest to a finite value, halves away from zero: aggregate/fixed_point.hpp in
+/// the same words, and tested to give the same. @pre |value| <= 2^(q + 56), else some number
+[[nodiscard]] FEDSPALLM_HOST_DEVICE inline std::int64_t quantize_element(float value, int q) {
+  const std::uint32_t bits = bits_of(value);
+  const std::uint32_t exponent = (bits >> 23) & 0xffU;
+  const std::uint64_t mantissa = (bits & 0x7fffffU) | (exponent != 0 ? 0x800000U : 0U);
+  const int shift = static_cast<int>(exponent != 0 ? exponent : 1U) - 150 - q;
+  std::uint64_t magnitude = 0;
+  if (shift >= 0)
+    magnitude = shift < 64 ? mantissa << shift : 0;
+  else if (shift > -40)
+    magnitude = (mantissa + (std::uint64_t{1} << (-shift - 1))) >> -shift;
+  return (bits >> 31) != 0 ? -static_cast<std::int64_t>(magnitude) : static_cast<std::int64_t>(magnitude);
+}
+
 /// Whether an element of an N:M group goes: its rank among the group's scores (ties: lowest index first) lies
 /// below m - keep. score(i) gives the i-th score.
 template <class Score>

@@ -121,4 +121,19 @@ void expand(cudaStream_t stream, const std::uint32_t* bits, const unsigned long 
             const void* values, DType type, Floats w);
 void bits_to_mask(cudaStream_t stream, const std::uint32_t* bits, Masks mask);
 
+// updates.cu
+/// What is found while values are looked at; starts at 0.
+struct UpdateFacts {
+  unsigned long long zeros;  // +-0
+  unsigned largest;          // pattern of the largest |value|
+  unsigned padding;          // a bit beyond the last weight is set
+};
+void look_at_values(cudaStream_t stream, const void* values, std::int64_t count, DType type,
+                    UpdateFacts* facts);
+/// tiles (of 64 weights: 64 sums, then 64 counts) += the values at set bits in multiples of 2^q.
+/// @param kept  values there are
+void accumulate(cudaStream_t stream, const std::uint32_t* bits, std::int64_t size,
+                const unsigned long long* starts, const void* values, std::int64_t kept, DType type, int q,
+                std::byte* tiles, UpdateFacts* facts);
+
 }  // namespace fedspallm::backend::cuda

@@ -7,6 +7,8 @@
 #include "fedspallm/backend/backend.hpp"
 
 #include "engine.hpp"
+#include <memory>
+#include <mutex>
 
 namespace fedspallm::backend::cuda {
 
@@ -80,6 +82,36 @@ class CudaSparse final : public SparseOps {
  private:
   const Backend* owner_;
   Engine& engine_;
+};
+
+/// On streams and with memory of its own, so that merging on the root's GPU does not wait for its clients'
+/// work, and the other way round.
+class CudaUpdates final : public UpdateOps {
+ public:
+  CudaUpdates(const Backend* owner, Engine& engine);
+  ~CudaUpdates() override;
+  [[nodiscard]] std::shared_ptr<std::byte> allocate(std::int64_t bytes) override;
+  void write(std::span<const std::byte> host, std::byte* device) override;
+  void read(const std::byte* device, std::span<std::byte> host) override;
+  Packed pack(View w, View mask, DType dtype, const std::function<Place(std::int64_t kept)>& place) override;
+  void clear(std::int64_t weights, std::byte* tiles) override;
+  Added add(const Update& update, int q, std::byte* tiles) override;
+
+  [[nodiscard]] std::int64_t allocated_bytes() const { return memory_.allocated_bytes(); }
+  /// An upper bound beside the engine's peak, which may be at another time.
+  [[nodiscard]] std::int64_t peak_bytes() const { return memory_.peak_bytes(); }
+
+ private:
+  [[nodiscard]] cudaStream_t stream();
+
+  const Backend* owner_;
+  Engine& engine_;
+  Stream allocations_;  // nothing else is on it, so that what was allocated is there at once
+  Stream stream_;
+  DeviceMemory memory_;
+  std::mutex mutex_;  // of what follows
+  Staging staging_;
+  Workspace scratch_;
 };
 
 }  // namespace fedspallm::backend::cuda

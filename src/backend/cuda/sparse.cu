@@ -1,18 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Dense <-> mask bits and kept values. A unit is a block's share: its bits are counted first, then the counts
 // are summed, so that every value knows its place.
-#include "block_ops.cuh"
-#include "elements.hpp"
 #include "kernels.hpp"
 #include "launch.cuh"
+#include "packed.cuh"
 
 namespace fedspallm::backend::cuda {
 
 namespace {
-
-[[nodiscard]] __device__ bool bit_at(const std::uint32_t* bits, std::int64_t index) {
-  return ((bits[index / 32] >> (index % 32)) & 1U) != 0;
-}
 
 /// words: of 32 bits, as many as whole 64-bit words have.
 __global__ void __launch_bounds__(block_threads)
@@ -58,39 +53,6 @@ __global__ void __launch_bounds__(block_threads)
     before += total;
   }
   if (threadIdx.x == 0) starts[units] = before;
-}
-
-/// What a stored value is: its bits and the conversions.
-template <DType type>
-struct Stored {
-  using Value = std::uint16_t;
-  [[nodiscard]] __device__ static Value narrow(float value) {
-    return type == DType::bf16 ? narrow_bf16(value) : narrow_f16(value);
-  }
-  [[nodiscard]] __device__ static float widen(Value value) {
-    return type == DType::bf16 ? widen_bf16(value) : widen_f16(value);
-  }
-};
-template <>
-struct Stored<DType::f32> {
-  using Value = float;
-  [[nodiscard]] __device__ static float narrow(float value) { return value; }
-  [[nodiscard]] __device__ static float widen(float value) { return value; }
-};
-
-/// body(index, set, place) for each element of this block's unit, where place counts the set bits before it.
-template <class Body>
-__device__ void for_places(const std::uint32_t* bits, std::int64_t size, unsigned long long start,
-                           Body body) {
-  __shared__ unsigned shared[block_warps];
-  for (std::int64_t offset = 0; offset < pack_unit; offset += blockDim.x) {
-    const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * pack_unit + offset + threadIdx.x;
-    const bool set = index < size && bit_at(bits, index);
-    unsigned total = 0;
-    const unsigned rank = block_rank(set, shared, total);
-    if (index < size) body(index, set, start + rank);
-    start += total;
-  }
 }
 
 template <DType type>

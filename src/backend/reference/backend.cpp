@@ -4,6 +4,7 @@
 #include "../access.hpp"
 #include "../checks.hpp"
 #include "../host_memory.hpp"
+#include "../host_updates.hpp"
 #include "ops.hpp"
 #include <cstring>
 
@@ -66,6 +67,7 @@ class ReferenceBackend final : public Backend {
   [[nodiscard]] ModelOps& model() override { return model_; }
   [[nodiscard]] PruneOps& prune() override { return prune_; }
   [[nodiscard]] SparseOps& sparse() override { return sparse_; }
+  [[nodiscard]] UpdateOps& updates() override { return updates_; }
 
  protected:
   void* allocate_bytes(std::size_t bytes) override { return memory_.allocate(bytes); }
@@ -99,6 +101,7 @@ class ReferenceBackend final : public Backend {
   ReferenceModel model_;
   ReferencePrune prune_;
   ReferenceSparse sparse_;
+  HostUpdates updates_{sparse_};
 };
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include "cuda_runtime_api.h"
 #include "threads.hpp"
 #include <cmath>
+#include <mutex>
 #include <tuple>
 #include <type_traits>
 #include <utility>
@@ -71,6 +72,14 @@ T atomicMin(T* to, std::type_identity_t<T> value) {
   return std::exchange(*to, value < *to ? value : *to);
 }
 
+template <class T>
+T atomicMax(T* to, std::type_identity_t<T> value) {
+  return std::exchange(*to, value > *to ? value : *to);
+}
+
+/// One kernel at a time, whichever thread launches it: threadIdx and its like are the process's.
+inline std::mutex emulated_device;
+
 struct cudaLaunchConfig_t {
   dim3 gridDim, blockDim;
   std::size_t dynamicSmemBytes = 0;
@@ -85,6 +94,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
       block.x % 32 != 0 || block.y != 1 || block.z != 1)
     return cudaErrorInvalidConfiguration;  // part warps are legal on a GPU, but no kernel here expects them
   const std::tuple<Expected...> values(std::forward<Actual>(arguments)...);
+  const std::lock_guard lock(emulated_device);
   gridDim = grid;
   blockDim = block;
   for (unsigned y = 0; y < grid.y; ++y)
