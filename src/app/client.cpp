@@ -69,8 +69,13 @@ LocalClients::LocalClients(backend::Backend& backend, const config::Config& conf
   workspace_ = std::make_unique<prune::Workspace>(backend, inputs.model->architecture(),
                                                   config.calibration.sequence_length);
   for (const LocalClient& input : inputs.clients) {
-    const prune::BlockPruner::Identity identity{input.index, input.name, config.run.seed,
-                                                sends_diagonal(config)};
+    const prune::BlockPruner::Identity identity{
+        .client = input.index,
+        .name = input.name,
+        .seed = config.run.seed,
+        .send_diagonal = sends_diagonal(config),
+        .stay_on_device =
+            hooks_.updates_on_device && !config.run.keep_clients};  // its own file needs them here
     // Embeds the client's text: a token whose embedding is broken is met here.
     const auto add = [&] {
       clients_.push_back(std::make_unique<Client>(

@@ -32,6 +32,7 @@ class LocalClients {
     /// This rank made progress (watchdog).
     std::function<void(std::uint32_t round, std::int64_t block)> beat;
     std::function<void(const std::string& message)> warn;  // what is worth a line in the log
+    bool updates_on_device = false;  // they are sent from the backend's memory (transport nccl)
   };
 
   /// @param start  zero of the time line in events

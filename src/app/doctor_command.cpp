@@ -3,6 +3,7 @@
 #include "fedspallm/backend/backend.hpp"
 #include "fedspallm/backend/cuda.hpp"
 #include "fedspallm/base/cpu_features.hpp"
+#include "fedspallm/comm/device.hpp"
 #include "fedspallm/report/system.hpp"
 
 #include "commands.hpp"
@@ -58,7 +59,8 @@ ExitStatus run_doctor(comm::Communicator& communicator) {
   line("threads",
        fmt::format("{} a rank ({} cores given to this process)", threads, report::affinity_cores()));
   line("cuda", cuda_state());
-  line("nccl", "no: this build has none");
+  const comm::NcclLibrary nccl = comm::nccl_library();
+  line("nccl", nccl.version == 0 ? fmt::format("no: {}", nccl.lacks) : std::to_string(nccl.version));
   line("memory", gigabytes(report::available_memory_bytes()) + " available");
   line("disk", fmt::format("{} free in {}", gigabytes(report::free_disk_bytes(here)), here.string()));
   line("file locks", report::probe_file_lock(here));

@@ -124,7 +124,8 @@ Forecast forecast(const config::Config& config, const model::ModelDirectory& mod
     comm::Transport transport = choice.transport;
     if (config.federation.transport == config::TransportKind::gather) transport = comm::Transport::gather;
     if (config.federation.transport == config::TransportKind::reduce) transport = comm::Transport::reduce;
-    result.transport = transport == comm::Transport::reduce ? "reduce" : "gather";
+    if (config.federation.transport == config::TransportKind::nccl) transport = comm::Transport::nccl;
+    result.transport = comm::name_of(transport);
     for (int rank = 0; rank < ranks; ++rank)
       result.ranks[static_cast<std::size_t>(rank)].wire_bytes +=
           comm::forecast_bytes(plan.exchange, transport, rank, ranks);

@@ -22,15 +22,18 @@ PruneRun::PruneRun(comm::Communicator& communicator, const config::Config& confi
       paths_{config.run.dir} {
   threads_ = threads_of_rank(communicator, config.run.threads);
   communicator_.together([&] {
-    check<NotCompiled>(config.federation.transport != config::TransportKind::nccl,
+    check<NotCompiled>(config.federation.transport != config::TransportKind::nccl || comm::nccl_built(),
                        "federation.transport = \"nccl\": this build has no NCCL; build the preset `cuda` "
                        "(cmake --preset cuda), or use \"auto\"");
     check<NotCompiled>(config.federation.topology == config::TopologyKind::automatic ||
                            config.federation.topology == config::TopologyKind::root,
                        "federation.topology: this build merges at the root only; use \"root\" or \"auto\"");
-    backend_ = make_backend(config.run.backend, threads_, communicator_.node_rank());
+    backend_ = make_backend(config.run.backend, threads_, communicator_.node_rank(), config.run.products);
     shape_ = shape_of_run(config, *inputs_.model);
   });
+  if (merges())
+    device_ = choose_device_transport(communicator_, *backend_, own_gpu(communicator_, *backend_),
+                                      config.federation.transport, !inputs_.clients.empty());
   facts_ = facts(communicator_, *backend_, threads_);
 }
 
@@ -124,20 +127,23 @@ comm::ExchangeOptions PruneRun::exchange_options(const RoundPlan& plan) {
     case config::TransportKind::gather:
       options.transport = comm::Transport::gather;
       break;
-    case config::TransportKind::nccl:
-      throw LogicError("nccl was refused at the start");
+    case config::TransportKind::nccl:  // without a device the run has ended at choose_device()
     case config::TransportKind::automatic: {
       const comm::TransportChoice choice = comm::choose_transport(plan.exchange, communicator_.size());
       options.transport = choice.transport;
       reason = choice.reason;
-      if (config_.federation.deadline > 0) {
+      if (device_.transport != nullptr) {
+        options.transport = comm::Transport::nccl;
+        options.device = device_.transport;
+        reason = device_.reason;
+      } else if (config_.federation.deadline > 0) {
         options.transport = comm::Transport::gather;
         reason = "a deadline needs it";
       }
       break;
     }
   }
-  transport_ = options.transport == comm::Transport::reduce ? "reduce" : "gather";
+  transport_ = name_of(options.transport);
   if (plan.round == 1) log_->info("transport {}: {}", transport_, reason);
   return options;
 }

@@ -15,6 +15,7 @@
 #include "checkpoint.hpp"
 #include "client.hpp"
 #include "commands.hpp"
+#include "device_transport.hpp"
 #include "evaluate.hpp"
 #include "identity.hpp"
 #include "inputs.hpp"
@@ -106,6 +107,7 @@ class PruneRun {
   const char* phase_ = phase::setup;
   int threads_ = 1;
   std::unique_ptr<backend::Backend> backend_;
+  DeviceChoice device_;  // after the backend, whose memory it has
   std::unique_ptr<Logger> log_;
   std::vector<std::pair<std::string, std::string>> facts_;
   RunShape shape_;

@@ -69,6 +69,7 @@ void PruneRun::open_directory() {
              backend_->kernel_set());
   for (const auto& [name, value] : facts_)
     if (name == "gpus") log_->info("GPUs:\n{}", value);
+  if (device_.warn) log_->warn("updates go through host memory, not from GPU to GPU: {}", device_.reason);
   if (root() && !lock_->taken_over().empty()) log_->warn("{}", lock_->taken_over());
   if (root() && lock_->lease_only())
     log_->warn("{}: flock does not work here; a lease file alone keeps other jobs out", paths_.dir.string());
@@ -146,21 +147,22 @@ void PruneRun::start_over() {
 
 void PruneRun::find_position() {
   communicator_.together([&] {
-    clients_.emplace(*backend_, config_, inputs_, start_,
-                     LocalClients::Hooks{
-                         [this](std::int64_t block, double error) {
-                           if (merges() || !root()) return;
-                           BlockSummary summary{.round = round_, .block = block, .error = error};
-                           summary.clients = static_cast<std::int64_t>(inputs_.clients.size());
-                           for (const auto& matrix : inputs_.model->architecture().matrices)
-                             summary.weights += matrix.rows * matrix.cols;
-                           on_block(summary);
-                         },
-                         [this](std::uint32_t round, std::int64_t block) {
-                           watchdog_.beat(phase::pruning,
-                                          blocks_before(shape_, {round, static_cast<std::uint32_t>(block)}));
-                         },
-                         [this](const std::string& message) { log_->warn("{}", message); }});
+    clients_.emplace(
+        *backend_, config_, inputs_, start_,
+        LocalClients::Hooks{
+            [this](std::int64_t block, double error) {
+              if (merges() || !root()) return;
+              BlockSummary summary{.round = round_, .block = block, .error = error};
+              summary.clients = static_cast<std::int64_t>(inputs_.clients.size());
+              for (const auto& matrix : inputs_.model->architecture().matrices)
+                summary.weights += matrix.rows * matrix.cols;
+              on_block(summary);
+            },
+            [this](std::uint32_t round, std::int64_t block) {
+              watchdog_.beat(phase::pruning,
+                             blocks_before(shape_, {round, static_cast<std::uint32_t>(block)}));
+            },
+            [this](const std::string& message) { log_->warn("{}", message); }, device_.transport != nullptr});
     clients_->open_files(identity_.run_id, goes_on_);
   });
   share_dropped(clients_->dropped());

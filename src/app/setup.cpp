@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "setup.hpp"
 
-#include "fedspallm/backend/cuda.hpp"
 #include "fedspallm/base/error.hpp"
 #include "fedspallm/data/hdf5.hpp"
 #include "fedspallm/report/system.hpp"
@@ -10,6 +9,7 @@
 
 #include "commands.hpp"
 #include "version.hpp"
+#include <algorithm>
 
 namespace fedspallm::app {
 
@@ -56,23 +56,47 @@ int own_device(const backend::CudaDevices& visible, int node_rank) {
   return count == 0 ? 0 : backend::cuda_device_of_rank(node_rank, count);
 }
 
+std::unique_ptr<backend::Backend> cuda_backend(const backend::CudaDevices& visible, int node_rank,
+                                               config::Products products) {
+  backend::CudaOptions options{.device = own_device(visible, node_rank)};
+  if (products == config::Products::f16) options.products = backend::Products::f16;
+  if (products == config::Products::bf16) options.products = backend::Products::bf16;
+  return backend::make_cuda_backend(options);
+}
+
 }  // namespace
 
-std::unique_ptr<backend::Backend> make_backend(config::BackendKind kind, int threads, int node_rank) {
+std::unique_ptr<backend::Backend> make_backend(config::BackendKind kind, int threads, int node_rank,
+                                               config::Products products) {
   switch (kind) {
     case config::BackendKind::automatic: {
       const backend::CudaDevices visible = backend::visible_cuda_devices();
-      if (visible.devices.empty()) return backend::make_cpu_backend(threads);
-      return backend::make_cuda_backend(own_device(visible, node_rank));
+      if (!visible.devices.empty()) return cuda_backend(visible, node_rank, products);
+      check<ConfigError>(
+          products == config::Products::f32,
+          fmt::format("run.products: found \"{}\", expected \"f32\": no GPU is visible here ({})",
+                      config::name_of(products), visible.reason));
+      return backend::make_cpu_backend(threads);
     }
     case config::BackendKind::cpu:
       return backend::make_cpu_backend(threads);
     case config::BackendKind::cuda:
-      return backend::make_cuda_backend(own_device(backend::visible_cuda_devices(), node_rank));
+      return cuda_backend(backend::visible_cuda_devices(), node_rank, products);
     case config::BackendKind::reference:
       return backend::make_reference_backend();
   }
   throw LogicError("make_backend: unknown kind");
+}
+
+std::int64_t gpu_memory_of_rank(const backend::CudaDevices& visible, int ranks_on_host) {
+  require(ranks_on_host >= 1, "gpu_memory_of_rank: ranks_on_host >= 1");
+  if (visible.devices.empty()) return 0;
+  const auto count = static_cast<std::int64_t>(visible.devices.size());
+  const std::int64_t sharing = (ranks_on_host + count - 1) / count;
+  std::int64_t smallest = visible.devices.front().memory_bytes;
+  for (const backend::CudaDevice& device : visible.devices)
+    smallest = std::min(smallest, device.memory_bytes);
+  return smallest / sharing;
 }
 
 std::string version_text() {
@@ -81,15 +105,19 @@ std::string version_text() {
                      kCuda ? "on" : "off");
 }
 
+std::optional<backend::CudaDevice> own_gpu(const comm::Communicator& communicator,
+                                           const backend::Backend& backend) {
+  if (backend.name() != "cuda") return std::nullopt;
+  const backend::CudaDevices visible = backend::visible_cuda_devices();
+  return visible.devices.at(static_cast<std::size_t>(own_device(visible, communicator.node_rank())));
+}
+
 namespace {
 
 /// Collective. The table of ranks and GPUs on rank 0; "" elsewhere and when no rank has a GPU.
 std::string gpu_table(comm::Communicator& communicator, const backend::Backend& backend) {
-  std::string mine;
-  if (backend.name() == "cuda") {
-    const backend::CudaDevices visible = backend::visible_cuda_devices();
-    mine = visible.devices[static_cast<std::size_t>(own_device(visible, communicator.node_rank()))].uuid;
-  }
+  const std::optional<backend::CudaDevice> own = own_gpu(communicator, backend);
+  const std::string mine = own ? own->uuid : "";
   const std::vector<std::string> hosts = communicator.gather(communicator.host());
   const std::vector<std::string> devices = communicator.gather(mine);
   std::vector<backend::RankPlace> places;

@@ -2,11 +2,12 @@
 // Purpose: the backend of this rank and the facts about the run that end in its provenance.
 #pragma once
 
-#include "fedspallm/backend/backend.hpp"
+#include "fedspallm/backend/cuda.hpp"
 #include "fedspallm/comm/communicator.hpp"
 #include "fedspallm/config/config.hpp"
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -18,11 +19,20 @@ namespace fedspallm::app {
 [[nodiscard]] int threads_of_rank(comm::Communicator& communicator, int wanted);
 
 /// `automatic` is CUDA where the build has it and a device is visible, else the CPU. Ranks of a host take its
-/// devices in turn. @throws NotCompiled when CUDA is asked for and this build has none
-[[nodiscard]] std::unique_ptr<backend::Backend> make_backend(config::BackendKind kind, int threads,
-                                                             int node_rank = 0);
+/// devices in turn. @throws NotCompiled when CUDA is asked for and this build has none; ConfigError when
+/// 16-bit products are asked for and there is no device
+[[nodiscard]] std::unique_ptr<backend::Backend> make_backend(
+    config::BackendKind kind, int threads, int node_rank = 0,
+    config::Products products = config::Products::f32);
+/// Memory of the smallest visible GPU, shared by the ranks of a host that have the same one; 0 without GPUs.
+/// @pre ranks_on_host >= 1
+[[nodiscard]] std::int64_t gpu_memory_of_rank(const backend::CudaDevices& visible, int ranks_on_host);
 /// @throws ConfigError naming the allowed words
 [[nodiscard]] config::BackendKind backend_kind(const std::string& word);
+
+/// The GPU that this rank's backend works on; nothing for a CPU.
+[[nodiscard]] std::optional<backend::CudaDevice> own_gpu(const comm::Communicator& communicator,
+                                                         const backend::Backend& backend);
 
 /// Collective. version, git, mpi, hdf5, backend, kernel set, host, ranks, threads, start time; on rank 0 also
 /// which rank works on which GPU, where any does ("gpus").

@@ -2,6 +2,7 @@
 #include "fedspallm/prune/block_pruner.hpp"
 
 #include "fedspallm/base/error.hpp"
+#include "fedspallm/wire/device.hpp"
 
 #include <array>
 #include <chrono>
@@ -259,6 +260,29 @@ double BlockPruner::apply_method(Job& job, std::size_t matrix, const Factor* fac
   return job.pruner.random(w, key, previous, mask);
 }
 
+void BlockPruner::pack(backend::View w, backend::View mask, wire::MatrixUpdate& update) {
+  wire::PackedMatrix& packed = update.matrix;
+  packed.bits.resize(static_cast<std::size_t>(wire::mask_words(w.size())));
+  packed.kept = backend_.sparse().pack(w, mask, packed.dtype, packed.bits, packed.values);
+  update.report.kept_zeros = wire::count_kept_zeros(packed);
+}
+
+/// Room for the whole message; whoever sends it writes header and diagonal.
+void BlockPruner::pack_on_device(backend::View w, backend::View mask, wire::MatrixUpdate& update) {
+  const auto device = std::make_shared<wire::DeviceUpdate>();
+  const auto packed = backend_.updates().pack(w, mask, update.matrix.dtype, [&](std::int64_t kept) {
+    const wire::DeviceLayout layout =
+        wire::device_layout(w.rows(), w.cols(), kept, update.matrix.dtype, !update.hessian_diagonal.empty());
+    device->memory = backend_.updates().allocate(layout.bytes);
+    return backend::UpdateOps::Place{device->memory.get() + layout.bits,
+                                     device->memory.get() + layout.values};
+  });
+  device->largest = packed.largest;
+  update.matrix.kept = packed.kept;
+  update.report.kept_zeros = packed.kept_zeros;
+  update.device = device;
+}
+
 void BlockPruner::prune_matrix(Job& job, std::size_t matrix, const Factor* factor,
                                std::span<const float> diagonal, bool first) {
   const backend::View w = job.weights.matrices[matrix];
@@ -277,22 +301,23 @@ void BlockPruner::prune_matrix(Job& job, std::size_t matrix, const Factor* facto
                       identity_.name, model_.matrix_name(job.weights.block, matrix), *bad));
   }
   job.seconds.prune += update.report.seconds;
+  if (first && identity_.send_diagonal) update.hessian_diagonal.assign(diagonal.begin(), diagonal.end());
   {
     const PhaseTimer timer(job.seconds.pack);
-    wire::PackedMatrix& packed = update.matrix;
-    packed.rows = w.rows();
-    packed.cols = w.cols();
-    packed.dtype = job.dtypes[matrix];
-    packed.bits.resize(static_cast<std::size_t>((w.size() + 63) / 64));
-    packed.kept = backend_.sparse().pack(w, mask, packed.dtype, packed.bits, packed.values);
-    update.report.kept_zeros = wire::count_kept_zeros(packed);
+    update.matrix.rows = w.rows();
+    update.matrix.cols = w.cols();
+    update.matrix.dtype = job.dtypes[matrix];
+    if (identity_.stay_on_device) {
+      pack_on_device(w, mask, update);
+    } else {
+      pack(w, mask, update);
+    }
   }
   if (factor != nullptr) {
     update.report.damping = factor->damping;
     update.report.damping_steps = factor->damping_steps;
     update.report.dead_columns = static_cast<std::int64_t>(factor->dead.size());
   }
-  if (first && identity_.send_diagonal) update.hessian_diagonal.assign(diagonal.begin(), diagonal.end());
   job.sink(matrix, std::move(update));
 }
 

@@ -68,7 +68,8 @@ class BlockPruner {
     std::uint32_t client = 0;
     std::string name;
     std::uint64_t seed = 1;
-    bool send_diagonal = true;  // first matrix of each input group carries diag(H)
+    bool send_diagonal = true;    // first matrix of each input group carries diag(H)
+    bool stay_on_device = false;  // updates stay in the backend's memory (MatrixUpdate::device)
   };
 
   /// Embeds the windows. `model`, `backend` and `workspace` must outlive this. @pre windows.length ==
@@ -100,6 +101,8 @@ class BlockPruner {
   void prune_group(Job& job, model::InputGroup group, const Hessian* hessian);
   double apply_method(Job& job, std::size_t matrix, const Factor* factor, std::span<const float> diagonal,
                       backend::View mask);
+  void pack(backend::View w, backend::View mask, wire::MatrixUpdate& update);
+  void pack_on_device(backend::View w, backend::View mask, wire::MatrixUpdate& update);
   void prune_matrix(Job& job, std::size_t matrix, const Factor* factor, std::span<const float> diagonal,
                     bool first);
 
