@@ -16,7 +16,7 @@ std::int64_t ring_bytes(const RankContext& context) {
   if (context.options.transport == Transport::reduce) return 0;
   const std::int64_t largest =
       context.device != nullptr ? context.plan.largest_on_device() : context.plan.largest_update();
-  return kUpdatesAtOnce * (largest + 256);  // each piece begins at such a multiple
+  return kUpdatesAtOnce * (largest + 64);  // each piece begins at a cache line, on devices where it must
 }
 
 /// Where the ring lies: the device's memory for what comes from devices.

@@ -9,7 +9,7 @@
 namespace fedspallm::comm {
 
 namespace {
-constexpr std::int64_t kAlignment = 256;  // two pieces never share a cache line; what devices want
+constexpr std::int64_t kAlignment = 64;  // a cache line, so that two pieces never share one
 
 std::shared_ptr<std::byte> host_memory(std::int64_t bytes) {
   return {new std::byte[static_cast<std::size_t>(bytes)], std::default_delete<std::byte[]>()};

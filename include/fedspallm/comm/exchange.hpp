@@ -212,7 +212,7 @@ class Exchange {
   /// @param summaries  one of each, ascending by client
   /// @param make  must give what was summarized; lives until the exchange is over. What it throws ends the
   /// exchange.
-  /// @pre no deadline; within a unit a rank uses this or submit()
+  /// @pre no deadline, not nccl; within a unit a rank uses this or submit()
   void submit_later(std::size_t index, std::vector<UpdateSummary> summaries, MakeUpdate make);
   /// All planned units of blocks below this one are merged, and the root's callback has returned for each, as
   /// far as this rank has heard. Grows. Once everything planned is through: the largest uint32.
