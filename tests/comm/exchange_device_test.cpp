@@ -37,7 +37,7 @@ TEST_F(OnDevices, TheRootsOwnUpdatesTakeTheSameWay) {
   EXPECT_EQ(state_->to_self, updates);
   EXPECT_EQ(state_->sent, updates);
   EXPECT_EQ(state_->received, updates);
-  if (comm_.rank() == 0) EXPECT_TRUE(outcome.seen == merge_serially(plan));
+  EXPECT_TRUE(comm_.rank() != 0 || outcome.seen == merge_serially(plan));
 }
 
 TEST_F(OnDevices, AllMemoryIsGivenBack) {
@@ -76,7 +76,7 @@ TEST_F(OnDevices, UpdatesThatWerePackedThereGiveTheSerialBits) {
       if (plan.rank_of_client[client] == comm_.rank())
         exchange.submit(index, on_device(*chosen.device->port, make_update(plan, index, client)));
   exchange.finish();
-  if (comm_.rank() == 0) EXPECT_TRUE(seen == merge_serially(plan));
+  EXPECT_TRUE(comm_.rank() != 0 || seen == merge_serially(plan));
 }
 
 TEST_F(OnDevices, AnotherTransportRefusesThem) {

@@ -27,7 +27,11 @@ class HostMerge final : public DeviceMerge {
   Found add(const std::byte* update, std::int64_t kept) override {
     const std::int64_t size = merge_.rows() * merge_.cols();
     const wire::DeviceLayout layout = wire::device_layout(merge_.rows(), merge_.cols(), kept, dtype_, false);
-    wire::PackedMatrix matrix{.rows = merge_.rows(), .cols = merge_.cols(), .dtype = dtype_, .kept = kept};
+    wire::PackedMatrix matrix;
+    matrix.rows = merge_.rows();
+    matrix.cols = merge_.cols();
+    matrix.dtype = dtype_;
+    matrix.kept = kept;
     matrix.bits.resize(static_cast<std::size_t>(wire::mask_words(size)));
     matrix.values.resize(static_cast<std::size_t>(kept) * size_of(dtype_));
     std::memcpy(matrix.bits.data(), update + layout.bits, matrix.bits.size() * 8);
