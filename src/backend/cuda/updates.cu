@@ -60,7 +60,7 @@ __global__ void __launch_bounds__(block_threads)
   if (threadIdx.x == 0) atomicMax(&facts->largest, largest);
   if (blockIdx.x != gridDim.x - 1) return;
   const std::int64_t padding = size + threadIdx.x;  // fewer than 64
-  if (padding < divide_up(size, 64) * 64 && bit_at(bits, padding)) atomicMax(&facts->padding, 1U);
+  if (padding < (size + 63) / 64 * 64 && bit_at(bits, padding)) atomicMax(&facts->padding, 1U);
 }
 
 template <DType type>
