@@ -54,5 +54,6 @@ if ((cores >= 2 * ranks)); then
     binding=(--bind-to none)
     threads=(--set "run.threads=$((cores / ranks))")
 fi
-exec mpirun -np "$ranks" "${binding[@]}" \
+mpirun -np "$ranks" "${binding[@]}" \
     "$root/build/release/fedspallm" prune "$root/configs/quickstart.toml" "${threads[@]}" "$@"
+"$root/jobs/make-report.sh" "$root/configs/quickstart.toml" "$@"

@@ -62,7 +62,10 @@ if $asked && ((status > 128)); then
 fi
 
 case "$status" in
-0) rm -f "$failures_file" ;;
+0)
+    rm -f "$failures_file"
+    "$(dirname "${BASH_SOURCE[0]}")/make-report.sh" "$@"
+    ;;
 75) requeue "checkpoint written" ;;
 6 | 134 | 137 | 143) # a rank lost, stuck or killed
     failures="$(cat "$failures_file" 2>/dev/null || echo 0)"

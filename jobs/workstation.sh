@@ -69,4 +69,5 @@ while $signalled; do
     signalled=false
     wait "$job" && status=0 || status=$?
 done
+if ((status == 0)); then "$root/jobs/make-report.sh" "$config" "$@"; fi
 exit "$status"

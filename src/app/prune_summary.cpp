@@ -144,8 +144,9 @@ void PruneRun::print_table(const nlohmann::json& summary) const {
   std::fputs(
       fmt::format(
           "{}\nA pruned model is as large and as fast as before: its zeros are stored. Sparse kernels or "
-          "`fedspallm export --format bitmask` make use of them.\n",
-          (merges() ? paths_.model() : paths_.clients()).string())
+          "`fedspallm export --format bitmask` make use of them.\nTables and pictures of it: tools/report.py "
+          "{}\n",
+          (merges() ? paths_.model() : paths_.clients()).string(), paths_.dir.string())
           .c_str(),
       stdout);
   std::fflush(stdout);

@@ -102,6 +102,7 @@ class OnSlurm(ProgramTest):
         project = cls.folder / name
         (project / "build" / "release").mkdir(parents=True)
         (project / "jobs").symlink_to(JOBS)
+        (project / "tools").symlink_to(ROOT / "tools")
         (project / "build" / "release" / "fedspallm").symlink_to(program)
         return project
 
@@ -167,6 +168,7 @@ class OnSlurm(ProgramTest):
         self.assert_ended(job, "0:0", 0)
         self.assert_same_bits(job, "cpu")
         self.assertIn("3 clients on 4 ranks", (self.folder / "cpu" / "logs" / "rank_0000.log").read_text())
+        self.assertIn("Run cpu", (self.folder / "cpu" / "report.html").read_text(), job.report())
 
     def test_mpirun_takes_ranks_and_nodes_from_the_allocation(self) -> None:
         job = self.submit("slurm-cpu.sbatch", self.written("mpirun"), env={"FEDSPALLM_LAUNCHER": "mpirun"})
