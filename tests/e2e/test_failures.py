@@ -1,18 +1,13 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""What becomes of a run whose clients fail or are late, whose disk is full, or one of whose ranks fails in any
-phase. Every failure has a real cause: tokens, weights, files. See docs/robustness.md."""
+"""What becomes of a run whose clients fail or are late, or one of whose ranks fails in any phase. Every failure has a
+real cause: tokens, weights, files. See docs/robustness.md."""
 
 from __future__ import annotations
 
-import json
 import os
-import resource
 import shutil
-import signal
-import subprocess
 import time
-import unittest
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -25,11 +20,9 @@ from harness import (
     NUMERICAL,
     STARTED_WRONGLY,
     Outcome,
-    ProgramTest,
     enter_venv,
     file_digests,
     main,
-    merged,
     run,
 )
 
@@ -39,99 +32,10 @@ if __name__ == "__main__":
 import models  # noqa: E402
 import numpy as np  # noqa: E402
 import oracle  # noqa: E402
+from failing import DROP, FailureTest  # noqa: E402
 
 PEER_LOST = 6
-BLOCKS = 8
-CHANNEL = 5
-DROP = {"on_client_failure": "drop"}
 WAYS = (("gather", 1), ("reduce", 2), ("gather", 3), ("reduce", 3))  # transport, ranks
-
-
-def spoil(tensors: dict[str, models.Tensor], block: int) -> None:
-    """One channel of the residual stream, which only the last token of the vocabulary feeds and which overflows in
-    this block: a text without that token never meets it."""
-    embedding = tensors["model.embed_tokens.weight"].data
-    embedding[:, CHANNEL] = 0
-    embedding[-1, CHANNEL] = 0x3F80  # 1 in bfloat16
-    for name, tensor in tensors.items():
-        if name.endswith(("o_proj.weight", "down_proj.weight")):
-            tensor.data[CHANNEL] = 0
-    if block >= 0:
-        tensors[f"model.layers.{block}.input_layernorm.weight"].data[CHANNEL] = 0x7F61  # 3e38
-
-
-class FailureTest(ProgramTest):
-    """Three clients, of which the last one's text has the token that spoiled models cannot take."""
-
-    clients: list[dict[str, Any]]
-    vocab: int
-    models_made: dict[int, Path]
-
-    @classmethod
-    def setUpClass(cls) -> None:
-        super().setUpClass()
-        cls.models_made = {}
-        cls.vocab = models.vocabulary(models.LLAMA)
-        cls.clients = [cls.client(index, index == 2) for index in range(3)]
-
-    @classmethod
-    def client(cls, index: int, meets_it: bool) -> dict[str, Any]:
-        ids = np.random.default_rng(index).integers(0, cls.vocab - 1, 1024)
-        if meets_it:
-            ids[20::40] = cls.vocab - 1
-        name = f"client-{index}"
-        path = cls.folder / "tokens" / f"{name}-{meets_it}.h5"
-        return {"name": name, "tokens": str(models.write_tokens(path, ids, cls.vocab))}
-
-    @classmethod
-    def model(cls, block: int) -> Path:
-        """A model whose spoiled channel overflows in `block`; -1 = nowhere."""
-        if block not in cls.models_made:
-            folder = models.deepen(models.LLAMA, cls.folder / f"model{block}", BLOCKS)
-            cls.models_made[block] = models.change(folder, lambda tensors: spoil(tensors, block))
-        return cls.models_made[block]
-
-    def run_dir(self, place: str = "run") -> Path:
-        return self.folder / self._testMethodName / place
-
-    def config(self, block: int = -1, place: str = "run", **changes: Any) -> Path:
-        """A configuration, written down. Windows are taken in order: random ones depend on a client's number."""
-        base = models.run_config(self.model(block), self.run_dir(place), self.clients)
-        base["calibration"]["sampling"] = "sequential"
-        base["run"]["checkpoint_every"] = 1
-        self.run_dir(place).parent.mkdir(exist_ok=True)
-        return self.write_config(merged(base, changes), f"{self._testMethodName}/{place}.toml")
-
-    def blocks(self, place: str = "run") -> dict[str, str]:
-        return oracle.digest_of_blocks(self.run_dir(place) / "run.h5")
-
-    def without_client(self, block: int, **changes: Any) -> None:
-        """The run that the others would have made, in the folder `others`."""
-        self.done("prune", self.config(block, "others", **{"client": self.clients[:2], **changes}), "--quiet")
-
-    def summary(self) -> dict[str, Any]:
-        summary: dict[str, Any] = json.loads((self.run_dir() / "summary.json").read_text())
-        return summary
-
-    def events(self, name: str) -> list[dict[str, Any]]:
-        lines = (self.run_dir() / "metrics.jsonl").read_text().splitlines()
-        return [event for event in map(json.loads, lines) if event["event"] == name]
-
-    def merged_blocks(self) -> int:
-        return len(list((self.run_dir() / "blocks").glob("*.h5")))
-
-    def check_named(self, outcome: Outcome, client: str, block: int, reason: str) -> None:
-        """Everybody who may ask is told who was left out, from where on, and why."""
-        (dropped,) = self.summary()["dropped"]
-        self.assertEqual((dropped["client"], dropped["round"], dropped["block"]), (client, 1, block))
-        self.assertRegex(dropped["reason"], reason)
-        text = rf"client '{client}' is left out from block {block} of round 1 on: .*"
-        self.assertRegex(outcome.stdout, "left out +" + text)
-        self.assertEqual(len(self.events("client_dropped")), 1)
-        self.assertRegex((self.run_dir() / "logs" / "rank_0000.log").read_text(), text)
-        found = self.done("inspect", self.run_dir(), "--json").json()
-        self.assertRegex("\n".join(found["warnings"]), text)
-        self.assertEqual((found["ok"], found["complete"]), (True, True))
 
 
 class FailingClients(FailureTest):
@@ -309,142 +213,6 @@ class LateClients(FailureTest):
         outcome = self.done("prune", self.slow(**DROP), ranks=3)
         self.assertEqual(self.blocks(), self.blocks("others"))
         self.check_named(outcome, "client-2", 0, r"late: .*q_proj.* was not there [\d.e-]+ s after the others'")
-
-
-@unittest.skipIf("FEDSPALLM_SANITIZED" in os.environ, "sanitizers need all addresses")
-class OutOfMemory(FailureTest):
-    """The last client wants more memory than processes may have."""
-
-    def limited(self, **federation: str) -> Path:
-        """More windows than fit: their hidden states alone take 6 GB."""
-        limit, hidden_bytes = 4 << 30, 6 << 30
-        before = resource.getrlimit(resource.RLIMIT_AS)
-        self.addCleanup(resource.setrlimit, resource.RLIMIT_AS, before)
-        resource.setrlimit(resource.RLIMIT_AS, (limit, before[1]))
-        window = models.run_config(self.model(-1), self.run_dir(), self.clients)["calibration"]["sequence_length"]
-        hidden = json.loads((self.model(-1) / "config.json").read_text())["hidden_size"]
-        samples = hidden_bytes // (4 * window * hidden)
-        clients = [*self.clients[:2], {**self.clients[2], "samples": samples}]
-        return self.config(client=clients, calibration={"sampling": "random"}, federation=federation)
-
-    def test_abort_names_what_did_not_fit(self) -> None:
-        expected = [r"client 'client-2': memory: \d+ bytes could not be allocated", "fewer samples"]
-        self.refused(NO_RESOURCES, expected, "prune", self.limited(), ranks=3)
-
-    def test_drop(self) -> None:
-        outcome = self.done("prune", self.limited(**DROP), ranks=3)
-        self.check_named(outcome, "client-2", 0, "memory: .* could not be allocated")
-
-
-class FullDisk(FailureTest):
-    """Every kind of file finds no space once; then there is space, and the same command finishes."""
-
-    def expected(self) -> dict[str, str]:
-        self.done("prune", self.config(place="clean", run={"keep_clients": True}), "--quiet", ranks=2)
-        return file_digests(self.run_dir("clean") / "model")
-
-    def finish(self, config: Path, expected: dict[str, str], failed: Outcome, name: str) -> None:
-        self.assertEqual(failed.status, NO_RESOURCES, str(failed))
-        self.assertEqual(failed.messages, 1, str(failed))
-        self.assertRegex(failed.stderr, rf"error: [\s\S]*{name}[\s\S]*(No space left|space)", str(failed))
-        self.assertNotRegex(failed.stderr, ABORTS)
-        self.assertFalse((self.run_dir() / "summary.json").is_file(), "nothing torn counts as finished")
-        self.done("prune", config, "--quiet", ranks=2)
-        self.assertEqual(file_digests(self.run_dir() / "model"), expected)
-        self.assertEqual([str(file) for file in self.run_dir().rglob("*.part") if file.is_file()], [])
-
-    def take_space(self, job: Job, part: Path) -> None:
-        """From here on PART cannot be written. The job stands still meanwhile, and not while it writes PART."""
-        while not part.is_symlink():
-            job.signal(signal.SIGSTOP)
-            part.parent.mkdir(parents=True, exist_ok=True)
-            if not part.exists():
-                part.symlink_to("/dev/full")
-            job.signal(signal.SIGCONT)
-
-    def test_each_kind_of_file(self) -> None:
-        expected = self.expected()
-        config = self.config(run={"keep_clients": True})
-        at_once, running = 0, 1
-        places = {  # relative path of what is written: when its space goes
-            "status.json.part": at_once,
-            "config.toml.part": at_once,
-            "resume.json.part": at_once,
-            "metrics.jsonl": at_once,
-            "blocks/r01-b0007.h5.part": running,
-            "manifest.json.part": running,
-            "clients/client-1/r01-b0007.h5.part": running,
-            "clients/client-0/manifest.json.part": running,
-            "clients/client-1.h5.part": running,
-            "state/client-1/r01-b0007.state.part": running,
-            "run.h5.part": running,
-            "summary.json.part": running,
-        }
-        for place, when in places.items():
-            with self.subTest(file=place):
-                shutil.rmtree(self.run_dir(), ignore_errors=True)
-                full = self.run_dir() / place
-                if when == at_once:
-                    full.parent.mkdir(parents=True)
-                    full.symlink_to("/dev/full")
-                job = Job("prune", config, ranks=2)
-                if when == running:
-                    self.assertTrue(job.wait_until(lambda: self.merged_blocks() >= 1))
-                    self.take_space(job, full)
-                outcome = job.end()
-                if full.is_symlink():
-                    full.unlink()
-                self.finish(config, expected, outcome, full.name.replace(".part", ""))
-                shutil.rmtree(self.run_dir())
-
-    def test_the_model(self) -> None:
-        expected = self.expected()
-        config = self.config(run={"keep_clients": True})
-        for _ in range(10):
-            job = Job("prune", config, ranks=2)
-            files = lambda: list((self.run_dir() / "model.part").glob("*.safetensors"))  # noqa: E731
-            self.assertTrue(job.wait_until(lambda: bool(files())))
-            job.signal(signal.SIGSTOP)
-            if files():
-                break
-            job.signal(signal.SIGCONT)  # it was faster than this test
-            job.end()
-            shutil.rmtree(self.run_dir())
-        (file,) = files()
-        file.unlink()
-        file.symlink_to("/dev/full")
-        job.signal(signal.SIGCONT)
-        outcome = job.end()
-        file.unlink(missing_ok=True)
-        self.finish(config, expected, outcome, file.name)
-
-    def test_a_file_system_that_fills_up(self) -> None:
-        place = self.run_dir()
-        place.mkdir(parents=True)
-        mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "none", str(place)]
-        if os.geteuid() != 0 or subprocess.run(mount, check=False, capture_output=True).returncode != 0:
-            self.skipTest("mounting a tmpfs is not possible here")
-        try:
-            expected = self.expected()
-            config = self.config(run={"keep_clients": True})
-            ballast = place / "ballast"
-            for blocks in (0, 1, 3, 6):
-                job = Job("prune", config, ranks=2)
-                ready: Callable[[], bool] = lambda n=blocks: (  # type: ignore[misc]
-                    (place / "status.json").exists() if n == 0 else self.merged_blocks() >= n
-                )
-                self.assertTrue(job.wait_until(ready))
-                subprocess.run(["dd", "if=/dev/zero", f"of={ballast}", "bs=4k"], check=False, capture_output=True)
-                outcome = job.end()
-                ballast.unlink()
-                self.finish(config, expected, outcome, str(place))
-                for entry in place.iterdir():
-                    if entry.is_dir():
-                        shutil.rmtree(entry)
-                    else:
-                        entry.unlink()
-        finally:
-            subprocess.run(["umount", str(place)], check=True)
 
 
 class OneRankFails(FailureTest):
