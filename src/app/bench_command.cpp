@@ -16,8 +16,9 @@ namespace fedspallm::app {
 namespace {
 
 constexpr const char* kTransport = "transport";
-constexpr std::array<std::string_view, 8> kNames = {"forward",   "hessian",   "factorization", "sweep",
-                                                    "sparsegpt", "aggregate", "checkpoint",    kTransport};
+constexpr std::array<std::string_view, 9> kNames = {"forward",   "hessian",    "factorization",
+                                                    "sweep",     "sparsegpt",  "spmm",
+                                                    "aggregate", "checkpoint", kTransport};
 
 void print_text(const BenchReport& report) {
   report::TextTable table({"what", "shape", "seconds", "G/s", "of", "limit", "limit G/s", "share"});
@@ -45,7 +46,7 @@ void print(const BenchOptions& options, const BenchReport& report, int threads,
 void check_options(const BenchOptions& options) {
   check<ConfigError>(std::find(kNames.begin(), kNames.end(), options.name) != kNames.end(),
                      fmt::format("bench: unknown name '{}'; expected forward, hessian, factorization, sweep, "
-                                 "sparsegpt (all four), aggregate, checkpoint or transport",
+                                 "sparsegpt (all four), spmm, aggregate, checkpoint or transport",
                                  options.name));
   check<ConfigError>(options.dir.empty() || options.name == "checkpoint",
                      fmt::format("bench {}: --dir is for checkpoint only", options.name));

@@ -30,6 +30,7 @@ struct EvalOptions {
   std::optional<std::int64_t> samples;
   std::optional<std::string> client;  // MODEL_DIR is then a run directory
   std::string backend = "auto";
+  bool sparse = false;  // also with pruned linears stored and multiplied by their non-zeros
   bool json = false;
 };
 struct InspectOptions {

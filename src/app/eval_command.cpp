@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // eval: perplexity of a model directory or of a stand-alone client, in the format of rulings.md 12.
+#include "fedspallm/base/error.hpp"
 #include "fedspallm/store/run_store.hpp"
 
 #include <nlohmann/json.hpp>
@@ -8,6 +9,7 @@
 #include "evaluate.hpp"
 #include "overlay.hpp"
 #include "setup.hpp"
+#include <chrono>
 #include <cstdio>
 #include <filesystem>
 #include <memory>
@@ -32,13 +34,44 @@ nlohmann::json to_json(const EvalOptions& options, const std::vector<EvaluationS
                     {"predictions", results[set].predictions},
                     {"nll", results[set].nll},
                     {"perplexity", results[set].perplexity}});
-  nlohmann::json object = {{"format_version", 1},
-                           {"model", options.model},
-                           {"dtype", "float32"},
-                           {"sequence_length", options.sequence_length},
-                           {"evaluations", list}};
-  if (options.client) object["client"] = *options.client;
-  return object;
+  return list;
+}
+
+void print(const char* prefix, const EvalOptions& options, const std::vector<EvaluationSet>& sets,
+           const std::vector<report::Perplexity>& results) {
+  for (std::size_t set = 0; set < results.size(); ++set)
+    std::printf("%s%-24s perplexity %10.4f   nll %.6f   %lld windows of %lld tokens\n", prefix,
+                sets[set].name.c_str(), results[set].perplexity, results[set].nll,
+                static_cast<long long>(results[set].samples),
+                static_cast<long long>(options.sequence_length));
+}
+
+/// One way through the model, with the wall time that it took.
+struct Timed {
+  std::vector<report::Perplexity> results;
+  double seconds = 0;
+};
+
+/// Linears with fewer zeros stay dense: nobody pruned them.
+constexpr double kLeastSparsity = 0.25;
+
+/// The same blocks, pruned linears by their non-zeros; counts them.
+report::BlockSource sparse_source(report::BlockSource source, backend::Backend& backend,
+                                  std::size_t& linears) {
+  return [source = std::move(source), &backend, &linears](std::int64_t block) {
+    model::BlockWeights weights = source(block);
+    linears += model::make_sparse(backend, kLeastSparsity, weights);
+    return weights;
+  };
+}
+
+void print_sparse(const EvalOptions& options, const std::vector<EvaluationSet>& sets, const Timed& dense,
+                  const Timed& sparse, std::size_t linears) {
+  print("sparse ", options, sets, sparse.results);
+  std::printf(
+      "%.3f s dense, %.3f s with %zu linears by their non-zeros (loading, and on the first pass the "
+      "conversion, included)\n",
+      dense.seconds, sparse.seconds, linears);
 }
 
 }  // namespace
@@ -74,17 +107,38 @@ ExitStatus run_eval(comm::Communicator& communicator, const EvalOptions& options
       return weights;
     };
   }
-  const auto results =
-      evaluate(communicator, *model, *backend, source, sets, /*participates=*/true, options.model);
+  const auto timed = [&](const report::BlockSource& blocks, const char* what) {
+    const auto begin = std::chrono::steady_clock::now();
+    Timed run{evaluate(communicator, *model, *backend, blocks, sets, /*participates=*/true, what)};
+    run.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+    return run;
+  };
+  const Timed dense = timed(source, options.model.c_str());
+  Timed sparse;
+  std::size_t linears = 0;
+  if (options.sparse) {
+    sparse = timed(sparse_source(source, *backend, linears), options.model.c_str());
+    check<ConfigError>(communicator.maximum(static_cast<std::int64_t>(linears)) > 0,
+                       fmt::format("--sparse: no linear of {} has {:.0f} % zeros or more: it is not pruned",
+                                   options.model, 100 * kLeastSparsity));
+  }
   if (communicator.rank() != 0) return ExitStatus::done;
   if (options.json) {
-    std::puts(to_json(options, sets, results).dump().c_str());
+    nlohmann::json object = {{"format_version", 1},
+                             {"model", options.model},
+                             {"dtype", "float32"},
+                             {"sequence_length", options.sequence_length},
+                             {"evaluations", to_json(options, sets, dense.results)}};
+    if (options.client) object["client"] = *options.client;
+    if (options.sparse)
+      object["sparse"] = {{"evaluations", to_json(options, sets, sparse.results)},
+                          {"linears", linears},
+                          {"seconds", sparse.seconds},
+                          {"dense_seconds", dense.seconds}};
+    std::puts(object.dump().c_str());
   } else {
-    for (std::size_t set = 0; set < results.size(); ++set)
-      std::printf("%-24s perplexity %10.4f   nll %.6f   %lld windows of %lld tokens\n",
-                  sets[set].name.c_str(), results[set].perplexity, results[set].nll,
-                  static_cast<long long>(results[set].samples),
-                  static_cast<long long>(options.sequence_length));
+    print("", options, sets, dense.results);
+    if (options.sparse) print_sparse(options, sets, dense, sparse, linears);
   }
   return ExitStatus::done;
 }

@@ -65,6 +65,9 @@ void add_eval(CLI::App& app, EvalOptions& options, Chosen& chosen) {
   command->add_option("--samples", options.samples, "windows per file (default: all)");
   command->add_option("--client", options.client, "a stand-alone client of a run with run.keep_clients");
   command->add_option("--backend", options.backend, "auto, cpu, cuda or reference")->capture_default_str();
+  command->add_flag(
+      "--sparse", options.sparse,
+      "once more with the pruned linears as sparse matrices (cuSPARSE on a GPU), times of both");
   command->add_flag("--json", options.json, "one JSON object on standard output");
   command->callback([&] {
     chosen.with_mpi = [&](comm::Communicator& communicator) { return run_eval(communicator, options); };
@@ -98,9 +101,10 @@ void add_files(CLI::App& app, InspectOptions& inspect, ExportOptions& exporting,
 void add_machine(CLI::App& app, BenchOptions& bench, Chosen& chosen) {
   CLI::App* command = app.add_subcommand("bench", "Measure pieces beside their limits on this machine");
   command
-      ->add_option("NAME", bench.name,
-                   "forward, hessian, factorization, sweep, sparsegpt (all four), aggregate, checkpoint, "
-                   "transport (alone or under mpirun / srun)")
+      ->add_option(
+          "NAME", bench.name,
+          "forward, hessian, factorization, sweep, sparsegpt (all four), spmm, aggregate, checkpoint, "
+          "transport (alone or under mpirun / srun)")
       ->required();
   command->add_option("--backend", bench.backend, "auto, cpu, cuda or reference (not: aggregate, transport)")
       ->capture_default_str();

@@ -54,4 +54,21 @@ Tensor Backend::allocate(std::int64_t rows, std::int64_t cols, Element element) 
   return tensor;
 }
 
+std::shared_ptr<float> Backend::allocate_host(std::int64_t count) {
+  require(count >= 0, "allocate_host: count >= 0");
+  return {new float[static_cast<std::size_t>(count)], std::default_delete<float[]>()};
+}
+
+void Backend::store(View source, float* host) {
+  require(source.contiguous(), "store: a contiguous view");
+  copy_out(source, std::span<float>(host, static_cast<std::size_t>(source.size())));
+}
+
+void Backend::restore(const float* host, View destination) {
+  require(destination.contiguous(), "restore: a contiguous view");
+  copy_in(std::span<const float>(host, static_cast<std::size_t>(destination.size())), destination);
+}
+
+void Backend::prefetch(std::span<const std::span<const std::byte>>) {}
+
 }  // namespace fedspallm::backend

@@ -68,6 +68,7 @@ class Bench {
   void hessian();
   void factorization();
   void sweep();
+  void spmm();
   void add_up();
   std::vector<BenchRow> rows;
 
@@ -93,6 +94,9 @@ class Bench {
   void time_gram(const std::string& name, std::int64_t columns, int per_block);
   void time_factor(const std::string& name, std::int64_t columns, int per_block);
   void time_sweep(const std::string& name, std::int64_t out, std::int64_t in, int per_block);
+  void time_spmm(const std::string& name, std::int64_t in, std::int64_t out);
+  /// `kept` of every `group` consecutive weights of a row stay, or (group = 0) a share of all by chance.
+  void thin(const Tensor& w, double share, int kept, int group);
   /// A damped Hessian of random inputs and its factor U.
   [[nodiscard]] Tensor hessian_of(std::int64_t columns);
   void sweep_matrix(const View& w, const View& u, const View& diagonal, const View& score, const View& mask,
@@ -284,6 +288,47 @@ void Bench::sweep() {
   time_sweep("down", options_.hidden, options_.intermediate, 1);
 }
 
+void Bench::thin(const Tensor& w, double share, int kept, int group) {
+  const RandomKey key{.seed = 2, .use = RandomUse::simulation, .client = ++stream_};
+  std::vector<float> values(static_cast<std::size_t>(w.view().size()));
+  backend_.copy_out(w, std::span<float>(values));
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    const bool dropped = group > 0 ? static_cast<int>(i % static_cast<std::size_t>(group)) >= kept
+                                   : static_cast<double>(random_bits(key, i) >> 11) * 0x1p-53 < share;
+    if (dropped) values[i] = 0.0F;
+  }
+  backend_.copy_in(std::span<const float>(values), w);
+}
+
+/// The dense product does the same work at any sparsity; the sparse ones are credited with it all, so that
+/// rates compare.
+void Bench::time_spmm(const std::string& name, std::int64_t in, std::int64_t out) {
+  const Tensor x = random(tokens_, in);
+  const Tensor y = backend_.allocate(tokens_, out);
+  const std::string shape = fmt::format("{} x {} x {}", tokens_, out, in);
+  const double flop = 2.0 * static_cast<double>(tokens_ * in * out);
+  const Tensor dense = random(out, in);
+  time("dense " + name, shape, 1, flop, "sgemm",
+       [&] { backend_.linear().linear(x, dense, View(), y, false); });
+  const auto sparse = [&](const std::string& what, double share, int kept, int group) {
+    const Tensor w = random(out, in);
+    thin(w, share, kept, group);
+    const auto matrix = backend_.csr().compress(w);
+    time(what + " " + name, shape, 1, flop, "sgemm",
+         [&] { backend_.csr().linear(x, *matrix, View(), y, false); });
+  };
+  sparse("csr 50 %", 0.5, 0, 0);
+  sparse("csr 70 %", 0.7, 0, 0);
+  sparse("csr 90 %", 0.9, 0, 0);
+  sparse("csr 2:4", 0.5, 2, 4);
+}
+
+void Bench::spmm() {
+  time_spmm("q", options_.hidden, options_.heads * options_.head_dim);
+  time_spmm("gate or up", options_.hidden, options_.intermediate);
+  time_spmm("down", options_.intermediate, options_.hidden);
+}
+
 void Bench::add_up() {
   BenchRow total;
   total.name = "decoder block";
@@ -336,17 +381,18 @@ double measure_triad(int threads, std::int64_t bytes) {
 std::vector<BenchRow> run_backend_bench(Backend& backend, std::string_view name,
                                         const BenchOptions& options) {
   require(options.threads >= 1 && options.repetitions >= 1, "bench: at least one thread and one repetition");
-  constexpr std::array<std::string_view, 5> known{"forward", "hessian", "factorization", "sweep",
-                                                  "sparsegpt"};
+  constexpr std::array<std::string_view, 6> known{"forward", "hessian",   "factorization",
+                                                  "sweep",   "sparsegpt", "spmm"};
   check<ConfigError>(
       std::find(known.begin(), known.end(), name) != known.end(),
-      fmt::format("bench \"{}\": expected forward, hessian, factorization, sweep or sparsegpt", name));
+      fmt::format("bench \"{}\": expected forward, hessian, factorization, sweep, sparsegpt or spmm", name));
   Bench bench(backend, options);
   const bool all = name == "sparsegpt";
   if (all || name == "forward") bench.forward();
   if (all || name == "hessian") bench.hessian();
   if (all || name == "factorization") bench.factorization();
   if (all || name == "sweep") bench.sweep();
+  if (name == "spmm") bench.spmm();
   if (all) bench.add_up();
   return std::move(bench.rows);
 }

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include <bit>
+#include <limits>
 #include <string_view>
 
 namespace fedspallm::backend::checks {
@@ -276,6 +277,32 @@ void add_update(const UpdateOps::Update& update) {
          fmt::format("0 <= kept <= weights, found {} and {}", update.kept, update.weights));
   expect(update.weights == 0 || (update.bits != nullptr && (update.kept == 0 || update.values != nullptr)),
          "add of an update", "bits and values");
+}
+
+namespace {
+
+void own_csr(const Backend* owner, std::string_view op, const CsrMatrix& matrix) {
+  expect(matrix.owner() == owner, op, "a matrix of this backend");
+}
+
+}  // namespace
+
+void csr_compress(const Backend* owner, const View& w) {
+  any(owner, "compress to CSR", "w", w);
+  constexpr std::int64_t limit = std::numeric_limits<std::int32_t>::max();
+  expect(w.size() <= limit && w.rows() < limit, "compress to CSR", "fewer than 2^31 elements");
+}
+
+void csr_expand(const Backend* owner, const CsrMatrix& matrix, const View& w) {
+  own_csr(owner, "expand from CSR", matrix);
+  operand(owner, "expand from CSR", "w", w, Element::f32, matrix.rows(), matrix.cols());
+}
+
+void csr_linear(const Backend* owner, const View& x, const CsrMatrix& w, const View& bias, const View& y) {
+  own_csr(owner, "linear with CSR", w);
+  operand(owner, "linear with CSR", "x", x, Element::f32, x.rows(), w.cols());
+  if (!left_out(bias)) row_of(owner, "linear with CSR", "bias", bias, w.rows());
+  operand(owner, "linear with CSR", "y", y, Element::f32, x.rows(), w.rows());
 }
 
 void host_copy(const Backend* owner, const View& view, Element element, std::size_t host_elements) {

@@ -61,6 +61,9 @@ void unpack_mask(const Backend* owner, std::span<const std::uint64_t> bits, cons
 // Backend
 void pack_update(const Backend* owner, const View& w, const View& mask);
 void add_update(const UpdateOps::Update& update);
+void csr_compress(const Backend* owner, const View& w);
+void csr_expand(const Backend* owner, const CsrMatrix& matrix, const View& w);
+void csr_linear(const Backend* owner, const View& x, const CsrMatrix& w, const View& bias, const View& y);
 void host_copy(const Backend* owner, const View& view, Element element, std::size_t host_elements);
 void widened_copy(const Backend* owner, const View& view, DType dtype, std::size_t host_bytes);
 void device_copy(const Backend* owner, const View& source, const View& destination);

@@ -38,9 +38,30 @@ BlockWeights load_block(const ModelDirectory& model, std::int64_t block, Backend
   return weights;
 }
 
+void prefetch_block(const ModelDirectory& model, std::int64_t block, Backend& backend) {
+  if (block < 0 || block >= model.architecture().blocks) return;
+  std::vector<std::span<const std::byte>> sources;
+  for (std::size_t matrix = 0; matrix < model.architecture().matrices.size(); ++matrix)
+    sources.push_back(model.tensor(model.matrix_name(block, matrix)).bytes);
+  backend.prefetch(sources);
+}
+
 void reload_matrix(const ModelDirectory& model, std::size_t matrix, Backend& backend, BlockWeights& weights) {
   require(matrix < weights.matrices.size(), "the matrix is one of the block's");
   load_into(model, model.matrix_name(weights.block, matrix), backend, weights.matrices[matrix]);
+}
+
+std::size_t make_sparse(Backend& backend, double least_sparsity, BlockWeights& weights) {
+  std::size_t count = 0;
+  weights.sparse.resize(weights.matrices.size());
+  for (std::size_t i = 0; i < weights.matrices.size(); ++i) {
+    auto matrix = backend.csr().compress(weights.matrices[i]);
+    if (matrix->sparsity() < least_sparsity) continue;
+    weights.sparse[i] = std::move(matrix);
+    weights.matrices[i] = Tensor();
+    ++count;
+  }
+  return count;
 }
 
 namespace {
@@ -79,7 +100,11 @@ void BlockForward::require_rows(std::int64_t rows) const {
 
 void BlockForward::apply(const BlockWeights& weights, MatrixRole role, View x, View y, bool add) {
   const std::size_t index = index_of(architecture_, role);
-  backend_.linear().linear(x, weights.matrices[index], weights.biases[index], y, add);
+  if (index < weights.sparse.size() && weights.sparse[index] != nullptr) {
+    backend_.csr().linear(x, *weights.sparse[index], weights.biases[index], y, add);
+  } else {
+    backend_.linear().linear(x, weights.matrices[index], weights.biases[index], y, add);
+  }
 }
 
 void BlockForward::norm_heads(View x, std::int64_t heads, const Tensor& weight) {

@@ -30,7 +30,7 @@ backend::BenchOptions tiny() {
 TEST(Bench, EveryRowHasWorkTimeAndALimitOnAnyBackend) {
   for (const bool cpu : {false, true}) {
     const auto backend = cpu ? backend::make_cpu_backend(2) : backend::make_reference_backend();
-    for (const char* name : {"forward", "hessian", "factorization", "sweep", "sparsegpt"}) {
+    for (const char* name : {"forward", "hessian", "factorization", "sweep", "sparsegpt", "spmm"}) {
       const auto rows = run_backend_bench(*backend, name, tiny());
       ASSERT_FALSE(rows.empty());
       for (const auto& row : rows) {
@@ -61,7 +61,7 @@ TEST(Bench, DecoderBlockAddsUpItsPieces) {
 TEST(Bench, UnknownNamesAreRefusedWithTheKnownOnes) {
   const auto backend = backend::make_reference_backend();
   EXPECT_THAT([&] { static_cast<void>(run_backend_bench(*backend, "swep", tiny())); },
-              testing::ThrowsMessage<ConfigError>(testing::HasSubstr("sweep or sparsegpt")));
+              testing::ThrowsMessage<ConfigError>(testing::HasSubstr("sparsegpt or spmm")));
 }
 
 }  // namespace

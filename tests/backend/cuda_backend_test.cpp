@@ -51,6 +51,64 @@ TEST_F(CudaBackendTest, TensorsAreAlignedCountedAndGivenBack) {
   EXPECT_EQ(cuda_->peak_bytes(), 60 + 15);
 }
 
+TEST_F(CudaBackendTest, WhatWasAskedForAheadIsWidenedFromTheDevice) {
+  std::vector<std::vector<std::byte>> sources;
+  for (const std::size_t weights : {std::size_t{35}, std::size_t{5000}})
+    for (const DType dtype : {DType::f16, DType::bf16, DType::f32}) {
+      const std::vector<float> values =
+          uniform(5, static_cast<std::uint32_t>(weights), static_cast<std::int64_t>(weights));
+      sources.emplace_back(weights * size_of(dtype));
+      narrow(dtype, values.data(), sources.back().data(), weights);
+    }
+  const auto widened = [&](std::size_t index) {
+    const DType dtype = std::array{DType::f16, DType::bf16, DType::f32}[index % 3];
+    const Tensor tensor =
+        cuda_->allocate(5, static_cast<std::int64_t>(sources[index].size() / size_of(dtype)) / 5);
+    cuda_->copy_in_widened(dtype, sources[index], tensor);
+    return download(*cuda_, tensor);
+  };
+  std::vector<std::vector<float>> expected;
+  for (std::size_t i = 0; i < sources.size(); ++i) expected.push_back(widened(i));
+  const std::int64_t before = cuda_->allocated_bytes();
+  const std::vector<std::span<const std::byte>> first(sources.begin(), sources.begin() + 3),
+      second(sources.begin() + 3, sources.end());
+  cuda_->prefetch(first);
+  cuda_->prefetch(second);
+  for (int client = 0; client < 2; ++client)
+    for (std::size_t i = 0; i < sources.size(); ++i) EXPECT_EQ(widened(i), expected[i]) << i;
+  std::int64_t bytes = 0;
+  for (const auto& source : sources) bytes += static_cast<std::int64_t>(source.size());
+  EXPECT_EQ(cuda_->allocated_bytes() - before, bytes) << "they are on the device";
+  cuda_->prefetch({});
+  EXPECT_EQ(cuda_->allocated_bytes() - before, bytes - 35 * (2 + 2 + 4)) << "the oldest are forgotten";
+  for (std::size_t i = 0; i < sources.size(); ++i) EXPECT_EQ(widened(i), expected[i]) << i;
+  cuda_->prefetch({});
+  EXPECT_EQ(cuda_->allocated_bytes(), before);
+}
+
+TEST_F(CudaBackendTest, ThatNothingFitsAheadIsNoError) {
+  const std::vector<std::byte> small(40, std::byte{1});
+  // Longer than any memory: only its address and size are looked at before it fails.
+  const std::vector<std::span<const std::byte>> sources = {
+      small, {reinterpret_cast<const std::byte*>(std::uintptr_t{4096}), std::size_t{1} << 45}};
+  cuda_->prefetch(sources);
+  const Tensor tensor = cuda_->allocate(2, 5);
+  cuda_->copy_in_widened(DType::f32, small, tensor);
+  cuda_->prefetch({});
+  EXPECT_EQ(download(*cuda_, tensor).size(), 10U);
+}
+
+TEST_F(CudaBackendTest, HostMemoryOfItsOwnComesAndGoesInStreamOrder) {
+  const std::shared_ptr<float> host = cuda_->allocate_host(6);
+  const Tensor from = upload(*cuda_, {1, 2, 3, 4, 5, 6}, 2), to = cuda_->allocate(3, 2);
+  cuda_->store(from, host.get());
+  cuda_->fill(from, 0.0F);
+  cuda_->restore(host.get(), to);
+  EXPECT_THAT(download(*cuda_, to), testing::ElementsAre(1, 2, 3, 4, 5, 6));
+  EXPECT_THROW(cuda_->store(to.view().column_range(0, 1), host.get()), LogicError);
+  EXPECT_THROW(cuda_->restore(host.get(), to.view().column_range(0, 1)), LogicError);
+}
+
 TEST_F(CudaBackendTest, MemoryThatCannotBeHadIsAResourceErrorWithNumbers) {
   EXPECT_THAT([&] { static_cast<void>(cuda_->allocate(std::int64_t{1} << 24, std::int64_t{1} << 24)); },
               ThrowsMessage<ResourceError>(

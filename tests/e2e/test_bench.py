@@ -10,7 +10,7 @@ from typing import Any
 
 from harness import BAD_INPUT, ProgramTest, main
 
-COMPUTE = ("forward", "hessian", "factorization", "sweep", "sparsegpt")
+COMPUTE = ("forward", "hessian", "factorization", "sweep", "sparsegpt", "spmm")
 ALONE = (*COMPUTE, "aggregate", "checkpoint")
 
 

@@ -171,6 +171,26 @@ class EvaluationOfRuns(ProgramTest):
             distinct = {values["dense"], values["merged"], *values["standalone"].values()}
             self.assertEqual(len(distinct), 5)
 
+    def test_sparse_linears_give_the_same_perplexity(self) -> None:
+        places: list[tuple[object, ...]] = [(self.folder / "run" / "model",)]
+        places.append((self.folder / "run", "--client", "client-1"))
+        for place in places:
+            arguments = ["eval", *place, "--tokens", *self.sets, "--sequence-length", 40, "--samples", 5]
+            found = self.done(*arguments, "--sparse", "--json").json()
+            dense = [entry["perplexity"] for entry in found["evaluations"]]
+            sparse = [entry["perplexity"] for entry in found["sparse"]["evaluations"]]
+            self.assertEqual(dense, self.perplexities(*place), "without the option nothing changes")
+            np.testing.assert_allclose(sparse, dense, rtol=1e-3)
+            self.assertEqual(found["sparse"]["linears"] % 14, 0, "all of two blocks' linears, once or more")
+            self.assertGreater(found["sparse"]["linears"], 0)
+            self.assertGreater(min(found["sparse"]["seconds"], found["sparse"]["dense_seconds"]), 0)
+            text = self.done(*arguments, "--sparse").stdout
+            self.assertRegex(text, r"sparse test-0 +perplexity")
+            self.assertRegex(text, r"s dense, [0-9.]+ s with \d+ linears")
+        self.refused(
+            BAD_INPUT, ["not pruned"], "eval", self.model, "--sparse", "--tokens", *self.sets, "--sequence-length", 40
+        )
+
     def test_unknown_client_is_refused(self) -> None:
         self.refused(
             BAD_INPUT, ["nobody"], "eval", self.folder / "run", "--client", "nobody", "--tokens", self.sets[0]

@@ -7,6 +7,7 @@
 // checks that views belong to this backend and that shapes agree, and throws LogicError otherwise.
 #pragma once
 
+#include "fedspallm/backend/csr.hpp"
 #include "fedspallm/backend/tensor.hpp"
 #include "fedspallm/base/cpu_features.hpp"
 #include "fedspallm/base/dtype.hpp"
@@ -199,6 +200,16 @@ class Backend {
   virtual void copy(View source, View destination) = 0;
   virtual void fill(View destination, float value) = 0;
   virtual void synchronize() = 0;
+  /// Host memory of `count` floats from which copies are fastest (pinned, where there is a device). What it
+  /// holds starts undefined. @throws ResourceError
+  [[nodiscard]] virtual std::shared_ptr<float> allocate_host(std::int64_t count);
+  /// Between a contiguous view and such memory. The copy is only queued: on the host the memory may be
+  /// touched after synchronize(). @pre the view's elements are f32, `host` has as many
+  virtual void store(View source, float* host);
+  virtual void restore(const float* host, View destination);
+  /// A hint: copy_in_widened() will soon be given these bytes, which stay where they are and as they are. A
+  /// device brings them to its memory meanwhile, and keeps them until two later calls.
+  virtual void prefetch(std::span<const std::span<const std::byte>> sources);
   /// Bytes now allocated and their peak.
   [[nodiscard]] virtual std::int64_t allocated_bytes() const = 0;
   [[nodiscard]] virtual std::int64_t peak_bytes() const = 0;
@@ -208,6 +219,7 @@ class Backend {
   [[nodiscard]] virtual PruneOps& prune() = 0;
   [[nodiscard]] virtual SparseOps& sparse() = 0;
   [[nodiscard]] virtual UpdateOps& updates() = 0;
+  [[nodiscard]] virtual CsrOps& csr() = 0;
 
  protected:
   friend class Tensor;

@@ -38,7 +38,8 @@ struct BenchRow {
 };
 
 /// @param name  "forward", "hessian", "factorization", "sweep", or "sparsegpt" for all of them and a last row
-///   "decoder block" that adds them up: work = all flop, limit = sgemm.
+///   "decoder block" that adds them up: work = all flop, limit = sgemm; "spmm": products with pruned matrices
+///   by their non-zeros (CSR) beside the dense product, each credited with the dense one's flop.
 /// @throws ConfigError naming the known ones when there is no such benchmark.
 [[nodiscard]] std::vector<BenchRow> run_backend_bench(Backend& backend, std::string_view name,
                                                       const BenchOptions& options);

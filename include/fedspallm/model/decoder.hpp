@@ -7,6 +7,7 @@
 #include "fedspallm/model/model_directory.hpp"
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -18,6 +19,8 @@ struct BlockWeights {
   std::int64_t block = 0;
   std::vector<backend::Tensor> matrices;  // rows x cols, fp32
   std::vector<backend::Tensor> biases;    // 1 x rows, or empty
+  /// Where not null, used in place of matrices[i], which is empty then (make_sparse); may be left empty.
+  std::vector<std::unique_ptr<backend::CsrMatrix>> sparse = {};
   // 1 x n, or empty. A norm that the model stores without weight has a weight of ones here.
   backend::Tensor attention_norm, attention_norm_bias, mlp_norm, mlp_norm_bias, query_norm, key_norm;
 };
@@ -25,9 +28,16 @@ struct BlockWeights {
 /// Loads and widens block `block`. @throws NumericalError naming the tensor when it holds NaN or infinity
 [[nodiscard]] BlockWeights load_block(const ModelDirectory& model, std::int64_t block,
                                       backend::Backend& backend);
+/// The backend may bring the block's matrices nearer while others are at work (Backend::prefetch). Nothing
+/// where there is no such block.
+void prefetch_block(const ModelDirectory& model, std::int64_t block, backend::Backend& backend);
 /// Copies the dense matrix number `matrix` of block weights.block again over weights.matrices[matrix].
 void reload_matrix(const ModelDirectory& model, std::size_t matrix, backend::Backend& backend,
                    BlockWeights& weights);
+
+/// Matrices with at least this share of zeros are stored by their non-zeros from here on: for forward passes
+/// alone. @return how many
+std::size_t make_sparse(backend::Backend& backend, double least_sparsity, BlockWeights& weights);
 
 /// The pieces of a block for a batch of whole sequences. Rows = tokens. Views passed in belong to `backend`.
 class BlockForward {

@@ -7,6 +7,7 @@
 
 #include "../access.hpp"
 #include "../checks.hpp"
+#include "../host_csr.hpp"
 #include "../host_updates.hpp"
 #include "ops.hpp"
 
@@ -71,6 +72,7 @@ class CpuBackend final : public Backend {
   [[nodiscard]] PruneOps& prune() override { return prune_; }
   [[nodiscard]] SparseOps& sparse() override { return sparse_; }
   [[nodiscard]] UpdateOps& updates() override { return updates_; }
+  [[nodiscard]] CsrOps& csr() override { return csr_; }
 
  protected:
   void* allocate_bytes(std::size_t bytes) override { return engine_.memory.allocate(bytes); }
@@ -106,6 +108,9 @@ class CpuBackend final : public Backend {
   CpuPrune prune_;
   CpuSparse sparse_;
   HostUpdates updates_{sparse_};
+  HostCsr csr_{this, [this](std::int64_t units, const std::function<void(std::int64_t)>& body) {
+                 engine_.run(units, [&](std::int64_t unit, int) { body(unit); });
+               }};
 };
 
 void CpuBackend::copy_in_widened(DType dtype, std::span<const std::byte> source, View destination) {

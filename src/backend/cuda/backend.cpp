@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fedspallm/backend/cuda.hpp"
+#include "fedspallm/base/error.hpp"
 
 #include "../checks.hpp"
+#include "csr_ops.hpp"
 #include "kernels.hpp"
 #include "ops.hpp"
+#include "prefetch.hpp"
 
 namespace fedspallm::backend {
 
@@ -14,11 +17,13 @@ class CudaBackend final : public Backend {
  public:
   explicit CudaBackend(const CudaOptions& options)
       : engine_(options),
+        prefetcher_(options.device),
         linear_(this, engine_),
         model_(this, engine_),
         prune_(this, engine_),
         sparse_(this, engine_),
-        updates_(this, engine_) {}
+        updates_(this, engine_),
+        csr_(this, engine_) {}
 
   [[nodiscard]] std::string name() const override { return "cuda"; }
   [[nodiscard]] std::string kernel_set() const override { return engine_.kernel_set(); }
@@ -57,11 +62,17 @@ class CudaBackend final : public Backend {
     }
   }
   void synchronize() override { engine_.synchronize(); }
+  [[nodiscard]] std::shared_ptr<float> allocate_host(std::int64_t count) override;
+  void store(View source, float* host) override;
+  void restore(const float* host, View destination) override;
+  void prefetch(std::span<const std::span<const std::byte>> sources) override {
+    prefetcher_.ask(sources, [this] { engine_.synchronize(); });
+  }
   [[nodiscard]] std::int64_t allocated_bytes() const override {
-    return engine_.memory.allocated_bytes() + updates_.allocated_bytes();
+    return engine_.memory.allocated_bytes() + updates_.allocated_bytes() + prefetcher_.allocated_bytes();
   }
   [[nodiscard]] std::int64_t peak_bytes() const override {
-    return engine_.memory.peak_bytes() + updates_.peak_bytes();
+    return engine_.memory.peak_bytes() + updates_.peak_bytes() + prefetcher_.peak_bytes();
   }
 
   [[nodiscard]] LinearOps& linear() override { return linear_; }
@@ -69,6 +80,7 @@ class CudaBackend final : public Backend {
   [[nodiscard]] PruneOps& prune() override { return prune_; }
   [[nodiscard]] SparseOps& sparse() override { return sparse_; }
   [[nodiscard]] UpdateOps& updates() override { return updates_; }
+  [[nodiscard]] CsrOps& csr() override { return csr_; }
 
  protected:
   void* allocate_bytes(std::size_t bytes) override {
@@ -103,17 +115,60 @@ class CudaBackend final : public Backend {
   }
 
   Engine engine_;
+  Prefetcher prefetcher_;
   CudaLinear linear_;
   CudaModel model_;
   CudaPrune prune_;
   CudaSparse sparse_;
   CudaUpdates updates_;
+  CudaCsr csr_;
 };
+
+std::shared_ptr<float> CudaBackend::allocate_host(std::int64_t count) {
+  require(count >= 0, "allocate_host: count >= 0");
+  static_cast<void>(engine_.stream());
+  const auto owner = std::make_shared<PinnedMemory>(
+      make_pinned(static_cast<std::size_t>(std::max<std::int64_t>(1, count)) * sizeof(float)));
+  // A copy that is still queued must end before the memory goes.
+  return {static_cast<float*>(owner->get()),
+          [this, owner](float*) { static_cast<void>(cudaStreamSynchronize(engine_.own_stream())); }};
+}
+
+void CudaBackend::store(View source, float* host) {
+  require(source.contiguous(), "store: a contiguous view");
+  checks::host_copy(this, source, Element::f32, static_cast<std::size_t>(source.size()));
+  if (source.empty()) return;
+  check_cuda(
+      cudaMemcpyAsync(host, Access::f32(source), static_cast<std::size_t>(source.size()) * sizeof(float),
+                      cudaMemcpyDeviceToHost, engine_.stream()),
+      "cudaMemcpyAsync to the host");
+}
+
+void CudaBackend::restore(const float* host, View destination) {
+  require(destination.contiguous(), "restore: a contiguous view");
+  checks::host_copy(this, destination, Element::f32, static_cast<std::size_t>(destination.size()));
+  if (destination.empty()) return;
+  check_cuda(cudaMemcpyAsync(Access::f32(destination), host,
+                             static_cast<std::size_t>(destination.size()) * sizeof(float),
+                             cudaMemcpyHostToDevice, engine_.stream()),
+             "cudaMemcpyAsync to the device");
+}
 
 /// 16-bit elements cross the bus as they are and are widened on the device, some rows at a time.
 void CudaBackend::copy_in_widened(DType dtype, std::span<const std::byte> source, View destination) {
   checks::widened_copy(this, destination, dtype, source.size());
   if (destination.empty()) return;
+  if (const std::byte* here = prefetcher_.find(source)) {
+    if (dtype == DType::f32) {
+      const Strided<const float> from(reinterpret_cast<const float*>(here), destination.rows(),
+                                      destination.cols(), destination.cols());
+      copy_elements(engine_.stream(), from, device_floats(destination));
+    } else {
+      widen_elements(engine_.stream(), dtype, reinterpret_cast<const std::uint16_t*>(here),
+                     device_floats(destination));
+    }
+    return;
+  }
   if (dtype == DType::f32) {
     const Strided<float> to = device_floats(destination);
     float* whole = to.contiguous() ? to.data : engine_.copies.elements<float>(to.size());

@@ -26,6 +26,8 @@ class Engine {
 
   /// The stream of every launch and copy; makes the device current for the calling thread.
   [[nodiscard]] cudaStream_t stream();
+  /// The same for code that must not throw.
+  [[nodiscard]] cudaStream_t own_stream() const noexcept { return stream_.get(); }
   void synchronize();
   [[nodiscard]] const CudaOptions& options() const { return options_; }
   /// E.g. "cuda/NVIDIA H200/sm_90/cublas-13.0.2/f32".

@@ -3,6 +3,7 @@
 
 #include "../access.hpp"
 #include "../checks.hpp"
+#include "../host_csr.hpp"
 #include "../host_memory.hpp"
 #include "../host_updates.hpp"
 #include "ops.hpp"
@@ -68,6 +69,7 @@ class ReferenceBackend final : public Backend {
   [[nodiscard]] PruneOps& prune() override { return prune_; }
   [[nodiscard]] SparseOps& sparse() override { return sparse_; }
   [[nodiscard]] UpdateOps& updates() override { return updates_; }
+  [[nodiscard]] CsrOps& csr() override { return csr_; }
 
  protected:
   void* allocate_bytes(std::size_t bytes) override { return memory_.allocate(bytes); }
@@ -102,6 +104,9 @@ class ReferenceBackend final : public Backend {
   ReferencePrune prune_;
   ReferenceSparse sparse_;
   HostUpdates updates_{sparse_};
+  HostCsr csr_{this, [](std::int64_t units, const std::function<void(std::int64_t)>& body) {
+                 for (std::int64_t unit = 0; unit < units; ++unit) body(unit);
+               }};
 };
 
 }  // namespace
