@@ -74,6 +74,9 @@ LocalClients::LocalClients(backend::Backend& backend, const config::Config& conf
         .name = input.name,
         .seed = config.run.seed,
         .send_diagonal = sends_diagonal(config),
+        .hidden_on_device =
+            hooks_.hidden_on_device.empty() ||
+            hooks_.hidden_on_device.at(static_cast<std::size_t>(&input - inputs.clients.data())),
         .stay_on_device =
             hooks_.updates_on_device && !config.run.keep_clients};  // its own file needs them here
     // Embeds the client's text: a token whose embedding is broken is met here.
@@ -110,7 +113,7 @@ std::vector<ClientFiles> LocalClients::files() const {
   std::vector<ClientFiles> result;
   for (const auto& client : clients_)
     result.push_back({client->input->index, &*client->states, client->own ? &*client->own : nullptr,
-                      client->pruner.hidden().rows(), client->pruner.hidden().cols()});
+                      client->pruner.hidden_rows(), client->pruner.hidden_cols()});
   return result;
 }
 
@@ -126,7 +129,7 @@ LocalClients::Cost LocalClients::measure() {
   // Forward, Hessians, factorizations and sweeps together take about three forward passes.
   constexpr double kPasses = 3;
   const model::BlockWeights weights = model::load_block(*inputs_.model, 0, backend_);
-  const std::int64_t rows = std::min(workspace_->batch_rows(), client.pruner.hidden().rows());
+  const std::int64_t rows = std::min(workspace_->batch_rows(), client.pruner.hidden_rows());
   double seconds = 0;
   for (int repetition = 0; repetition < 2; ++repetition) {  // the first one warms up
     begin = now();
@@ -135,7 +138,7 @@ LocalClients::Cost LocalClients::measure() {
     seconds = now() - begin;
   }
   for (const auto& each : clients_)
-    cost.block_seconds += kPasses * seconds * static_cast<double>(each->pruner.hidden().rows()) /
+    cost.block_seconds += kPasses * seconds * static_cast<double>(each->pruner.hidden_rows()) /
                           static_cast<double>(std::max<std::int64_t>(1, rows));
   client.pruner.restart(client.input->windows);
   return cost;
@@ -170,6 +173,7 @@ void LocalClients::run_round(const RoundPlan& plan, comm::Exchange& exchange) {
         if (active(plan, exchange, *client, block)) save(*client, position);
     if (boundary == comm::Boundary::stop) break;
     inputs_.model->will_need_block(block + 1);
+    if (hooks_.load_ahead) model::prefetch_block(*inputs_.model, block + 1, backend_);
     const Base base = base_of(plan, exchange, block);
     double error = 0;
     for (auto& client : clients_) {

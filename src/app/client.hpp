@@ -32,6 +32,8 @@ class LocalClients {
     /// This rank made progress (watchdog).
     std::function<void(std::uint32_t round, std::int64_t block)> beat;
     std::function<void(const std::string& message)> warn;  // what is worth a line in the log
+    std::vector<bool> hidden_on_device = {};               // by client of this rank; empty = all stay
+    bool load_ahead = false;         // the next block's weights come to the device meanwhile
     bool updates_on_device = false;  // they are sent from the backend's memory (transport nccl)
   };
 

@@ -115,6 +115,11 @@ GpuWork gpu_work(const config::Config& config, const model::ModelDirectory& mode
   work.products = config.run.products;
   work.sparsity = config.prune.sparsity;
   work.value_bytes = static_cast<std::int64_t>(size_of(wire_dtype(config, model, 0, 0)));
+  for (std::size_t matrix = 0; matrix < model.architecture().matrices.size(); ++matrix) {
+    const model::MatrixShape& shape = model.architecture().matrices[matrix];
+    work.stored_block_bytes +=
+        shape.rows * shape.cols * static_cast<std::int64_t>(size_of(model.matrix_dtype(0, matrix)));
+  }
   work.later_rounds = config.federation.rounds > 1;
   work.updates_on_device = on_device;
   work.merges_on_device = on_device && rank == 0;
@@ -144,6 +149,7 @@ GpuForecast forecast_gpu(const model::Architecture& architecture, const GpuWork&
     result.hessian = hessian_bytes(work, shapes);
     result.workspace = workspace_bytes(architecture, work, shapes);
     result.allowance = kContext;
+    result.ahead = 2 * work.stored_block_bytes;
     // cuSOLVER says what it needs only on a device: as much as the matrix is taken.
     if (work.method == config::Method::sparsegpt) result.allowance += largest * largest * kFloat;
   }
@@ -177,29 +183,48 @@ std::optional<HiddenPlacement> place_hidden(const std::vector<std::int64_t>& hid
   return std::nullopt;
 }
 
+GpuPlan plan_gpu(const GpuForecast& forecast, std::int64_t memory) {
+  GpuPlan plan;
+  const std::int64_t room = memory - forecast.fixed();
+  auto placement = place_hidden(forecast.hidden, room - forecast.ahead);
+  plan.load_ahead = placement.has_value();
+  if (!placement) placement = place_hidden(forecast.hidden, room);
+  plan.fits = placement.has_value();
+  if (!placement) {  // as little as can be
+    placement.emplace();
+    placement->on_device.assign(forecast.hidden.size(), false);
+    placement->host_bytes = forecast.all_hidden();
+    placement->device_bytes = forecast.least() - forecast.fixed();
+  }
+  plan.hidden = *placement;
+  plan.peak_bytes = forecast.fixed() + plan.hidden.device_bytes + (plan.load_ahead ? forecast.ahead : 0);
+  return plan;
+}
+
 std::string to_text(int rank, const GpuForecast& forecast, std::int64_t memory) {
   const auto gigabytes = [](std::int64_t bytes) {
     return fmt::format("{:.2f}", static_cast<double>(bytes) / 1e9);
   };
   std::string text = fmt::format(
       "GPU of rank {}, GB: weights {}, activations {}, hessian {}, workspace {}, transfer {}, driver and "
-      "libraries {} (a guess), hidden states {} of {} clients\n",
+      "libraries {} (a guess), two blocks as stored {}, hidden states {} of {} clients\n",
       rank, gigabytes(forecast.weights), gigabytes(forecast.activations), gigabytes(forecast.hessian),
       gigabytes(forecast.workspace), gigabytes(forecast.transfer), gigabytes(forecast.allowance),
-      gigabytes(forecast.all_hidden()), forecast.hidden.size());
+      gigabytes(forecast.ahead), gigabytes(forecast.all_hidden()), forecast.hidden.size());
   if (memory == 0)
     return text + fmt::format("  {} GB keep all hidden states on the GPU, {} GB one client's at a time\n",
                               gigabytes(forecast.most()), gigabytes(forecast.least()));
-  const auto placement = place_hidden(forecast.hidden, memory - forecast.fixed());
-  if (!placement)
+  const GpuPlan plan = plan_gpu(forecast, memory);
+  if (!plan.fits)
     return text + fmt::format("  does not fit: {} GB are needed, {} GB are there\n",
-                              gigabytes(forecast.least()), gigabytes(memory));
-  const auto staying = std::count(placement->on_device.begin(), placement->on_device.end(), true);
+                              gigabytes(plan.peak_bytes), gigabytes(memory));
+  const auto staying = std::count(plan.hidden.on_device.begin(), plan.hidden.on_device.end(), true);
   return text + fmt::format(
-                    "  hidden states of {} of {} clients stay on the GPU, {} GB rest in host memory; peak "
-                    "{} of {} GB\n",
-                    staying, forecast.hidden.size(), gigabytes(placement->host_bytes),
-                    gigabytes(forecast.fixed() + placement->device_bytes), gigabytes(memory));
+                    "  hidden states of {} of {} clients stay on the GPU, {} GB rest in host memory; "
+                    "weights come {}; peak {} of {} GB\n",
+                    staying, forecast.hidden.size(), gigabytes(plan.hidden.host_bytes),
+                    plan.load_ahead ? "a block ahead" : "when they are wanted", gigabytes(plan.peak_bytes),
+                    gigabytes(memory));
 }
 
 }  // namespace fedspallm::app

@@ -23,10 +23,11 @@ struct GpuWork {
   config::Order order = config::Order::staged;
   config::Products products = config::Products::f32;
   double sparsity = 0.5;
-  std::int64_t value_bytes = 2;    // of a kept weight on the wire
-  bool later_rounds = false;       // masks of the round before are needed too
-  bool updates_on_device = false;  // transport nccl: updates in flight stay there
-  bool merges_on_device = false;   // ... and this rank is the root
+  std::int64_t value_bytes = 2;         // of a kept weight on the wire
+  std::int64_t stored_block_bytes = 0;  // one block's matrices as the model's files have them
+  bool later_rounds = false;            // masks of the round before are needed too
+  bool updates_on_device = false;       // transport nccl: updates in flight stay there
+  bool merges_on_device = false;        // ... and this rank is the root
 };
 
 /// The work of one rank. @param on_device  updates travel from GPU to GPU (transport nccl)
@@ -42,14 +43,16 @@ struct GpuForecast {
   std::int64_t workspace = 0;    // of the largest op, products, conversions
   std::int64_t transfer = 0;     // updates in flight, the merge (nccl)
   std::int64_t allowance = 0;
+  std::int64_t ahead =
+      0;  // a block as stored and the next one, which comes meanwhile; it can be done without
   std::vector<std::int64_t> hidden;  // of each client
-  /// All but the hidden states.
+  /// All but the hidden states and what comes ahead.
   [[nodiscard]] std::int64_t fixed() const {
     return weights + activations + hessian + workspace + transfer + allowance;
   }
   [[nodiscard]] std::int64_t all_hidden() const;
-  /// With all hidden states on the device; with one client's at a time.
-  [[nodiscard]] std::int64_t most() const { return fixed() + all_hidden(); }
+  /// With all hidden states on the device and the next block; with one client's at a time alone.
+  [[nodiscard]] std::int64_t most() const { return fixed() + ahead + all_hidden(); }
   [[nodiscard]] std::int64_t least() const;
 };
 
@@ -67,6 +70,16 @@ struct HiddenPlacement {
 /// largest of the others. Nothing where not even one client at a time fits.
 [[nodiscard]] std::optional<HiddenPlacement> place_hidden(const std::vector<std::int64_t>& hidden,
                                                           std::int64_t room);
+
+/// What a rank does with the memory of its GPU: the next block's weights come ahead before more hidden states
+/// than one client's stay.
+struct GpuPlan {
+  HiddenPlacement hidden;
+  bool load_ahead = false;
+  bool fits = true;  // false: all rest in host memory, and what the run needs is more than there is
+  std::int64_t peak_bytes = 0;
+};
+[[nodiscard]] GpuPlan plan_gpu(const GpuForecast& forecast, std::int64_t memory);
 
 /// A line for a rank: what it needs, and, with the memory of its GPU (of this rank, 0 = not known), where the
 /// hidden states go.

@@ -53,6 +53,8 @@ class PruneRun {
   void open_directory();
   void decide_identity();
   void start_over();
+  [[nodiscard]] LocalClients::Hooks client_hooks();
+  void place_on_gpu(LocalClients::Hooks& hooks) const;
   void find_position();
   void choose_state_distance();
 

@@ -7,6 +7,7 @@
 #include <fmt/ranges.h>
 #include <unistd.h>
 
+#include "gpu_forecast.hpp"
 #include "plan.hpp"
 #include "prune_run.hpp"
 #include "setup.hpp"
@@ -145,24 +146,49 @@ void PruneRun::start_over() {
   identity_ = {.run_id = random_id(), .facts = {}, .dropped = {}};
 }
 
+LocalClients::Hooks PruneRun::client_hooks() {
+  LocalClients::Hooks hooks;
+  hooks.after_block = [this](std::int64_t block, double error) {
+    if (merges() || !root()) return;
+    BlockSummary summary{.round = round_, .block = block, .error = error};
+    summary.clients = static_cast<std::int64_t>(inputs_.clients.size());
+    for (const auto& matrix : inputs_.model->architecture().matrices)
+      summary.weights += matrix.rows * matrix.cols;
+    on_block(summary);
+  };
+  hooks.beat = [this](std::uint32_t round, std::int64_t block) {
+    watchdog_.beat(phase::pruning, blocks_before(shape_, {round, static_cast<std::uint32_t>(block)}));
+  };
+  hooks.warn = [this](const std::string& message) { log_->warn("{}", message); };
+  hooks.updates_on_device = device_.transport != nullptr;
+  place_on_gpu(hooks);
+  return hooks;
+}
+
+/// What of this rank's work stays in its GPU's memory.
+void PruneRun::place_on_gpu(LocalClients::Hooks& hooks) const {
+  if (!own_gpu(communicator_, *backend_) || inputs_.clients.empty()) return;
+  GpuWork work = gpu_work(config_, *inputs_.model, inputs_.rank_of_client, communicator_.rank(),
+                          device_.transport != nullptr);
+  work.tokens.clear();  // clients that failed already are not among these
+  for (const LocalClient& client : inputs_.clients)
+    work.tokens.push_back(client.windows.samples * client.windows.length);
+  const GpuForecast forecast = forecast_gpu(inputs_.model->architecture(), work);
+  const std::int64_t memory = gpu_memory_of_rank(backend::visible_cuda_devices(), communicator_.node_size());
+  const GpuPlan plan = plan_gpu(forecast, memory);
+  hooks.hidden_on_device = plan.hidden.on_device;
+  hooks.load_ahead = plan.load_ahead;
+  log_->info("{}", to_text(communicator_.rank(), forecast, memory));
+  if (!plan.fits)
+    log_->warn(
+        "the GPU's memory may not do ({} bytes are needed, {} are there): use fewer samples, a shorter "
+        "calibration.sequence_length, or fewer ranks on this GPU",
+        plan.peak_bytes, memory);
+}
+
 void PruneRun::find_position() {
   communicator_.together([&] {
-    clients_.emplace(
-        *backend_, config_, inputs_, start_,
-        LocalClients::Hooks{
-            [this](std::int64_t block, double error) {
-              if (merges() || !root()) return;
-              BlockSummary summary{.round = round_, .block = block, .error = error};
-              summary.clients = static_cast<std::int64_t>(inputs_.clients.size());
-              for (const auto& matrix : inputs_.model->architecture().matrices)
-                summary.weights += matrix.rows * matrix.cols;
-              on_block(summary);
-            },
-            [this](std::uint32_t round, std::int64_t block) {
-              watchdog_.beat(phase::pruning,
-                             blocks_before(shape_, {round, static_cast<std::uint32_t>(block)}));
-            },
-            [this](const std::string& message) { log_->warn("{}", message); }, device_.transport != nullptr});
+    clients_.emplace(*backend_, config_, inputs_, start_, client_hooks());
     clients_->open_files(identity_.run_id, goes_on_);
   });
   share_dropped(clients_->dropped());

@@ -52,7 +52,9 @@ BlockPruner::BlockPruner(backend::Backend& backend, const model::ModelDirectory&
       workspace_(workspace),
       identity_(std::move(identity)),
       sequences_(windows.samples),
-      hidden_(backend.allocate(windows.samples * windows.length, model.architecture().hidden_size)) {
+      hidden_(std::make_unique<HiddenStates>(
+          backend, windows.samples * windows.length, model.architecture().hidden_size,
+          identity_.hidden_on_device ? nullptr : &workspace.hidden_slot())) {
   require(windows.samples >= 1 && windows.length == workspace.sequence_length(),
           "BlockPruner: at least one window, of the workspace's sequence length");
   restart(windows);
@@ -60,12 +62,12 @@ BlockPruner::BlockPruner(backend::Backend& backend, const model::ModelDirectory&
 
 void BlockPruner::restart(const data::Windows& windows) {
   require(windows.samples == sequences_, "BlockPruner::restart: the same number of windows");
-  model::embed(model_, windows.tokens, windows.length, backend_, hidden_);
+  model::embed(model_, windows.tokens, windows.length, backend_, hidden());
 }
 
 template <class Body>
 void BlockPruner::for_each_batch(Body body) {
-  const std::int64_t rows = hidden_.rows(), step = workspace_.batch_rows();
+  const std::int64_t rows = hidden_->rows(), step = workspace_.batch_rows();
   for (std::int64_t first = 0; first < rows; first += step) body(first, std::min(step, rows - first));
 }
 
@@ -73,7 +75,7 @@ PhaseSeconds BlockPruner::pass_block(const model::BlockWeights& weights) {
   PhaseSeconds seconds;
   const PhaseTimer timer(seconds.forward);
   for_each_batch([&](std::int64_t first, std::int64_t count) {
-    workspace_.forward().forward(weights, hidden_.view().row_range(first, count));
+    workspace_.forward().forward(weights, hidden().row_range(first, count));
   });
   backend_.synchronize();
   return seconds;
@@ -116,41 +118,41 @@ void BlockPruner::prune_stage(Job& job, InputGroup group, std::int64_t columns, 
 void BlockPruner::prune_staged(Job& job) {
   const model::Architecture& architecture = model_.architecture();
   model::BlockForward& forward = workspace_.forward();
-  const backend::View hidden = hidden_;
+  const backend::View states = hidden();
 
   prune_stage(job, InputGroup::qkv, architecture.hidden_size, [&](std::int64_t first, std::int64_t count) {
     const backend::View h = workspace_.input(count);
-    forward.attention_input(job.weights, hidden.row_range(first, count), h);
+    forward.attention_input(job.weights, states.row_range(first, count), h);
     return h;
   });
 
-  const backend::View attended = workspace_.stage(hidden.rows(), architecture.heads * architecture.head_dim);
+  const backend::View attended = workspace_.stage(states.rows(), architecture.heads * architecture.head_dim);
   prune_stage(job, InputGroup::attention_output, attended.cols(),
               [&](std::int64_t first, std::int64_t count) {
                 const backend::View h = workspace_.input(count), a = attended.row_range(first, count);
-                forward.attention_input(job.weights, hidden.row_range(first, count), h);
+                forward.attention_input(job.weights, states.row_range(first, count), h);
                 forward.attention(job.weights, h, a);
                 return a;
               });
 
   prune_stage(job, InputGroup::mlp_in, architecture.hidden_size, [&](std::int64_t first, std::int64_t count) {
-    const backend::View x = hidden.row_range(first, count), h = workspace_.input(count);
+    const backend::View x = states.row_range(first, count), h = workspace_.input(count);
     forward.attention_output(job.weights, attended.row_range(first, count), x);
     forward.mlp_input(job.weights, x, h);
     return h;
   });
 
-  const backend::View inner = workspace_.stage(hidden.rows(), architecture.intermediate_size);
+  const backend::View inner = workspace_.stage(states.rows(), architecture.intermediate_size);
   prune_stage(job, InputGroup::mlp_out, inner.cols(), [&](std::int64_t first, std::int64_t count) {
     const backend::View h = workspace_.input(count), m = inner.row_range(first, count);
-    forward.mlp_input(job.weights, hidden.row_range(first, count), h);
+    forward.mlp_input(job.weights, states.row_range(first, count), h);
     forward.mlp_hidden(job.weights, h, m);
     return m;
   });
 
   const PhaseTimer timer(job.seconds.forward);
   for_each_batch([&](std::int64_t first, std::int64_t count) {
-    forward.mlp_output(job.weights, inner.row_range(first, count), hidden.row_range(first, count));
+    forward.mlp_output(job.weights, inner.row_range(first, count), states.row_range(first, count));
   });
 }
 
@@ -168,7 +170,7 @@ void BlockPruner::add_dense_inputs(Job& job, std::int64_t first, std::int64_t co
   {
     const PhaseTimer timer(elapsed);
     const backend::View x = workspace_.hidden_copy(count), h = workspace_.input(count);
-    backend_.copy(hidden_.view().row_range(first, count), x);
+    backend_.copy(hidden().row_range(first, count), x);
     forward.attention_input(job.weights, x, h);
     add(InputGroup::qkv, h);
     const backend::View a = workspace_.stage(count, architecture.heads * architecture.head_dim);

@@ -43,6 +43,7 @@ GpuWork work(std::size_t clients) {
   result.tokens.assign(clients, std::int64_t{128} * 2048);
   result.sequence_length = 2048;
   result.updates_on_device = result.merges_on_device = true;
+  result.stored_block_bytes = 2 * std::int64_t{202375168};  // 7B's in 16 bits
   return result;
 }
 
@@ -63,6 +64,7 @@ TEST(GpuForecast, seven_billion_fit_24_gb_and_seventy_fit_80) {
     GpuWork one = work(1);
     one.products = products;
     EXPECT_LT(forecast_gpu(llama_7b(), one).most(), 24 * kGiga);
+    one.stored_block_bytes = 2 * std::int64_t{855638016};  // 70B's
     EXPECT_LT(forecast_gpu(llama_70b(), one).most(), 80 * kGiga);
   }
   EXPECT_GT(forecast_gpu(llama_7b(), work(1)).most(), 18 * kGiga) << "the largest parts are counted";
@@ -122,6 +124,27 @@ TEST(PlaceHidden, one_at_a_time_is_the_least) {
   EXPECT_FALSE(place_hidden({10, 20, 30}, 29).has_value());
   EXPECT_TRUE(place_hidden({}, 0).has_value());
   EXPECT_FALSE(place_hidden({1}, -5).has_value());
+}
+
+TEST(PlanGpu, brings_weights_ahead_before_more_than_one_clients_states_stay) {
+  GpuForecast forecast;
+  forecast.weights = 100;
+  forecast.ahead = 20;
+  forecast.hidden = {30, 30};
+  EXPECT_EQ(plan_gpu(forecast, 180).peak_bytes, 180);
+  EXPECT_TRUE(plan_gpu(forecast, 180).load_ahead);
+  EXPECT_FALSE(plan_gpu(forecast, 180).hidden.spills());
+  const GpuPlan less = plan_gpu(forecast, 179);
+  EXPECT_TRUE(less.load_ahead && less.hidden.spills() && less.fits);
+  EXPECT_EQ(less.peak_bytes, 150);
+  const GpuPlan least = plan_gpu(forecast, 149);
+  EXPECT_FALSE(least.load_ahead);
+  EXPECT_TRUE(least.fits && least.hidden.spills());
+  EXPECT_EQ(least.peak_bytes, 130);
+  const GpuPlan none = plan_gpu(forecast, 129);
+  EXPECT_FALSE(none.fits);
+  EXPECT_EQ(none.hidden.on_device, (std::vector<bool>{false, false}));
+  EXPECT_EQ(none.peak_bytes, 130);
 }
 
 TEST(GpuForecast, ranks_that_share_a_gpu_share_its_memory) {

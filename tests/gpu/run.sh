@@ -8,8 +8,9 @@ usage() {
     cat <<'TEXT'
 Usage: tests/gpu/run.sh [--bundle DIR] [--quick]
 
-Runs on a machine with a GPU and prints a report (Markdown): the tests labelled `gpu`, benchmarks in fp32, f16
-and bf16, and compute-sanitizer's four tools over the backend's tests. It takes the programs from DIR
+Runs on a machine with a GPU and prints a report (Markdown): the tests labelled `gpu` (updates over NCCL among
+them, between GPUs where there are several), benchmarks in fp32, f16 and bf16, sparse products beside dense ones,
+and compute-sanitizer's four tools over the backend's tests and the merge of updates. It takes the programs from DIR
 (tests/gpu/bundle.sh made it; default: build/gpu-bundle if that is there) or else builds the preset `cuda`
 here, for the GPU that is here. A part that fails does not stop the others.
   --quick   no compute-sanitizer, the small model's shapes only
@@ -43,7 +44,7 @@ else
         exit 2
     }
     mkdir -p build/gpu-bin
-    ln -sf "$PWD"/build/cuda/tests/{backend,pipeline}_gpu_test "$PWD"/build/cuda/{backend_bench,fedspallm} build/gpu-bin
+    ln -sf "$PWD"/build/cuda/tests/{backend,pipeline,device_run}_gpu_test "$PWD"/build/cuda/{backend_bench,fedspallm} build/gpu-bin
     bin="$root/build/gpu-bin"
     revision="$(git rev-parse HEAD)"
 fi
@@ -73,7 +74,19 @@ printf -- '- date: %s\n- revision: %s\n' "$(date -u +%Y-%m-%dT%H:%MZ)" "$revisio
 nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm --format=csv,noheader | sed 's/^/- GPU: /'
 printf -- '- command: tests/gpu/run.sh\n\n## Tests\n\n| what | outcome | time | |\n|---|---|---|---|\n'
 check "backend against the reference" "$bin/backend_gpu_test"
-check "models and pruning" "$bin/pipeline_gpu_test"
+check "models, pruning, sparse products, updates on the device" "$bin/pipeline_gpu_test"
+if command -v mpirun >/dev/null; then
+    check "one rank, three clients, updates over NCCL to itself" "$bin/device_run_gpu_test"
+else
+    printf '| updates over NCCL | not run: no mpirun on the PATH, whose library they need | | |\n'
+fi
+gpus="$(nvidia-smi --list-gpus | wc -l)"
+if ((gpus > 1)) && command -v mpirun >/dev/null; then
+    check "a rank on each of $gpus GPUs, updates over NCCL" mpirun --oversubscribe -np "$gpus" "$bin/device_run_gpu_test"
+else
+    printf '| updates over NCCL between GPUs | not run: %s GPU, mpirun %s | | |\n' "$gpus" \
+        "$(command -v mpirun >/dev/null && echo found || echo missing)"
+fi
 
 printf '\n## Benchmarks\n'
 shapes=(smollm2-135m)
@@ -82,6 +95,7 @@ for shape in "${shapes[@]}"; do
     for backend in cuda cuda-f16 cuda-bf16; do
         printf '\n### %s, %s\n\n' "$shape" "$backend"
         timeout 240 "$bin/backend_bench" sparsegpt 1 5 "$backend" "$shape" || failed=1
+        [[ $backend != cuda ]] || { echo && timeout 240 "$bin/backend_bench" spmm 1 5 "$backend" "$shape"; } || failed=1
     done
 done
 printf '\n### fedspallm bench sparsegpt --backend cuda\n\n```\n'
@@ -96,6 +110,8 @@ if ! $quick; then
         if command -v compute-sanitizer >/dev/null; then
             check "$tool" compute-sanitizer --tool "$tool" --error-exitcode 9 "$bin/backend_gpu_test" \
                 --gtest_filter="$own"
+            check "$tool, updates" compute-sanitizer --tool "$tool" --error-exitcode 9 "$bin/pipeline_gpu_test" \
+                --gtest_filter='*Updates*:*Hidden*'
         else
             printf '| %s | not run: no compute-sanitizer on the PATH | | |\n' "$tool"
         fi

@@ -8,12 +8,14 @@
 #include "fedspallm/backend/backend.hpp"
 #include "fedspallm/data/tokens.hpp"
 #include "fedspallm/model/decoder.hpp"
+#include "fedspallm/prune/hidden_states.hpp"
 #include "fedspallm/prune/methods.hpp"
 #include "fedspallm/wire/update.hpp"
 
 #include <array>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <optional>
 #include <span>
 #include <string>
@@ -38,6 +40,8 @@ class Workspace {
   /// u8 mask, rows x cols.
   [[nodiscard]] backend::View mask(std::int64_t rows, std::int64_t cols);
   [[nodiscard]] backend::View previous_mask(std::int64_t rows, std::int64_t cols);
+  /// For clients whose hidden states rest in host memory.
+  [[nodiscard]] HiddenSlot& hidden_slot() { return hidden_slot_; }
   /// A batch's copy of hidden states (order = block).
   [[nodiscard]] backend::View hidden_copy(std::int64_t rows);
 
@@ -48,6 +52,7 @@ class Workspace {
   std::int64_t batch_rows_;
   model::BlockForward forward_;
   backend::Tensor input_, stage_, mask_, previous_mask_, hidden_copy_;
+  HiddenSlot hidden_slot_{backend_};
 };
 
 /// Seconds that a client spent on a block, by phase.
@@ -68,8 +73,9 @@ class BlockPruner {
     std::uint32_t client = 0;
     std::string name;
     std::uint64_t seed = 1;
-    bool send_diagonal = true;    // first matrix of each input group carries diag(H)
-    bool stay_on_device = false;  // updates stay in the backend's memory (MatrixUpdate::device)
+    bool send_diagonal = true;     // first matrix of each input group carries diag(H)
+    bool hidden_on_device = true;  // else they rest in host memory while other clients are at work
+    bool stay_on_device = false;   // updates stay in the backend's memory (MatrixUpdate::device)
   };
 
   /// Embeds the windows. `model`, `backend` and `workspace` must outlive this. @pre windows.length ==
@@ -84,7 +90,10 @@ class BlockPruner {
   /// Advances the hidden states through a block that this client does not prune.
   PhaseSeconds pass_block(const model::BlockWeights& weights);
 
-  [[nodiscard]] backend::View hidden() const { return hidden_; }
+  /// On the device; good until another client of the workspace is at work.
+  [[nodiscard]] backend::View hidden() { return hidden_->view(); }
+  [[nodiscard]] std::int64_t hidden_rows() const { return hidden_->rows(); }
+  [[nodiscard]] std::int64_t hidden_cols() const { return hidden_->cols(); }
   /// Back to the embedding, for the next round.
   void restart(const data::Windows& windows);
 
@@ -111,7 +120,7 @@ class BlockPruner {
   Workspace& workspace_;
   Identity identity_;
   std::int64_t sequences_;
-  backend::Tensor hidden_;  // (samples * length) x hidden
+  std::unique_ptr<HiddenStates> hidden_;  // (samples * length) x hidden
 };
 
 }  // namespace fedspallm::prune
