@@ -13,7 +13,7 @@ namespace {
 
 constexpr std::int64_t kFloat = 4;
 constexpr std::int64_t kMega = std::int64_t{1} << 20;
-constexpr std::int64_t kTokensPerBatch = 2048;  // as prune::Workspace
+constexpr std::int64_t kBatchTokens = 2048;  // as prune::Workspace
 constexpr std::int64_t kScores = 64 * kMega;    // as attention_bytes of backend/cuda/geometry.hpp
 constexpr std::int64_t kConversion = 2 * (std::int64_t{1} << 24);  // widen_chunk there, 16-bit elements
 constexpr std::int64_t kProductWorkspace = 32 * kMega;             // blas_workspace_bytes there
@@ -51,7 +51,7 @@ std::int64_t packed_bytes(const GpuWork& work, std::int64_t weights) {
 }
 
 std::int64_t batch_rows(const GpuWork& work) {
-  return std::max<std::int64_t>(1, kTokensPerBatch / work.sequence_length) * work.sequence_length;
+  return std::max<std::int64_t>(1, kBatchTokens / work.sequence_length) * work.sequence_length;
 }
 
 std::int64_t activation_bytes(const model::Architecture& architecture, const GpuWork& work,
