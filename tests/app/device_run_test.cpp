@@ -11,6 +11,7 @@
 #include "comm/exchange_case.hpp"
 #include "comm/host_device.hpp"
 #include "device_transport.hpp"
+#include "gpu_forecast.hpp"
 #include "plan.hpp"
 #include "support/backends.hpp"
 #include <cstring>
@@ -113,6 +114,29 @@ TEST_P(DeviceRun, merges_to_the_bits_of_the_way_through_host_memory) {
   for (std::size_t unit = 0; unit < on_device.size(); ++unit)
     EXPECT_TRUE(on_device[unit] == through_host[unit]) << "unit " << unit;
 }
+
+#if defined(FEDSPALLM_TEST_CUDA)
+/// What the backend took against what was forecast, without the fixed parts of its workspace, which a model
+/// this small does not fill: cuBLAS's is all of it that counts here.
+TEST_P(DeviceRun, takes_no_more_memory_than_forecast) {
+  (void)run(comm::Transport::nccl);
+  GpuWork work = gpu_work(config_, model_, rank_of_client_, comm_.rank(), true);
+  const model::SafetensorsFile expected(config_.model.path / "expected.safetensors");
+  const data::Windows windows = windows_of(model_, expected, 0);
+  for (std::int64_t& tokens : work.tokens) tokens = windows.samples * windows.length;
+  work.sequence_length = windows.length;
+  const GpuForecast forecast = forecast_gpu(model_.architecture(), work);
+  constexpr std::int64_t kCublas = std::int64_t{32} << 20;
+  constexpr std::int64_t kAlignment = std::int64_t{128} << 10;  // of many small updates
+  const std::int64_t square =
+      model_.architecture().intermediate_size * model_.architecture().intermediate_size * 4;
+  const std::int64_t known = forecast.weights + forecast.activations + forecast.hessian + forecast.transfer +
+                             forecast.ahead + forecast.all_hidden() + square;
+  const std::int64_t found = backend_->peak_bytes() - kCublas;
+  EXPECT_LE(found, known + kAlignment);
+  EXPECT_GE(2 * found, known) << "and the forecast is not far too high";
+}
+#endif
 
 TEST(ChooseDeviceTransport, says_why_updates_go_through_host_memory) {
   comm::Communicator comm;
