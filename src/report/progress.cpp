@@ -106,14 +106,16 @@ double Progress::seconds_left_unlocked() const {
 }
 
 std::string Progress::facts(const BlockDone& done, double seconds) const {
+  // What a narrow terminal must show comes first.
   std::string text = fmt::format("block {}/{}", done.block + 1, blocks_);
-  if (std::isfinite(done.error)) text += fmt::format("  error {:.4g}", done.error);
-  text += fmt::format("  sparsity {:.4f}  {}", done.sparsity, duration_text(seconds));
+  text += left_ > 0 ? "  left " + duration_text(seconds_left_unlocked()) : std::string("  done");
+  text += fmt::format("  {}/block", duration_text(seconds));
   if (seconds > 0 && done.client_blocks > 0)
     text += fmt::format("  {:.2f} clients/s", static_cast<double>(done.client_blocks) / seconds);
   if (seconds > 0 && done.weights > 0)
     text += fmt::format("  {:.1f} M weights/s", static_cast<double>(done.weights) / seconds / 1e6);
-  return text + (left_ > 0 ? "  left " + duration_text(seconds_left_unlocked()) : std::string("  done"));
+  if (std::isfinite(done.error)) text += fmt::format("  error {:.4g}", done.error);
+  return text + fmt::format("  sparsity {:.4f}", done.sparsity);
 }
 
 void Progress::draw(const std::string& facts, std::int64_t block) {

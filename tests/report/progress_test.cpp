@@ -39,17 +39,18 @@ TEST(Progress, InALogGivesOneLinePerBlockWithAllFacts) {
   EXPECT_EQ(
       watched.after(
           2, {.block = 0, .error = 0.012345678, .sparsity = 0.5, .client_blocks = 4, .weights = 14000000}),
-      "block 1/30  error 0.01235  sparsity 0.5000  2.0 s  2.00 clients/s  7.0 M weights/s  left 58 s");
+      "block 1/30  left 58 s  2.0 s/block  2.00 clients/s  7.0 M weights/s  error 0.01235  sparsity "
+      "0.5000");
   EXPECT_EQ(watched.shown, "") << "the log prints it";
 }
 
 TEST(Progress, LeavesOutWhatIsNotKnown) {
   Watched watched(2, false);
   EXPECT_EQ(watched.after(1, {.block = 0, .error = std::nan(""), .sparsity = 0.25}),
-            "block 1/2  sparsity 0.2500  1.0 s  left 1.0 s");
+            "block 1/2  left 1.0 s  1.0 s/block  sparsity 0.2500");
   const std::string instant =
       watched.after(0, {.block = 1, .error = 0, .sparsity = 0.25, .client_blocks = 4, .weights = 9});
-  EXPECT_EQ(instant, "block 2/2  error 0  sparsity 0.2500  0.0 s  done");
+  EXPECT_EQ(instant, "block 2/2  done  0.0 s/block  error 0  sparsity 0.2500");
 }
 
 TEST(Progress, TimeLeftIsTheMedianOfTheLastBlocksTimesTheBlocksLeft) {
@@ -71,23 +72,30 @@ TEST(Progress, TimeLeftIsTheMedianOfTheLastBlocksTimesTheBlocksLeft) {
 TEST(Progress, MoreBlocksThanAnnouncedDoNoHarm) {
   Watched watched(1, false);
   watched.after(1, {.block = 0});
-  EXPECT_THAT(watched.after(1, {.block = 1}), EndsWith("done"));
+  EXPECT_THAT(watched.after(1, {.block = 1}), StartsWith("block 2/1  done"));
   EXPECT_EQ(watched.progress->seconds_left(), 0);
 }
 
 TEST(Progress, OnATerminalRedrawsOneLineAndEndsItAfterTheLastBlock) {
   Watched watched(2, true);
   EXPECT_EQ(watched.after(3, {.block = 0, .error = 0.5, .sparsity = 0.5}), "");
-  EXPECT_THAT(watched.shown,
-              StartsWith("\r\x1b[K[##########..........] block 1/2  error 0.5  sparsity 0.5000"));
-  EXPECT_THAT(watched.shown, EndsWith("left 3.0 s"));
+  EXPECT_THAT(watched.shown, StartsWith("\r\x1b[K[##########..........] block 1/2  left 3.0 s"));
+  EXPECT_THAT(watched.shown, EndsWith("error 0.5  sparsity 0.5000"));
   watched.shown.clear();
   watched.after(3, {.block = 1, .error = 0.5, .sparsity = 0.5});
-  EXPECT_THAT(watched.shown, StartsWith("\r\x1b[K[####################] block 2/2"));
-  EXPECT_THAT(watched.shown, EndsWith("done\n"));
+  EXPECT_THAT(watched.shown, StartsWith("\r\x1b[K[####################] block 2/2  done"));
+  EXPECT_THAT(watched.shown, EndsWith("0.5000\n"));
   watched.shown.clear();
   watched.progress.reset();
   EXPECT_EQ(watched.shown, "") << "the line was ended already";
+}
+
+TEST(Progress, EightyColumnsShowTimeLeftAndRate) {
+  Watched watched(1000, true, 80);
+  watched.after(83,
+                {.block = 0, .error = 123456, .sparsity = 0.5, .client_blocks = 100, .weights = 123456789});
+  EXPECT_THAT(watched.shown, HasSubstr("left "));
+  EXPECT_THAT(watched.shown, HasSubstr("1.20 clients/s"));
 }
 
 TEST(Progress, NeverDrawsWiderThanTheTerminal) {
