@@ -172,7 +172,7 @@ class Cluster:
         return "\n".join(f"--- {file.name}\n{file.read_text(errors='replace')[-1500:]}" for file in files)
 
     def stop(self) -> None:
-        """Ends the daemons, the jobs' processes, and removes the folder."""
+        """Ends the daemons, the jobs' processes, and removes the folder. A second call does nothing."""
         for daemon in self._daemons:
             daemon.terminate()
         for daemon in self._daemons:

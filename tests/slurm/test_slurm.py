@@ -81,6 +81,11 @@ class OnSlurm(ProgramTest):
         cls.expected = digests(cls.folder / "undisturbed")
 
     @classmethod
+    def tearDownClass(cls) -> None:
+        cls.cluster.stop()  # jobs that still run (a test failed, or was not asked for) would write in the folder
+        super().tearDownClass()
+
+    @classmethod
     def submit_early(cls) -> dict[str, BatchJob]:
         """Jobs that wait for Slurm's clock, all on node n0."""
         failing = cls.folder / "failing.sh"
