@@ -49,6 +49,11 @@ struct UnpackOptions {
   std::string model;
   std::string out;
 };
+struct SimulateOptions {
+  std::string config;
+  std::vector<std::string> settings;
+  bool json = false;
+};
 struct BenchOptions {
   std::string name;
   std::string backend = "auto";
@@ -69,6 +74,8 @@ ExitStatus run_unpack(const UnpackOptions& options);
 [[nodiscard]] bool bench_needs_mpi(const BenchOptions& options);
 /// @param communicator  null unless bench_needs_mpi()
 ExitStatus run_bench(comm::Communicator* communicator, const BenchOptions& options);
+/// Collective.
+ExitStatus run_simulate(comm::Communicator& communicator, const SimulateOptions& options);
 ExitStatus run_doctor(comm::Communicator& communicator);
 
 /// "fedspallm 0.1.0 (git abc1234), Open MPI v4.1.4, HDF5 1.10.8, CUDA off"

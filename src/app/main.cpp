@@ -54,6 +54,21 @@ void add_prune(CLI::App& app, PruneOptions& options, Chosen& chosen) {
   });
 }
 
+void add_simulate(CLI::App& app, SimulateOptions& options, Chosen& chosen) {
+  CLI::App* command = app.add_subcommand(
+      "simulate",
+      "A round of up to 1,000,000 virtual clients: real plan, wire and merge, made-up updates, "
+      "virtual time; forecasts (alone or under mpirun / srun)");
+  command->add_option("CONFIG", options.config, "configuration file (TOML) with [simulate]")->required();
+  command
+      ->add_option("--set", options.settings, "KEY=VALUE: overrides a key, e.g. --set simulate.clients=1000")
+      ->allow_extra_args(false);
+  command->add_flag("--json", options.json, "one JSON object on standard output");
+  command->callback([&] {
+    chosen.with_mpi = [&](comm::Communicator& communicator) { return run_simulate(communicator, options); };
+  });
+}
+
 void add_eval(CLI::App& app, EvalOptions& options, Chosen& chosen) {
   CLI::App* command =
       app.add_subcommand("eval", "Perplexity of a model directory, as transformers computes it");
@@ -166,11 +181,13 @@ int run(int argc, char** argv) {
   ExportOptions exporting;
   UnpackOptions unpacking;
   BenchOptions bench;
+  SimulateOptions simulate;
   Chosen chosen;
   add_prune(app, prune, chosen);
   add_eval(app, eval, chosen);
   add_files(app, inspect, exporting, unpacking, chosen);
   add_machine(app, bench, chosen);
+  add_simulate(app, simulate, chosen);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -104,9 +104,8 @@ std::vector<std::uint32_t> clients_of_block(const RoundPlan& plan, std::int64_t 
   return clients;
 }
 
-void plan_block(const config::Config& config, const model::ModelDirectory& model, std::int64_t block,
-                RoundPlan& plan) {
-  const std::vector<model::MatrixShape>& matrices = model.architecture().matrices;
+void plan_block(const config::Config& config, const PlanModel& model, std::int64_t block, RoundPlan& plan) {
+  const std::vector<model::MatrixShape>& matrices = model.architecture.matrices;
   auto& units = plan.unit.emplace_back(matrices.size(), kNoUnit);
   comm::ClientList clients = clients_of_block(plan, block);
   const auto& before = plan.exchange.units;
@@ -117,17 +116,18 @@ void plan_block(const config::Config& config, const model::ModelDirectory& model
   std::size_t group_leader = 0;
   for (std::size_t matrix = 0; matrix < matrices.size(); ++matrix) {
     const model::MatrixShape& shape = matrices[matrix];
-    prune::MatrixPruner::check_shape(plan.settings, model.matrix_name(block, matrix), shape.cols);
+    const std::string name = model::matrix_name(model.architecture, block, matrix);
+    prune::MatrixPruner::check_shape(plan.settings, name, shape.cols);
     if (clients.empty() || !merges || block < plan.first_block) continue;
     const bool first = matrix == 0 || matrices[matrix - 1].group != shape.group;
     units[matrix] = plan.exchange.units.size();
     if (first) group_leader = units[matrix];
     plan.exchange.units.push_back(
         {.id = {plan.round, static_cast<std::uint32_t>(block), static_cast<std::uint32_t>(matrix)},
-         .name = model.matrix_name(block, matrix),
+         .name = name,
          .rows = shape.rows,
          .cols = shape.cols,
-         .dtype = wire_dtype(config, model, block, matrix),
+         .dtype = model.dtype(block, matrix),
          .with_diagonal = first && sends_diagonal(config),
          .diagonal_unit = group_leader,
          .clients = clients,
@@ -148,10 +148,22 @@ void plan_block(const config::Config& config, const model::ModelDirectory& model
 
 }  // namespace
 
+PlanModel plan_model(const config::Config& config, const model::ModelDirectory& model) {
+  return {model.architecture(), [&config, &model](std::int64_t block, std::size_t matrix) {
+            return wire_dtype(config, model, block, matrix);
+          }};
+}
+
 RoundPlan plan_round(const config::Config& config, const model::ModelDirectory& model,
                      const std::vector<int>& rank_of_client, store::Position start,
                      const std::vector<DroppedClient>& dropped) {
-  const std::int64_t blocks = model.architecture().blocks;
+  return plan_round(config, plan_model(config, model), rank_of_client, start, dropped);
+}
+
+RoundPlan plan_round(const config::Config& config, const PlanModel& model,
+                     const std::vector<int>& rank_of_client, store::Position start,
+                     const std::vector<DroppedClient>& dropped) {
+  const std::int64_t blocks = model.architecture.blocks;
   require(start.block <= blocks, "plan_round: the first block is one of the model");
   RoundPlan plan;
   plan.round = start.round;
@@ -167,6 +179,34 @@ RoundPlan plan_round(const config::Config& config, const model::ModelDirectory& 
   if (config.federation.coverage == config::Coverage::required && !plan.uncovered.empty())
     refuse_uncovered(config, plan, blocks, dropped);
   return plan;
+}
+
+TravelPlan plan_travel(const config::Config& config, const comm::ExchangePlan& plan, int ranks) {
+  TravelPlan travel;
+  travel.options.chunk_bytes = config.federation.chunk_bytes;
+  travel.options.deadline_seconds = config.federation.deadline;
+  travel.options.drop_late = config.federation.on_client_failure == config::OnClientFailure::drop;
+  travel.reason = "as the configuration says";
+  switch (config.federation.transport) {
+    case config::TransportKind::reduce:
+      travel.options.transport = comm::Transport::reduce;
+      break;
+    case config::TransportKind::gather:
+      travel.options.transport = comm::Transport::gather;
+      break;
+    case config::TransportKind::nccl:  // the caller's own: it knows the devices
+    case config::TransportKind::automatic: {
+      const comm::TransportChoice choice = comm::choose_transport(plan, ranks);
+      travel.options.transport = choice.transport;
+      travel.reason = choice.reason;
+      if (config.federation.deadline > 0) {
+        travel.options.transport = comm::Transport::gather;
+        travel.reason = "a deadline needs it";
+      }
+      break;
+    }
+  }
+  return travel;
 }
 
 }  // namespace fedspallm::app

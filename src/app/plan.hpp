@@ -11,6 +11,7 @@
 
 #include "identity.hpp"
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -36,6 +37,14 @@ constexpr std::size_t kNoUnit = static_cast<std::size_t>(-1);
 [[nodiscard]] DType wire_dtype(const config::Config& config, const model::ModelDirectory& model,
                                std::int64_t block, std::size_t matrix);
 
+/// What a plan needs to know of a model: a folder opened for reading has it, and so has a mere description.
+struct PlanModel {
+  const model::Architecture& architecture;
+  /// Dtype of the pruned matrix on the wire.
+  std::function<DType(std::int64_t block, std::size_t matrix)> dtype;
+};
+[[nodiscard]] PlanModel plan_model(const config::Config& config, const model::ModelDirectory& model);
+
 /// Whether updates carry diag(H): only where the score rule will need it.
 [[nodiscard]] bool sends_diagonal(const config::Config& config);
 
@@ -46,8 +55,19 @@ constexpr std::size_t kNoUnit = static_cast<std::size_t>(-1);
 /// The round of `start` from its block on, without the clients that were dropped.
 /// @throws ConfigError when blocks stay uncovered and coverage is required, or an N:M group does not divide a
 /// matrix
+[[nodiscard]] RoundPlan plan_round(const config::Config& config, const PlanModel& model,
+                                   const std::vector<int>& rank_of_client, store::Position start,
+                                   const std::vector<DroppedClient>& dropped = {});
 [[nodiscard]] RoundPlan plan_round(const config::Config& config, const model::ModelDirectory& model,
                                    const std::vector<int>& rank_of_client, store::Position start,
                                    const std::vector<DroppedClient>& dropped = {});
+
+/// How a round travels between hosts, and why: the transport of the configuration, or the one that the cost
+/// model chooses. Whether devices send instead (nccl) is the caller's affair.
+struct TravelPlan {
+  comm::ExchangeOptions options;
+  std::string reason;
+};
+[[nodiscard]] TravelPlan plan_travel(const config::Config& config, const comm::ExchangePlan& plan, int ranks);
 
 }  // namespace fedspallm::app

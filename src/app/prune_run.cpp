@@ -115,37 +115,17 @@ void PruneRun::evaluate_dense() {
 }
 
 comm::ExchangeOptions PruneRun::exchange_options(const RoundPlan& plan) {
-  comm::ExchangeOptions options;
-  options.chunk_bytes = config_.federation.chunk_bytes;
-  options.deadline_seconds = config_.federation.deadline;
-  options.drop_late = config_.federation.on_client_failure == config::OnClientFailure::drop;
-  std::string reason = "as the configuration says";
-  switch (config_.federation.transport) {
-    case config::TransportKind::reduce:
-      options.transport = comm::Transport::reduce;
-      break;
-    case config::TransportKind::gather:
-      options.transport = comm::Transport::gather;
-      break;
-    case config::TransportKind::nccl:  // without a device the run has ended at choose_device()
-    case config::TransportKind::automatic: {
-      const comm::TransportChoice choice = comm::choose_transport(plan.exchange, communicator_.size());
-      options.transport = choice.transport;
-      reason = choice.reason;
-      if (device_.transport != nullptr) {
-        options.transport = comm::Transport::nccl;
-        options.device = device_.transport;
-        reason = device_.reason;
-      } else if (config_.federation.deadline > 0) {
-        options.transport = comm::Transport::gather;
-        reason = "a deadline needs it";
-      }
-      break;
-    }
+  TravelPlan travel = plan_travel(config_, plan.exchange, communicator_.size());
+  const config::TransportKind wanted = config_.federation.transport;
+  if (device_.transport != nullptr &&
+      (wanted == config::TransportKind::nccl || wanted == config::TransportKind::automatic)) {
+    travel.options.transport = comm::Transport::nccl;
+    travel.options.device = device_.transport;
+    travel.reason = device_.reason;
   }
-  transport_ = name_of(options.transport);
-  if (plan.round == 1) log_->info("transport {}: {}", transport_, reason);
-  return options;
+  transport_ = name_of(travel.options.transport);
+  if (plan.round == 1) log_->info("transport {}: {}", transport_, travel.reason);
+  return travel.options;
 }
 
 void PruneRun::prune_rounds() {

@@ -59,11 +59,12 @@ void RootMerger::complete(const comm::CompletedUnit& unit) {
   }
 }
 
-void RootMerger::add_merged(const comm::CompletedUnit& unit, const comm::PlannedUnit& planned) {
-  const auto clients = static_cast<std::int64_t>(unit.reports.size());
-  aggregate::MergedMatrix merged =
-      aggregate::finish(*unit.merge, clients, plan_->rules, planned.dtype, unit.diagonal_sums);
-  store::MatrixRecord& record = record_.matrices.emplace_back();
+FinishedMatrix finish_matrix(const comm::CompletedUnit& unit, const comm::PlannedUnit& planned,
+                             const aggregate::MergeRules& rules) {
+  aggregate::MergedMatrix merged = aggregate::finish(
+      *unit.merge, static_cast<std::int64_t>(unit.reports.size()), rules, planned.dtype, unit.diagonal_sums);
+  FinishedMatrix finished;
+  store::MatrixRecord& record = finished.record;
   record.name = planned.name;
   record.matrix = std::move(merged.matrix);
   record.votes = std::move(merged.votes);
@@ -72,21 +73,30 @@ void RootMerger::add_merged(const comm::CompletedUnit& unit, const comm::Planned
   record.common_zeros = merged.common_zeros;
   record.expanded = merged.expanded;
   record.kept_zeros = merged.kept_zeros;
+  record.keep = rules.expand ? rules.keep : 0;
+  record.group = rules.expand ? rules.group : 0;
+  for (const comm::ClientReport& report : unit.reports)
+    record.clients.push_back({report.client, report.kept, report.report});
+  finished.above_target = merged.above_target;
+  return finished;
+}
+
+void RootMerger::add_merged(const comm::CompletedUnit& unit, const comm::PlannedUnit& planned) {
+  const auto clients = static_cast<std::int64_t>(unit.reports.size());
+  FinishedMatrix finished = finish_matrix(unit, planned, plan_->rules);
+  store::MatrixRecord& record = record_.matrices.emplace_back(std::move(finished.record));
   if (plan_->rules.sparsity == 0.0 && record.histogram.front() == record.matrix.size()) {
     record.matrix.values = dense_values(model_, planned);
     record.kept_zeros = wire::count_kept_zeros(record.matrix);
   }
-  record.keep = plan_->rules.expand ? plan_->rules.keep : 0;
-  record.group = plan_->rules.expand ? plan_->rules.group : 0;
   for (const comm::ClientReport& report : unit.reports) {
-    record.clients.push_back({report.client, report.kept, report.report});
     summary_.error += report.report.error / static_cast<double>(clients);
     summary_.damping_steps = std::max(summary_.damping_steps, static_cast<int>(report.report.damping_steps));
   }
   summary_.clients = std::max(summary_.clients, clients);
   summary_.dropped += record.matrix.dropped();
-  summary_.expanded += merged.expanded;
-  summary_.above_target |= merged.above_target;
+  summary_.expanded += record.expanded;
+  summary_.above_target |= finished.above_target;
 }
 
 /// Nobody delivered it: it stays what the rounds before made of it.

@@ -36,6 +36,14 @@ struct BlockSummary {
   double write_seconds = 0;
 };
 
+/// A complete merge, finished: what its block file holds.
+struct FinishedMatrix {
+  store::MatrixRecord record;
+  bool above_target = false;  // as in aggregate::MergedMatrix
+};
+[[nodiscard]] FinishedMatrix finish_matrix(const comm::CompletedUnit& unit, const comm::PlannedUnit& planned,
+                                           const aggregate::MergeRules& rules);
+
 class RootMerger {
  public:
   /// @param writer  null when nothing is merged (aggregation = "none"): no unit is then ever complete

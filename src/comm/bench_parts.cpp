@@ -2,6 +2,7 @@
 #include "bench_parts.hpp"
 
 #include "fedspallm/base/random.hpp"
+#include "fedspallm/comm/bench.hpp"
 
 #include <mpi.h>
 
@@ -112,6 +113,35 @@ double link_rate(Communicator& communicator, int repeats) {
     seconds.push_back(seconds_since(start));
   }
   return static_cast<double>(kLinkBytes * kMessages) / median(seconds);
+}
+
+LineFit measure_link(Communicator& communicator, int repeats) {
+  require(repeats >= 1, "measure_link: repeats >= 1");
+  if (communicator.size() == 1) return {};
+  const MPI_Comm comm = comm_of(communicator);
+  const int rank = communicator.rank();
+  std::vector<double> sizes, seconds;
+  for (std::int64_t size = 64; size <= kLinkBytes; size *= 8) {
+    std::vector<std::byte> bytes(static_cast<std::size_t>(size));
+    std::vector<double> times;
+    for (int message = 0; message < kMessages * repeats + 1; ++message) {  // the first one warms up
+      const auto start = BenchClock::now();
+      if (rank == 1) {
+        check_mpi(MPI_Send(bytes.data(), checked_count(size), MPI_BYTE, 0, kLinkTag, comm), "MPI_Send");
+        check_mpi(MPI_Recv(nullptr, 0, MPI_BYTE, 0, kLinkTag, comm, MPI_STATUS_IGNORE), "MPI_Recv");
+      }
+      if (rank == 0) {
+        check_mpi(MPI_Recv(bytes.data(), checked_count(size), MPI_BYTE, 1, kLinkTag, comm, MPI_STATUS_IGNORE),
+                  "MPI_Recv");
+        check_mpi(MPI_Send(nullptr, 0, MPI_BYTE, 1, kLinkTag, comm), "MPI_Send");
+      }
+      if (message > 0) times.push_back(seconds_since(start));
+    }
+    sizes.push_back(static_cast<double>(size));
+    seconds.push_back(median(times));
+  }
+  communicator.barrier();
+  return rank == 0 ? fit_line(sizes, seconds) : LineFit();
 }
 
 double copy_rate(int repeats) {

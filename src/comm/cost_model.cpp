@@ -5,6 +5,7 @@
 #include "messages.hpp"
 #include "plan_index.hpp"
 #include <algorithm>
+#include <iterator>
 #include <map>
 
 namespace fedspallm::comm {
@@ -104,6 +105,16 @@ std::int64_t forecast_bytes(const ExchangePlan& plan, Transport transport, int r
     }
   }
   return bytes;
+}
+
+std::int64_t closing_bytes(int rank, int ranks) {
+  const auto size_of = [](const Message& message) { return std::ssize(to_bytes(message)); };
+  if (rank == 0) return (ranks - 1) * size_of(DoneMessage());
+  return size_of(FinishMessage()) + size_of(ByeMessage());
+}
+
+std::int64_t drop_bytes(const std::string& reason) {
+  return std::ssize(to_bytes(Message(DropMessage{.reason = reason})));
 }
 
 TransportChoice choose_transport(const ExchangePlan& plan, int ranks) {

@@ -336,4 +336,11 @@ Architecture read_architecture(const std::filesystem::path& config_json) {
   return parse_architecture(read_text_file(config_json), config_json.string());
 }
 
+std::string matrix_name(const Architecture& architecture, std::int64_t block, std::size_t matrix) {
+  require(0 <= block && block < architecture.blocks && matrix < architecture.matrices.size(),
+          "the matrix is one of the model's");
+  return fmt::format("{}{}.{}.weight", architecture.block_prefix, block,
+                     architecture.matrices[matrix].suffix);
+}
+
 }  // namespace fedspallm::model

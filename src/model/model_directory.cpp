@@ -235,10 +235,7 @@ void ModelDirectory::fail_missing(std::string_view name) const {
 }
 
 std::string ModelDirectory::matrix_name(std::int64_t block, std::size_t matrix) const {
-  require(0 <= block && block < architecture_.blocks && matrix < architecture_.matrices.size(),
-          "the matrix is one of the model's");
-  return fmt::format("{}{}.{}.weight", architecture_.block_prefix, block,
-                     architecture_.matrices[matrix].suffix);
+  return model::matrix_name(architecture_, block, matrix);
 }
 
 TensorView ModelDirectory::block_tensor(std::int64_t block, std::string_view suffix) const {

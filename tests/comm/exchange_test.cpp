@@ -3,6 +3,8 @@
 // delivery order.
 #include "fedspallm/comm/exchange.hpp"
 
+#include "fedspallm/comm/cost_model.hpp"
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -134,11 +136,8 @@ TEST_P(BothTransports, SendTheForecastNumberOfBytes) {
     }
   }
   exchange.finish();
-  const std::int64_t end = comm_.size() == 1   ? 0
-                           : comm_.rank() == 0 ? 6 * (comm_.size() - 1)
-                                               : 3;  // done; finish and bye
-  EXPECT_EQ(exchange.statistics().bytes_sent,
-            forecast_bytes(plan, GetParam(), comm_.rank(), comm_.size()) + end);
+  EXPECT_EQ(exchange.statistics().bytes_sent, forecast_bytes(plan, GetParam(), comm_.rank(), comm_.size()) +
+                                                  closing_bytes(comm_.rank(), comm_.size()));
   EXPECT_EQ(comm_.sum(exchange.statistics().bytes_sent), comm_.sum(exchange.statistics().bytes_received));
 }
 

@@ -97,4 +97,9 @@ struct ScalingSeries {
 /// fewer than two different x: per_unit = 0. @pre x.size() == y.size() > 0, y > 0
 [[nodiscard]] LineFit fit_line(std::span<const double> x, std::span<const double> y);
 
+/// Collective. Seconds of a message from rank 1 to the root and an empty answer over its bytes: `fixed` is
+/// the latency, `per_unit` the inverse bandwidth, by fit_line() over 64 bytes to 8 MiB. The root alone knows
+/// it; zeros with one rank. @pre repeats >= 1
+[[nodiscard]] LineFit measure_link(Communicator& communicator, int repeats);
+
 }  // namespace fedspallm::comm

@@ -7,6 +7,7 @@
 #include "fedspallm/comm/exchange.hpp"
 
 #include <cstdint>
+#include <string>
 
 namespace fedspallm::comm {
 
@@ -40,5 +41,10 @@ struct UnitLoad {
 [[nodiscard]] double gather_seconds(const UnitLoad& load, const CostRates& rates);
 [[nodiscard]] double reduce_seconds(const UnitLoad& load, const CostRates& rates,
                                     std::int64_t chunk_bytes = ExchangeOptions().chunk_bytes);
+
+/// Bytes that `rank` sends besides forecast_bytes(): to end an exchange in order, and for each of its clients
+/// that it drops.
+[[nodiscard]] std::int64_t closing_bytes(int rank, int ranks);
+[[nodiscard]] std::int64_t drop_bytes(const std::string& reason);
 
 }  // namespace fedspallm::comm

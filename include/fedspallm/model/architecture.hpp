@@ -81,6 +81,10 @@ struct Architecture {
 [[nodiscard]] Architecture read_architecture(const std::filesystem::path& config_json);
 /// The same from text (the fuzz target's entry).
 [[nodiscard]] Architecture parse_architecture(const std::string& text, const std::string& file_name);
+/// Full tensor name of a prunable matrix: "model.layers.3.mlp.up_proj.weight". @pre it is one of the model's
+[[nodiscard]] std::string matrix_name(const Architecture& architecture, std::int64_t block,
+                                      std::size_t matrix);
+
 /// Cosine and sine, positions x head_dim/2 each, row-major, as transformers computes them in fp32. Empty
 /// without RoPE.
 struct RopeTables {

@@ -1,0 +1,190 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "simulate_run.hpp"
+
+#include "fedspallm/base/error.hpp"
+#include "fedspallm/base/hash.hpp"
+#include "fedspallm/comm/cost_model.hpp"
+
+#include "root.hpp"
+#include "simulate_updates.hpp"
+#include <algorithm>
+#include <chrono>
+#include <optional>
+
+namespace fedspallm::app {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+/// What the root does with complete merges: finishes, digests and, where asked, writes them.
+class Finisher {
+ public:
+  explicit Finisher(const SimulatedExchange& what) : what_(what) {
+    if (what.folder.empty()) return;
+    store_.emplace(store::BlockStore::of_run({what.folder}));
+    store_->clear();
+  }
+
+  void complete(const comm::CompletedUnit& unit) {
+    const comm::PlannedUnit& planned = what_.plan.exchange.units.at(unit.index);
+    if (unit.merge == nullptr) {
+      check<DataError>(what_.config.federation.coverage == config::Coverage::warn,
+                       fmt::format("{}: all clients that should prune it were dropped; more clients, or "
+                                   "federation.coverage = \"warn\", which leaves it as it is",
+                                   planned.name));
+      return;
+    }
+    auto start = Clock::now();
+    store::MatrixRecord record = finish_matrix(unit, planned, what_.plan.rules).record;
+    finishing += seconds_since(start);
+    digest_.add(std::as_bytes(std::span(record.matrix.bits)));
+    digest_.add(record.matrix.values);
+    digest_.add(std::as_bytes(std::span(record.votes)));
+    if (!store_) return;
+    start = Clock::now();
+    if (record_.matrices.empty()) record_ = {planned.id.round, planned.id.block, {}};
+    record_.matrices.push_back(std::move(record));
+    const std::size_t next = unit.index + 1;
+    if (next == what_.plan.exchange.units.size() ||
+        what_.plan.exchange.units[next].id.block != planned.id.block) {
+      store_->write_block(record_);
+      record_ = {};
+    }
+    writing += seconds_since(start);
+  }
+
+  [[nodiscard]] std::string digest() const { return fmt::format("{:016x}", digest_.value()); }
+  double finishing = 0, writing = 0;
+
+ private:
+  const SimulatedExchange& what_;
+  RunningChecksum digest_;
+  std::optional<store::BlockStore> store_;
+  store::BlockRecord record_;
+};
+
+/// This rank's clients: they announce each unit, and their updates are made when they are due.
+class Hosts {
+ public:
+  Hosts(const SimulatedExchange& what, int rank)
+      : what_(what), maker_(what.plan.exchange, what.config.prune.pattern, what.config.run.seed) {
+    const auto& ranks = what.plan.exchange.rank_of_client;
+    for (std::uint32_t client = 0; client < ranks.size(); ++client)
+      if (ranks[client] == rank) clients_.push_back(client);
+  }
+
+  void deliver(comm::Exchange& exchange) {
+    const auto& units = what_.plan.exchange.units;
+    std::optional<std::uint32_t> begun;
+    for (std::size_t index = 0; index < units.size(); ++index) {
+      const std::uint32_t block = units[index].id.block;
+      if (begun != block) {
+        if (clients_.empty()) return;  // a rank without clients holds nobody up
+        (void)exchange.at_boundary(block);
+        drop(exchange, block);
+        begun = block;
+      }
+      std::vector<comm::UpdateSummary> summaries;
+      for (const std::uint32_t client : clients_)
+        if (units[index].clients.contains(client)) summaries.push_back(maker_.summary(index, client));
+      exchange.submit_later(index, std::move(summaries),
+                            [this, index](std::uint32_t client) { return maker_.make(index, client); });
+    }
+  }
+
+ private:
+  void drop(comm::Exchange& exchange, std::uint32_t block) {
+    std::erase_if(clients_, [&](std::uint32_t client) {
+      const auto found = what_.dropped.find(client);
+      if (found == what_.dropped.end() || found->second.block > block) return false;
+      exchange.drop(client, block, found->second.reason);
+      return true;
+    });
+  }
+
+  const SimulatedExchange& what_;
+  UpdateMaker maker_;
+  std::vector<std::uint32_t> clients_;  // that are left
+};
+
+/// The plan without what dropped clients will not deliver.
+comm::ExchangePlan delivered_plan(const SimulatedExchange& what) {
+  comm::ExchangePlan plan = what.plan.exchange;
+  if (what.dropped.empty()) return plan;
+  std::optional<std::uint32_t> block;
+  comm::ClientList left;
+  for (comm::PlannedUnit& unit : plan.units) {
+    if (block != unit.id.block) {
+      block = unit.id.block;
+      std::vector<std::uint32_t> clients(unit.clients.begin(), unit.clients.end());
+      std::erase_if(clients, [&](std::uint32_t client) {
+        const auto found = what.dropped.find(client);
+        return found != what.dropped.end() && found->second.block <= *block;
+      });
+      left = std::move(clients);
+    }
+    unit.clients = left;
+  }
+  std::erase_if(plan.units, [](const comm::PlannedUnit& unit) { return unit.clients.empty(); });
+  for (std::size_t index = 0; index < plan.units.size(); ++index) {  // units of lost blocks are gone
+    const std::size_t before = plan.units[index].diagonal_unit;
+    const std::uint32_t matrix = what.plan.exchange.units[before].id.matrix;
+    plan.units[index].diagonal_unit = index - (plan.units[index].id.matrix - matrix);
+  }
+  return plan;
+}
+
+std::int64_t bytes_forecast(const SimulatedExchange& what, int rank, int ranks) {
+  std::int64_t bytes = comm::closing_bytes(rank, ranks) +
+                       comm::forecast_bytes(delivered_plan(what), what.travel.options.transport, rank, ranks);
+  if (rank == 0 || what.plan.exchange.units.empty()) return bytes;
+  const std::uint32_t last = what.plan.exchange.units.back().id.block;
+  for (const auto& [client, dropped] : what.dropped)
+    if (what.plan.exchange.rank_of_client[client] == rank && dropped.block <= last)
+      bytes += comm::drop_bytes(dropped.reason);
+  return bytes;
+}
+
+}  // namespace
+
+void keep_blocks(RoundPlan& plan, std::int64_t blocks) {
+  std::erase_if(plan.exchange.units, [&](const comm::PlannedUnit& unit) { return unit.id.block >= blocks; });
+}
+
+SimulatedResult run_exchange(comm::Communicator& communicator, const SimulatedExchange& what) {
+  std::unique_ptr<Finisher> finisher;
+  communicator.together([&] {
+    if (communicator.rank() == 0) finisher = std::make_unique<Finisher>(what);
+  });
+  Hosts hosts(what, communicator.rank());
+  SimulatedResult result;
+  comm::Exchange exchange(communicator, what.plan.exchange, what.travel.options,
+                          [&](const comm::CompletedUnit& unit) { finisher->complete(unit); });
+  const auto start = Clock::now();
+  try {
+    hosts.deliver(exchange);
+  } catch (const Error& error) {
+    exchange.fail(error);
+  }
+  exchange.finish();
+  result.seconds = seconds_since(start);
+  const comm::ExchangeStatistics statistics = exchange.statistics();
+  result.making = statistics.seconds_making;
+  result.waiting = statistics.seconds_waited;
+  result.bytes_sent = statistics.bytes_sent;
+  result.bytes_forecast = bytes_forecast(what, communicator.rank(), communicator.size());
+  result.peak_merge_bytes = statistics.peak_merge_bytes;
+  if (finisher == nullptr) return result;
+  result.finishing = finisher->finishing;
+  result.writing = finisher->writing;
+  result.adding = statistics.seconds_merging - finisher->finishing - finisher->writing;
+  result.digest = finisher->digest();
+  return result;
+}
+
+}  // namespace fedspallm::app

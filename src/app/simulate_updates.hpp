@@ -1,0 +1,29 @@
+// SPDX-License-Identifier: Apache-2.0
+// Purpose: the update that a virtual client would send of a matrix: the right shape, dtype, count and
+// pattern, values in (-1, 1), by counter-based random numbers of (seed, round, client, block, matrix). Masks
+// of different clients are independent. Cheap beside merging it. Non-goal: weights that mean something.
+#pragma once
+
+#include "fedspallm/comm/exchange.hpp"
+#include "fedspallm/config/config.hpp"
+
+#include <cstdint>
+
+namespace fedspallm::app {
+
+class UpdateMaker {
+ public:
+  /// @pre every planned count of kept weights is known, and divisible as an N:M pattern wants it
+  UpdateMaker(const comm::ExchangePlan& plan, const config::Pattern& pattern, std::uint64_t seed);
+
+  /// What the update will be, without making it.
+  [[nodiscard]] comm::UpdateSummary summary(std::size_t index, std::uint32_t client) const;
+  [[nodiscard]] wire::MatrixUpdate make(std::size_t index, std::uint32_t client) const;
+
+ private:
+  const comm::ExchangePlan& plan_;
+  config::Pattern pattern_;
+  std::uint64_t seed_;
+};
+
+}  // namespace fedspallm::app
