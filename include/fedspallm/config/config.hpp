@@ -112,9 +112,9 @@ struct Simulate {
   std::int64_t blocks = 1;                 // that are really sent and merged; the virtual clock runs over all
   Placement placement = Placement::all;    // ranks that host clients: all, or all but rank 0
   bool checkpoint = false;                 // write merged blocks below run.dir
-  std::vector<std::int64_t> fit;           // numbers of clients from which the performance model is fitted
-  std::vector<std::int64_t> held_out;      // further ones, to compare its forecast with
-  std::int64_t repeats = 3;                // of each of these; the median counts
+  std::vector<std::int64_t> fit = {};      // numbers of clients from which the performance model is fitted
+  std::vector<std::int64_t> held_out = {};  // further ones, to compare its forecast with
+  std::int64_t repeats = 3;                 // of each of these; the median counts
   // Laws, of virtual time only. Rates are those of the median client and of one link.
   double flops = 100e12;        // a second
   double spread = 0.25;         // sigma of the logarithm of clients' speeds

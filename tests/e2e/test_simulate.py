@@ -1,0 +1,141 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""`fedspallm simulate`: the same result on any number of ranks and by either transport, bytes as forecast,
+laws by seed, files that `inspect` accepts. No timing is judged. Needs the standard library only."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from harness import BAD_INPUT, ProgramTest, main, merged
+
+SHAPE = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_act": "silu",
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "num_hidden_layers": 6,
+    "vocab_size": 256,
+    "max_position_embeddings": 256,
+    "rms_norm_eps": 1e-5,
+    "tie_word_embeddings": True,
+    "torch_dtype": "bfloat16",
+}
+
+
+class Simulate(ProgramTest):
+    folder: Path
+
+    def config(self, **simulate: Any) -> dict[str, Any]:
+        """50 virtual clients of a small model, of which some are slow and some leave."""
+        model = self.folder / "shape"
+        model.mkdir(exist_ok=True)
+        (model / "config.json").write_text(json.dumps(SHAPE))
+        laws = {"clients": 50, "blocks": 6, "stragglers": 0.1, "dropouts": 0.2, **simulate}
+        return {
+            "model": {"path": str(model)},
+            "calibration": {"samples": 2, "sequence_length": 64},
+            "federation": {"on_client_failure": "drop"},
+            "simulate": laws,
+        }
+
+    def simulate(self, config: dict[str, Any], *arguments: str, ranks: int = 1) -> Any:
+        return self.done("simulate", self.write_config(config), "--json", *arguments, ranks=ranks).json()
+
+    def test_bits_and_clients_do_not_depend_on_ranks_or_transport(self) -> None:
+        config = self.config()
+        first = self.simulate(config)
+        self.assertEqual(len(first["ranks"]), 1)
+        self.assertEqual(first["blocks_run"], 6)
+        self.assertGreater(len(first["virtual"]["dropped"]), 0)
+        for ranks in (1, 2, 3):
+            for transport in ("gather", "reduce"):
+                found = self.simulate(config, "--set", f"federation.transport={transport}", ranks=ranks)
+                with self.subTest(ranks=ranks, transport=transport):
+                    self.assertEqual(found["digest"], first["digest"])
+                    self.assertEqual(found["virtual"]["dropped"], first["virtual"]["dropped"])
+                    self.assertEqual(sum(rank["clients"] for rank in found["ranks"]), 50)
+                    for rank in found["ranks"]:
+                        self.assertEqual(rank["bytes_sent"], rank["bytes_forecast"])
+                        self.assertEqual(rank["bytes_sent"] > 0, ranks > 1)
+                        self.assertGreater(rank["peak_rss_bytes"], 0)
+
+    def test_dropouts_and_lateness_follow_the_seed(self) -> None:
+        laws = {"dropouts": 0.3, "stragglers": 0.2, "straggler_factor": 50.0, "blocks": 2, "flops": 1e9}
+        config = self.config(**laws)
+        config["federation"]["deadline"] = 0.1  # of virtual time
+        config["federation"]["transport"] = "gather"
+        first = self.simulate(config)
+        reasons = {one["reason"] for one in first["virtual"]["dropped"]}
+        self.assertEqual(reasons, {"left", "late"})
+        again = self.simulate(config, ranks=2)
+        self.assertEqual(again["virtual"], first["virtual"])
+        self.assertEqual(again["digest"], first["digest"])
+        other = self.simulate(config, "--set", "run.seed=2")
+        self.assertNotEqual(other["virtual"]["dropped"], first["virtual"]["dropped"])
+        self.assertNotEqual(other["digest"], first["digest"])
+
+    def test_layer_sampling_spreads_blocks_evenly(self) -> None:
+        config = self.config(least_resources=0.3, dropouts=0.0)
+        config["federation"]["layer_sampling"] = "resources"
+        found = self.simulate(config, ranks=2)
+        clients = found["virtual"]["clients_per_block"]
+        self.assertLessEqual(max(clients) - min(clients), 1)
+        self.assertLess(max(clients), 50)
+        for rank in found["ranks"]:
+            self.assertEqual(rank["bytes_sent"], rank["bytes_forecast"])
+
+    def test_sizes_are_fitted_held_out_and_forecast(self) -> None:
+        config = self.config(fit=[2, 6], held_out=[4], repeats=1, blocks=1, placement="workers")
+        for transport in ("gather", "reduce"):
+            found = self.simulate(config, "--set", f"federation.transport={transport}", ranks=2)
+            self.assertEqual([size["clients"] for size in found["sizes"]], [2, 4, 6])
+            self.assertEqual([size["held_out"] for size in found["sizes"]], [False, True, False])
+            for size in found["sizes"]:
+                error = size["forecast_seconds_per_block"] / size["seconds_per_block"] - 1
+                self.assertAlmostEqual(size["error"], error, places=9)
+            self.assertTrue(found["performance"]["link_measured"])
+            self.assertEqual(found["ranks"][0]["clients"], 0)
+            for kind in ("strong", "weak"):
+                rows = found["forecast"][kind]
+                self.assertEqual({row["transport"] for row in rows}, {"gather", "reduce"})
+                self.assertEqual(max(row["gpus"] for row in rows), 10000)
+                self.assertEqual(rows[0]["efficiency"], 1)
+
+    def test_merged_blocks_are_written_where_asked(self) -> None:
+        run = self.folder / "run"
+        config = self.config(checkpoint=True, clients=5, dropouts=0.0, blocks=2)
+        config["run"] = {"dir": str(run)}
+        self.simulate(config, ranks=2)
+        files = sorted(path.name for path in (run / "blocks").iterdir())
+        self.assertEqual(files, ["r01-b0000.h5", "r01-b0001.h5"])
+
+    def test_text_for_people(self) -> None:
+        config = self.config(fit=[2, 4], held_out=[3], repeats=1, blocks=1)
+        text = self.done("simulate", self.write_config(config)).stdout
+        for word in ("virtual time of the round", "held out", "FORECAST, strong scaling", "FORECAST, weak"):
+            self.assertIn(word, text)
+
+    def test_what_cannot_be_simulated_is_refused(self) -> None:
+        cases: list[tuple[str, dict[str, Any]]] = [
+            ("there is only one rank", {"simulate": {"placement": "workers"}}),
+            ("aggregation.*expected \"l0\" or \"mean\"", {"federation": {"aggregation": "none"}}),
+            ("config.json: cannot be read", {"model": {"path": str(self.folder / "nowhere")}}),
+            ("unknown key 'simulate.client'; did you mean", {"simulate": {"client": 3}}),
+        ]
+        for message, change in cases:
+            with self.subTest(message=message):
+                path = self.write_config(merged(self.config(), change))
+                self.refused(BAD_INPUT, [message], "simulate", path)
+        lost = self.write_config(self.config(dropouts=1.0))
+        self.refused(BAD_INPUT, ["all clients that should prune it were dropped"], "simulate", lost, ranks=2)
+        self.refused(BAD_INPUT, ["missing key 'run.dir'"], "prune", self.write_config(self.config()))
+
+
+if __name__ == "__main__":
+    main()
