@@ -1,0 +1,240 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Runs `fedspallm simulate` over a grid of clients, ranks and transports, and makes tables and plots of it.
+
+Each point of the grid is a process of its own and leaves points/NAME.json; points that are there are not run
+again, so that a study goes on where it stopped. With --slurm the points become one job array instead, and a
+later call with --collect reads what it left. Written: study.csv (points), sizes.csv and forecast.csv (of the points
+that fit a performance model: simulate.fit in the configuration) and plots as SVG.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import io
+import itertools
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common import ROOT, atomic_file, enter_venv, fail
+
+if __name__ == "__main__":
+    enter_venv()
+
+from scaling_plots import draw_all  # noqa: E402  pylint: disable=wrong-import-position
+
+PHASES = ("making", "adding", "finishing", "writing")
+COLUMNS = (
+    "clients",
+    "ranks",
+    "transport",
+    "model",
+    "blocks_run",
+    "seconds",
+    "merge_and_wire_seconds",
+    *(f"{phase}_seconds" for phase in PHASES),
+    "bytes_sent",
+    "bytes_forecast",
+    "root_bytes_sent",
+    "root_peak_rss_bytes",
+    "root_peak_merge_bytes",
+    "largest_peak_rss_bytes",
+    "virtual_seconds",
+    "dropped",
+    "digest",
+)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One process of the grid."""
+
+    clients: int
+    ranks: int
+    transport: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.transport}-{self.ranks}-ranks-{self.clients}-clients"
+
+    def command(self, options: argparse.Namespace) -> list[str]:
+        settings = [f"simulate.clients={self.clients}", f"federation.transport={self.transport}", *options.set]
+        program = [options.program, "simulate", str(options.config), "--json"]
+        for setting in settings:
+            program += ["--set", setting]
+        return program
+
+
+def numbers(text: str) -> list[int]:
+    """ "4,16" as numbers >= 1, ascending."""
+    try:
+        found = sorted({int(word) for word in text.split(",")})
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text}: expected numbers with commas between them") from error
+    if found[0] < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected numbers from 1")
+    return found
+
+
+def grid(options: argparse.Namespace) -> list[Point]:
+    """All points, small ones first."""
+    axes = itertools.product(options.clients, options.ranks, options.transports.split(","))
+    return [Point(*axis) for axis in axes]
+
+
+def read_point(path: Path) -> dict[str, Any] | None:
+    """What a finished point left; nothing when it is missing, unfinished or of another program."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and found.get("format_version") == 1 else None
+
+
+def run_point(point: Point, path: Path, options: argparse.Namespace) -> None:
+    """Runs it and keeps its object."""
+    launcher = shlex.split(options.launcher.format(ranks=point.ranks))
+    command = [*launcher, *point.command(options)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        fail(f"{shlex.join(command)}: status {done.returncode}\n{done.stderr.strip()}", 1)
+    with atomic_file(path) as stream:
+        stream.write(done.stdout.encode())
+    if read_point(path) is None:
+        path.unlink()
+        fail(f"{shlex.join(command)}: printed no JSON object of version 1", 1)
+
+
+def job_array(points: Sequence[Point], options: argparse.Namespace) -> str:
+    """A Slurm job array: task N runs line N of points.txt."""
+    most = max(point.ranks for point in points)
+    return f"""#!/usr/bin/env bash
+# A scaling study: one point of the grid per task. Change the lines marked with <--, then: sbatch study.sbatch
+#SBATCH --job-name=fedspallm-study
+#SBATCH --array=1-{len(points)}%1      # <-- points at once after the %
+#SBATCH --ntasks={most}
+#SBATCH --time=01:00:00                # <--
+##SBATCH --partition=NAME              # <-- take one # away
+set -euo pipefail
+cd "$(dirname "$(scontrol show job "$SLURM_JOB_ID" | sed -n 's/^ *Command=//p')")"
+read -r name ranks command < <(sed -n "${{SLURM_ARRAY_TASK_ID}}p" points.txt)
+mkdir -p points
+[[ -e "points/$name.json" ]] && exit 0
+srun --mpi=pmix --ntasks="$ranks" bash -c "exec $command" >"points/$name.json.part"
+mv "points/$name.json.part" "points/$name.json"
+"""
+
+
+def write_jobs(points: Sequence[Point], options: argparse.Namespace) -> None:
+    """points.txt and study.sbatch for what is not there yet."""
+    lines = [f"{point.name} {point.ranks} {shlex.join(point.command(options))}\n" for point in points]
+    for name, text in (("points.txt", "".join(lines)), ("study.sbatch", job_array(points, options))):
+        with atomic_file(options.out / name) as stream:
+            stream.write(text.encode())
+
+
+def row_of(point: Point, found: dict[str, Any]) -> dict[str, Any]:
+    """One line of study.csv."""
+    ranks = found["ranks"]
+    row = {
+        "clients": point.clients,
+        "ranks": point.ranks,
+        "transport": point.transport,
+        "model": found["model"],
+        "blocks_run": found["blocks_run"],
+        "seconds": max(rank["seconds"] for rank in ranks),
+        "merge_and_wire_seconds": ranks[0]["merge_and_wire_seconds"],
+        "bytes_sent": sum(rank["bytes_sent"] for rank in ranks),
+        "bytes_forecast": sum(rank["bytes_forecast"] for rank in ranks),
+        "root_bytes_sent": ranks[0]["bytes_sent"],
+        "root_peak_rss_bytes": ranks[0]["peak_rss_bytes"],
+        "root_peak_merge_bytes": ranks[0]["peak_merge_bytes"],
+        "largest_peak_rss_bytes": max(rank["peak_rss_bytes"] for rank in ranks),
+        "virtual_seconds": found["virtual"]["seconds"],
+        "dropped": len(found["virtual"]["dropped"]),
+        "digest": found["digest"],
+    }
+    for phase in PHASES:
+        row[f"{phase}_seconds"] = max(rank[f"{phase}_seconds"] for rank in ranks)
+    return row
+
+
+def write_csv(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]) -> None:
+    """A table with one line of names."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    with atomic_file(path) as stream:
+        stream.write(text.getvalue().encode())
+
+
+def tagged(point: Point, rows: Iterable[dict[str, Any]], **more: Any) -> list[dict[str, Any]]:
+    """Rows that say of which point they are."""
+    return [{"point": point.name, **more, **row} for row in rows]
+
+
+def collect(points: Sequence[Point], out: Path) -> dict[str, list[dict[str, Any]]]:
+    """All tables of the points that are there, also as files."""
+    tables: dict[str, list[dict[str, Any]]] = {"study": [], "sizes": [], "forecast": []}
+    for point in points:
+        found = read_point(out / "points" / f"{point.name}.json")
+        if found is None:
+            continue
+        tables["study"].append(row_of(point, found))
+        tables["sizes"] += tagged(point, found["sizes"])
+        for kind, rows in found.get("forecast", {}).items():
+            tables["forecast"] += tagged(point, rows, kind=kind)
+    for name, rows in tables.items():
+        columns: Sequence[str] = COLUMNS if name == "study" else list(dict.fromkeys(k for row in rows for k in row))
+        if rows:
+            write_csv(out / f"{name}.csv", columns, rows)
+    return tables
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path, help="configuration with [simulate]")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the study")
+    parser.add_argument("--clients", type=numbers, default=[4, 16, 64, 256, 1024, 4096])
+    parser.add_argument("--ranks", type=numbers, default=[1, 2])
+    parser.add_argument("--transports", default="gather,reduce")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for every point")
+    parser.add_argument("--program", default=str(ROOT / "build" / "release" / "fedspallm"))
+    parser.add_argument("--launcher", default="mpirun -np {ranks}", help="before the program (default: %(default)s)")
+    parser.add_argument("--slurm", action="store_true", help="write study.sbatch and points.txt, run nothing")
+    parser.add_argument("--collect", action="store_true", help="run nothing: tables and plots of what is there")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Runs, or writes jobs for, what is missing; then tables and plots."""
+    options = parse()
+    options.config = options.config.resolve()
+    if not options.config.exists():
+        fail(f"{options.config}: no such configuration")
+    points = grid(options)
+    missing = [p for p in points if read_point(options.out / "points" / f"{p.name}.json") is None]
+    if options.slurm:
+        write_jobs(missing, options) if missing else print("nothing is missing")
+        return
+    for number, point in enumerate([] if options.collect else missing, 1):
+        print(f"{number} of {len(missing)}: {point.name}", file=sys.stderr)
+        run_point(point, options.out / "points" / f"{point.name}.json", options)
+    tables = collect(points, options.out)
+    if not tables["study"]:
+        fail(f"{options.out}: no point is there", 1)
+    for path in draw_all(tables, options.out):
+        print(path)
+
+
+if __name__ == "__main__":
+    main()
