@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import sys
 import tomllib
 from pathlib import Path
 
@@ -64,7 +63,7 @@ def run_directory(path: Path) -> Path:
         return path.resolve()
     try:
         named = tomllib.loads(path.read_text(encoding="utf-8"))["run"]["dir"]
-        return (path.parent / named).resolve()
+        return (path.parent / str(named)).resolve()
     except (OSError, ValueError, KeyError, TypeError) as error:
         fail(f"{path} names no run directory: {error}")
 
@@ -75,8 +74,12 @@ def main() -> None:
         epilog="examples: tools/report.py runs/quickstart\n"
                "          tools/report.py runs/half runs/more --out sweep.html",
     )  # fmt: skip
-    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run directory ([run] dir), or its config")
-    parser.add_argument("--out", type=Path, help="file to write; one run: RUN/report.html, several: comparison.html")
+    parser.add_argument(
+        "runs", nargs="+", type=Path, metavar="RUN", help="run directory ([run] dir), or its config"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="file to write; one run: RUN/report.html, several: comparison.html"
+    )
     options = parser.parse_args()
     folders = [run_directory(path) for path in options.runs]
     out = options.out or (folders[0] / "report.html" if len(folders) == 1 else Path("comparison.html"))
@@ -93,4 +96,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

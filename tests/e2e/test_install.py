@@ -50,7 +50,9 @@ class Install(ProgramTest):
         groff = shutil.which("groff")
         if groff is None:
             self.skipTest("groff is not installed")
-        done = subprocess.run([groff, "-man", "-ww", "-Tutf8", "-P-cbou", page], capture_output=True, text=True, check=True)
+        done = subprocess.run(
+            [groff, "-man", "-ww", "-Tutf8", "-P-cbou", page], capture_output=True, text=True, check=True
+        )
         self.assertEqual(done.stderr, "")
         text = re.sub(r"[\u2010\u2011\u2212]", "-", done.stdout)
         help_text = run("--help").stdout
@@ -109,7 +111,9 @@ class Install(ProgramTest):
         for file in files:
             lines = file.read_text().splitlines()
             head = lines[: next(i for i, line in enumerate(lines) if not line.startswith("#"))]
-            self.assertIn("<--", " ".join(line for line in head if line.startswith("# ")), f"{file}: its head says it")
+            self.assertIn(
+                "<--", " ".join(line for line in head if line.startswith("# ")), f"{file}: its head says it"
+            )
             self.assertGreaterEqual(sum("<--" in line for line in lines), 5, str(file))
 
     def test_nothing_holds_the_prefix_or_the_sources(self) -> None:

@@ -24,7 +24,16 @@ from pathlib import Path
 NODES = 2
 CPUS = 4  # of each node, whatever the machine has
 NEEDED = ("munged", "mungekey", "slurmctld", "slurmd", "sbatch", "srun", "scontrol", "scancel")
-ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY", "BOOT_FAIL")
+ENDED = (
+    "COMPLETED",
+    "FAILED",
+    "CANCELLED",
+    "TIMEOUT",
+    "NODE_FAIL",
+    "PREEMPTED",
+    "OUT_OF_MEMORY",
+    "BOOT_FAIL",
+)
 PR_SET_PDEATHSIG = 1
 
 # cred_expire is also how long a requeued job waits before it starts again (slurm.conf's manual, AuthInfo).
@@ -103,6 +112,9 @@ class Cluster:
     def __enter__(self) -> Cluster:
         try:
             self._start()
+        except (OSError, subprocess.SubprocessError) as error:
+            self.stop()
+            raise CannotStart(str(error)) from error
         except BaseException:
             self.stop()
             raise
@@ -162,7 +174,7 @@ class Cluster:
         while not done():
             dead = [one for one in self._daemons if one.poll() is not None]
             if dead or time.monotonic() > end:
-                why = f"{dead[0].args} ended" if dead else f"no {what} within {seconds} s"
+                why = f"{dead[0].args!r} ended" if dead else f"no {what} within {seconds} s"
                 raise CannotStart(f"{why}\n{self.logs()}")
             time.sleep(0.05)
 

@@ -110,23 +110,45 @@ def write_run(folder: Path, clients: list[str], method: str = "sparsegpt", facto
     (folder / "config.toml").write_text(CONFIG.format(method=method))
     perplexity = {
         "news": {"dense": 10.0, "merged": 20.0 * factor, "standalone": {clients[0]: 31.25, clients[1]: 32.5}},
-        HOSTILE: {"dense": 40.0, "merged": 45.0 * factor, "standalone": {clients[0]: 51.25, clients[1]: 52.5}},
+        HOSTILE: {
+            "dense": 40.0,
+            "merged": 45.0 * factor,
+            "standalone": {clients[0]: 51.25, clients[1]: 52.5},
+        },
     }
     summary = {
         "format_version": 1, "version": "0.1.0", "run_ranks": "2", "run_host": "hostname-of-the-run",
-        "clients": clients, "perplexity": perplexity, "sparsity": 0.5, "bytes_on_wire": 239750073, "transport": "gather",
-        "peak_rss_bytes": [3 << 20, 5 << 30], "seconds": {"total": 83.0, "pruning": 61.5}, "warnings": [f"beware {HOSTILE}"],
+        "clients": clients, "perplexity": perplexity, "sparsity": 0.5, "bytes_on_wire": 239750073,
+        "transport": "gather",
+        "peak_rss_bytes": [3 << 20, 5 << 30], "seconds": {"total": 83.0, "pruning": 61.5},
+        "warnings": [f"beware {HOSTILE}"],
         "dropped": [{"client": clients[1], "round": 1, "block": 3, "reason": "NaN <here>"}],
         "rank_seconds": [{"forward": 1.25}, {"forward": 2.5}],
     }  # fmt: skip
     (folder / "summary.json").write_text(json.dumps(summary))
     begin = {"event": "run_started", "monotonic": 100.0}
     work = [
-        {"event": "client_block", "client": name, "rank": rank, "block": 0, "begin": 1.0 + rank, "end": 3.0 + rank}
+        {
+            "event": "client_block",
+            "client": name,
+            "rank": rank,
+            "block": 0,
+            "begin": 1.0 + rank,
+            "end": 3.0 + rank,
+        }
         for rank, name in enumerate(clients)
     ]
-    merge = {"event": "block", "block": 0, "monotonic": 105.0, "seconds": 5.0, "merge_seconds": 0.5, "write_seconds": 0.5}
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(event) + "\n" for event in (begin, *work, merge)))
+    merge = {
+        "event": "block",
+        "block": 0,
+        "monotonic": 105.0,
+        "seconds": 5.0,
+        "merge_seconds": 0.5,
+        "write_seconds": 0.5,
+    }
+    (folder / "metrics.jsonl").write_text(
+        "".join(json.dumps(event) + "\n" for event in (begin, *work, merge))
+    )
     first = np.array([[1, 1, 1], [1, 0, 0], [0, 0, 0]], dtype=bool)
     second = np.array([[1, 1, 0], [0, 1, 0], [0, 0, 1]], dtype=bool)  # 2 of 6 dropped by both
     with h5py.File(folder / "blocks" / "r01-b0000.h5", "w") as file:
@@ -177,19 +199,24 @@ class Report(unittest.TestCase):
         page = self.page(write_run(self.folder / "run", ["a", "b"]))
         self.assertEqual(page.row(""), ["self_attn.q_proj", "mlp.up_proj"])  # in the model's order
         self.assertEqual(page.row("block 0"), ["44.444 %", "44.444 %"])  # 4 of 9
-        titles = " ".join(str(attributes.get("title")) for _, attributes in page.elements).replace("\N{NO-BREAK SPACE}", " ")
+        titles = " ".join(str(attributes.get("title")) for _, attributes in page.elements).replace(
+            "\N{NO-BREAK SPACE}", " "
+        )
         self.assertIn("block 0 mlp.up_proj: 55.56 %", titles)  # all kept 3, all dropped 2, of 9
         self.assertIn("25.00 % of them by mask expansion", page.text)  # 2 of 8
         self.assertIn("22.22 %", page.text)  # one vote of two: 4 of 18 weights
         self.assertIn("All clients agree on 77.78 %", page.text)  # 14 of 18
-        self.assertEqual(page.row("a"), ["", "33.33 %"])  # 2 of 6; the padding of the packed masks counts nowhere
+        self.assertEqual(
+            page.row("a"), ["", "33.33 %"]
+        )  # 2 of 6; the padding of the packed masks counts nowhere
 
     def test_names_do_not_become_markup(self) -> None:
         names = [HOSTILE, "</title><b onclick=x>"]
         text = self.report(write_run(self.folder / "run", names))
         page = Page(text)
         allowed = {"html", "head", "meta", "title", "style", "body", "main", "footer", "section", "h1", "h2", "h3", "p",
-                   "div", "dl", "dt", "dd", "small", "span", "table", "thead", "tbody", "tr", "th", "td", "strong", "ul",
+                   "div", "dl", "dt", "dd", "small", "span", "table", "thead", "tbody", "tr", "th", "td", "strong",
+                   "ul",
                    "li", "details", "summary", "pre", "svg", "rect", "title"}  # fmt: skip
         self.assertEqual({tag for tag, _ in page.elements} - allowed, set())
         attributes = {name for _, found in page.elements for name in found}
@@ -206,7 +233,9 @@ class Report(unittest.TestCase):
         folder = write_run(self.folder / "run", ["a", "b"])
         for name in ("summary.json", "config.toml", "run.h5"):
             (folder / name).unlink()
-        (folder / "status.json").write_text(json.dumps({"format_version": 1, "state": "running", "phase": "pruning"}))
+        (folder / "status.json").write_text(
+            json.dumps({"format_version": 1, "state": "running", "phase": "pruning"})
+        )
         page = self.page(folder)
         self.assertIn("summary.json is missing", page.text)
         self.assertIn("run.h5 is missing", page.text)
@@ -243,7 +272,9 @@ class Report(unittest.TestCase):
     def test_the_last_round_counts(self) -> None:
         folder = write_run(self.folder / "run", ["a", "b"])
         with h5py.File(folder / "blocks" / "r02-b0000.h5", "w") as file:
-            write_matrix(file, "model.layers.0.mlp.up_proj.weight", 0, np.ones((3, 3), dtype=bool), votes=[0, 0, 9])
+            write_matrix(
+                file, "model.layers.0.mlp.up_proj.weight", 0, np.ones((3, 3), dtype=bool), votes=[0, 0, 9]
+            )
         self.assertIn("100.0000 % in all", self.page(folder).text)
 
     def test_comparison(self) -> None:

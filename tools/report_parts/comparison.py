@@ -12,13 +12,20 @@ from .markup import Markup, bar, duration, join, note, number, percent, section,
 def names_of(runs: list[Run]) -> list[str]:
     """The folders' names; with their parents where two are the same."""
     short = [run.name for run in runs]
-    return [name if short.count(name) == 1 else f"{run.folder.parent.name}/{name}" for name, run in zip(short, runs)]
+    return [
+        name if short.count(name) == 1 else f"{run.folder.parent.name}/{name}"
+        for name, run in zip(short, runs)
+    ]
 
 
 def common_sets(runs: list[Run]) -> list[str]:
     """Evaluation sets that all runs with a result have."""
     with_result = [run for run in runs if run.sets]
-    return [name for name in (with_result[0].sets if with_result else []) if all(name in run.sets for run in with_result)]
+    return [
+        name
+        for name in (with_result[0].sets if with_result else [])
+        if all(name in run.sets for run in with_result)
+    ]
 
 
 def of_sets(run: Run, model: str, sets: list[str]) -> list[float | None]:
@@ -43,7 +50,9 @@ def quality(runs: list[Run]) -> Markup:
         mean = means[name]
         ratio = f"{mean / dense:.2f} ×" if mean is not None and dense else "–"
         sparsity = percent(run.summary.get("sparsity"))
-        rows.append([name, sparsity, *(number(value) for value in values), number(mean), number(dense), ratio])
+        rows.append(
+            [name, sparsity, *(number(value) for value in values), number(mean), number(dense), ratio]
+        )
     known = {name: mean for name, mean in means.items() if mean is not None}
     dense_values = {tuple(of_sets(run, "dense", sets)) for run in runs if run.sets}
     parts: list[object] = [
@@ -87,7 +96,10 @@ def flat(config: dict[str, Any]) -> dict[str, str]:
         if isinstance(content, list):
             found[f"{part}s"] = str(len(content))
         elif isinstance(content, dict):
-            found |= {f"{part}.{key}": str(value).lower() if isinstance(value, bool) else str(value) for key, value in content.items()}
+            found |= {
+                f"{part}.{key}": str(value).lower() if isinstance(value, bool) else str(value)
+                for key, value in content.items()
+            }
     found.pop("run.dir", None)
     return found
 

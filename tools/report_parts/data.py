@@ -104,7 +104,9 @@ def geometric_mean(values: list[float | None]) -> float | None:
 def read_run(folder: Path) -> Run:
     """Reads what there is. @throws BadRun where there is nothing of a run."""
     run = Run(folder)
-    if not any((folder / name).exists() for name in ("summary.json", "metrics.jsonl", "run.h5", "status.json")):
+    if not any(
+        (folder / name).exists() for name in ("summary.json", "metrics.jsonl", "run.h5", "status.json")
+    ):
         raise BadRun(
             f"{folder} is no run directory: it has no summary.json, metrics.jsonl, run.h5 or status.json"
         )
@@ -281,7 +283,10 @@ def read_overlap(run: Run) -> None:
     padding = padding_of(files[names[0]], blocks)
     both, either = both - padding, either - padding
     shares = [
-        [float(both[max(i, j), min(i, j)]) / max(1, int(either[max(i, j), min(i, j)])) for j in range(len(names))]
+        [
+            float(both[max(i, j), min(i, j)]) / max(1, int(either[max(i, j), min(i, j)]))
+            for j in range(len(names))
+        ]
         for i in range(len(names))
     ]
     run.overlap = Overlap(names, shares, blocks, len(common))
@@ -290,7 +295,9 @@ def read_overlap(run: Run) -> None:
 def masks(path: Path) -> dict[str, Any]:
     """Each matrix's mask, packed as it is stored: bit 1 = kept, bits beyond the last weight are 0."""
     with opened(path) as file:
-        return {name: group["mask"][()].view(np.uint8).ravel() for name, group in file.items() if "mask" in group}
+        return {
+            name: group["mask"][()].view(np.uint8).ravel() for name, group in file.items() if "mask" in group
+        }
 
 
 def padding_of(files: dict[int, Path], blocks: list[int]) -> int:

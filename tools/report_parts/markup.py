@@ -11,7 +11,9 @@ from collections.abc import Iterable, Sequence
 # Okabe and Ito: told apart with any colour vision.
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#F0E442", "#000000")
 LIGHT, DARK = (239, 245, 252), (8, 48, 107)  # the ends of the heat maps' scale: light to dark also in grey
-CONTROL = {code: "\N{REPLACEMENT CHARACTER}" for code in (*range(9), 11, 12, *range(14, 32), *range(127, 160))}
+CONTROL = {
+    code: "\N{REPLACEMENT CHARACTER}" for code in (*range(9), 11, 12, *range(14, 32), *range(127, 160))
+}
 VOID = ("meta", "br")
 
 
@@ -47,7 +49,11 @@ def section(title: str, *children: object) -> Markup:
 def table(head: Sequence[object], rows: Iterable[Sequence[object]], words: bool = False) -> Markup:
     """The first column is text, the others are numbers, or `words`. Wide ones scroll inside their own box."""
     lines = [
-        tag("tr", tag("th", row[0], scope="row"), *(cell if is_cell(cell) else tag("td", cell) for cell in row[1:]))
+        tag(
+            "tr",
+            tag("th", row[0], scope="row"),
+            *(cell if is_cell(cell) else tag("td", cell) for cell in row[1:]),
+        )
         for row in rows
     ]
     return tag(

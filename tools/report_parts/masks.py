@@ -52,9 +52,17 @@ def heat_map(matrices: list[MatrixCounts], share: Share, low: float, high: float
     parts += [tag("span", block if i % step == 0 else "", class_="tick") for i, block in enumerate(blocks)]
     columns = f"grid-template-columns:minmax(5rem,max-content) repeat({len(blocks)},minmax(0,1fr))"
     ramp = f"background:linear-gradient(90deg,{scale(0)[0]},{scale(1)[0]})"
-    legend = tag("div", tag("span", percent(low, 1)), tag("span", class_="ramp", style=ramp), tag("span", percent(high, 1)),
-                 tag("span", what), class_="legend")  # fmt: skip
-    grid = tag("div", *parts, class_="heat", style=columns, role="img", aria_label=f"{what}, by block and matrix type")
+    ends = [tag("span", percent(value, 1)) for value in (low, high)]
+    bar_of_colours = tag("span", class_="ramp", style=ramp)
+    legend = tag("div", ends[0], bar_of_colours, ends[1], tag("span", what), class_="legend")
+    grid = tag(
+        "div",
+        *parts,
+        class_="heat",
+        style=columns,
+        role="img",
+        aria_label=f"{what}, by block and matrix type",
+    )
     return Markup(grid + legend)
 
 
@@ -65,14 +73,20 @@ def cell_table(matrices: list[MatrixCounts], share: Share, digits: int) -> Marku
     for block in sorted({one.block for one in matrices}):
         found = [cells.get((kind, block)) for kind in kinds]
         rows.append([f"block {block}", *(percent(share([one]), digits) if one else "–" for one in found)])
-    rows.append(["all", *(percent(share([one for one in matrices if one.kind == kind]), digits) for kind in kinds)])
+    rows.append(
+        ["all", *(percent(share([one for one in matrices if one.kind == kind]), digits) for kind in kinds)]
+    )
     return table(["", *kinds], rows)
 
 
 def sparsity(run: Run) -> Markup:
     """Dropped weights by block and matrix type."""
     if not run.matrices:
-        why = "no merged blocks" if run.config.get("federation", {}).get("aggregation") != "none" else "clients stand alone"
+        why = (
+            "no merged blocks"
+            if run.config.get("federation", {}).get("aggregation") != "none"
+            else "clients stand alone"
+        )
         return section("Sparsity", note(f"Nothing to show: {why}."))
     values = [one.dropped / one.weights for one in run.matrices if one.weights]
     expanded = sum(one.expanded for one in run.matrices) / max(1, sum(one.dropped for one in run.matrices))
@@ -130,7 +144,11 @@ def agreement(run: Run) -> Markup:
     if run.overlap:
         parts += overlap(run)
     elif run.summary:
-        parts.append(note("Overlap of each two clients' masks: only with run.keep_clients = true and two clients or more."))
+        parts.append(
+            note(
+                "Overlap of each two clients' masks: only with run.keep_clients = true and two clients or more."
+            )
+        )
     return section("Agreement of the clients' masks", *parts)
 
 
@@ -154,6 +172,9 @@ def overlap(run: Run) -> list[object]:
     of = "all" if looked == run.overlap.of_blocks else f"{looked} of"
     return [
         tag("h3", "Overlap of two clients' masks"),
-        note(f"Of the weights that either of two clients drops, the share that both drop; {of} {run.overlap.of_blocks} blocks."),
+        note(
+            "Of the weights that either of two clients drops, the share that both drop; "
+            f"{of} {run.overlap.of_blocks} blocks."
+        ),
         table(["", *names], rows),
     ]

@@ -61,9 +61,13 @@ def glance(run: Run) -> Markup:
         tiles.append(tile("merge", federation.get("aggregation", "?"), how))
     seconds = summary.get("seconds", {})
     if "total" in seconds:
-        tiles.append(tile("time", duration(seconds["total"]), f"pruning {duration(seconds.get('pruning', 0))}"))
+        tiles.append(
+            tile("time", duration(seconds["total"]), f"pruning {duration(seconds.get('pruning', 0))}")
+        )
     if "bytes_on_wire" in summary:
-        tiles.append(tile("sent", size(summary["bytes_on_wire"]), f"transport {summary.get('transport', '?')}"))
+        tiles.append(
+            tile("sent", size(summary["bytes_on_wire"]), f"transport {summary.get('transport', '?')}")
+        )
     if peaks := summary.get("peak_rss_bytes"):
         tiles.append(tile("peak memory", size(max(peaks)), f"of one rank; all {size(sum(peaks))}"))
     return section("At a glance", tag("dl", *tiles, class_="tiles"))
@@ -112,17 +116,25 @@ def wire_and_memory(run: Run) -> Markup:
         rounds = run.config.get("federation", {}).get("rounds", 1)
         sampled = run.config.get("federation", {}).get("layer_sampling", "none") != "none"
         if weights and run.clients and not sampled:
-            text += f"; {8 * sent / (weights * len(run.clients) * rounds):.2f} bits for each weight and client "
+            text += (
+                f"; {8 * sent / (weights * len(run.clients) * rounds):.2f} bits for each weight and client "
+            )
             text += "(the root's own clients send nothing)"
         parts.append(tag("p", text, "."))
     if "peak_merge_bytes" in summary:
-        parts.append(tag("p", f"Updates and sums that waited at the root: {size(summary['peak_merge_bytes'])} at most."))
+        parts.append(
+            tag(
+                "p", f"Updates and sums that waited at the root: {size(summary['peak_merge_bytes'])} at most."
+            )
+        )
     peaks = summary.get("peak_rss_bytes", [])
     if peaks:
         parts.append(tag("h3", "Peak memory of each rank"))
         parts += [bar(f"rank {rank}", peak, max(peaks), size(peak)) for rank, peak in enumerate(peaks[:64])]
         if len(peaks) > 64:
-            parts.append(note(f"The first 64 of {len(peaks)} ranks; the largest of all is {size(max(peaks))}."))
+            parts.append(
+                note(f"The first 64 of {len(peaks)} ranks; the largest of all is {size(max(peaks))}.")
+            )
     return section("Wire and memory", *parts) if parts else Markup("")
 
 
@@ -132,12 +144,19 @@ def warnings(run: Run) -> Markup:
     dropped = run.summary.get("dropped", [])
     if dropped:
         rows = [[one.get("client"), one.get("round"), one.get("block"), one.get("reason")] for one in dropped]
-        parts += [tag("h3", "Clients left out"), table(["client", "from round", "block", "reason"], rows, words=True)]
+        parts += [
+            tag("h3", "Clients left out"),
+            table(["client", "from round", "block", "reason"], rows, words=True),
+        ]
     uncovered = [one.block for one in run.matrices if one.votes and len(one.votes) - 1 < len(run.clients)]
     if uncovered and run.config.get("federation", {}).get("layer_sampling", "none") == "none":
         parts.append(note(f"Blocks pruned by fewer clients than the run has: {len(set(uncovered))}."))
     listed = run.summary.get("warnings", [])
-    parts.append(tag("ul", *(tag("li", text) for text in listed), class_="warnings") if listed else note("No warnings."))
+    parts.append(
+        tag("ul", *(tag("li", text) for text in listed), class_="warnings")
+        if listed
+        else note("No warnings.")
+    )
     if run.notes:
         parts += [tag("h3", "Not in this report"), tag("ul", *(tag("li", text) for text in run.notes))]
     return section("Warnings", *parts)

@@ -35,7 +35,11 @@ def lane(label: str, bars: list[Bar], total: float) -> Markup:
     drawn: list[Bar] = []
     finest = total * FINEST / WIDTH
     for one in sorted(bars, key=lambda item: item.begin):
-        if drawn and one.begin - drawn[-1].end < finest and min(one.end - one.begin, drawn[-1].end - drawn[-1].begin) < finest:
+        if (
+            drawn
+            and one.begin - drawn[-1].end < finest
+            and min(one.end - one.begin, drawn[-1].end - drawn[-1].begin) < finest
+        ):
             last = drawn[-1]
             title = last.title if last.title.endswith("…") else f"{last.title} …"
             drawn[-1] = Bar(last.begin, max(last.end, one.end), last.colour, title)
@@ -75,8 +79,12 @@ def merge_bars(run: Run) -> list[Bar]:
     bars = []
     for event in run.events:
         if event.get("event") == "block" and "seconds" in event:
-            end, work = seconds(event, "seconds"), seconds(event, "merge_seconds") + seconds(event, "write_seconds")
-            bars.append(Bar(max(0.0, end - work), end, "#1a1a1a", f"block {event.get('block')} merged and written"))
+            end, work = seconds(event, "seconds"), seconds(event, "merge_seconds") + seconds(
+                event, "write_seconds"
+            )
+            bars.append(
+                Bar(max(0.0, end - work), end, "#1a1a1a", f"block {event.get('block')} merged and written")
+            )
     return bars
 
 
@@ -125,7 +133,10 @@ def time_line(run: Run) -> Markup:
 def legend(colours: dict[str, str]) -> Markup:
     """Which colour is which client's; beyond the palette the bars' titles tell."""
     shown = list(colours.items())[: len(PALETTE)]
-    entries = [tag("span", tag("span", class_="swatch", style=f"background:{colour}"), name) for name, colour in shown]
+    entries = [
+        tag("span", tag("span", class_="swatch", style=f"background:{colour}"), name)
+        for name, colour in shown
+    ]
     if len(colours) > len(PALETTE):
         entries.append(tag("span", f"… colours repeat for the other {len(colours) - len(PALETTE)} clients"))
     return tag("div", *entries, class_="legend")
@@ -134,7 +145,11 @@ def legend(colours: dict[str, str]) -> Markup:
 def spent(run: Run) -> list[object]:
     """Tables: seconds of the whole by phase, of each rank by kind of work, shares of each rank's time."""
     parts: list[object] = []
-    whole = {name: value for name, value in run.summary.get("seconds", {}).items() if isinstance(value, (int, float))}
+    whole = {
+        name: value
+        for name, value in run.summary.get("seconds", {}).items()
+        if isinstance(value, (int, float))
+    }
     if whole:
         rows = [[name, number(value, 1)] for name, value in sorted(whole.items(), key=lambda item: -item[1])]
         parts += [tag("h3", "Seconds of the run"), table(["phase", "seconds"], rows)]
@@ -142,9 +157,13 @@ def spent(run: Run) -> list[object]:
     if by_rank:
         names = [name for name in PHASES if any(name in one for one in by_rank)]
         rows = [[f"rank {i}", *(number(one.get(name), 1) for name in names)] for i, one in enumerate(by_rank)]
-        parts.append(details("Seconds of each rank", table(["", *(name.replace("_", " ") for name in names)], rows)))
+        parts.append(
+            details("Seconds of each rank", table(["", *(name.replace("_", " ") for name in names)], rows))
+        )
     shares = [one for one in run.summary.get("time_shares", [])[:TIME_LINE_RANKS] if one]
     if shares:
-        rows = [[f"rank {i}", *(percent(one.get(name), 1) for name in SHARES)] for i, one in enumerate(shares)]
+        rows = [
+            [f"rank {i}", *(percent(one.get(name), 1) for name in SHARES)] for i, one in enumerate(shares)
+        ]
         parts.append(details("Shares of each rank's pruning time", table(["", *SHARES], rows)))
     return parts
