@@ -13,8 +13,8 @@ namespace {
 
 constexpr std::int64_t kFloat = 4;
 constexpr std::int64_t kMega = std::int64_t{1} << 20;
-constexpr std::int64_t kBatchTokens = 2048;  // as prune::Workspace
-constexpr std::int64_t kScores = 64 * kMega;    // as attention_bytes of backend/cuda/geometry.hpp
+constexpr std::int64_t kBatchTokens = 2048;   // as prune::Workspace
+constexpr std::int64_t kScores = 64 * kMega;  // as attention_bytes of backend/cuda/geometry.hpp
 constexpr std::int64_t kConversion = 2 * (std::int64_t{1} << 24);  // widen_chunk there, 16-bit elements
 constexpr std::int64_t kProductWorkspace = 32 * kMega;             // blas_workspace_bytes there
 constexpr std::int64_t kContext = 700 * kMega;                     // driver, cuBLAS, cuSOLVER, code
