@@ -3,6 +3,7 @@
 
 #include "fedspallm/wire/device.hpp"
 
+#include "slice_plan.hpp"
 #include <algorithm>
 #include <iterator>
 #include <set>
@@ -13,7 +14,7 @@ namespace fedspallm::comm {
 namespace {
 
 std::int64_t ring_bytes(const RankContext& context) {
-  if (context.options.transport == Transport::reduce) return 0;
+  if (context.options.transport == Transport::reduce || context.options.topology != Topology::root) return 0;
   const std::int64_t largest =
       context.device != nullptr ? context.plan.largest_on_device() : context.plan.largest_update();
   return kUpdatesAtOnce * (largest + 64);  // each piece begins at a cache line, on devices where it must
@@ -58,7 +59,9 @@ void Coordinator::on(int rank, AnnounceMessage&& message) {
 
 void Coordinator::advance() {
   if (state_ != State::running) return;
-  if (context_.options.transport == Transport::reduce) {
+  if (context_.options.topology == Topology::owners) {
+    start_slices();
+  } else if (context_.options.transport == Transport::reduce) {
     start_chains();
   } else {
     grant_next();
@@ -227,6 +230,50 @@ void Coordinator::start_chain(const ReadyUnit& ready) {
                                            .upstream = above == ranks.end() ? -1 : *above,
                                            .downstream = rank == ranks.begin() ? -1 : *std::prev(rank)});
   }
+}
+
+/// Owners merge the next block while the one before it is being written.
+void Coordinator::start_slices() {
+  while (context_.plan.block_of(next_) <= context_.plan.block_of(completed_) + 1) {
+    const auto ready = roster_.ready(next_);
+    if (ready == nullptr) return;
+    const PlannedUnit& unit = context_.plan.unit(next_);
+    context_.link.post(writer_of(unit, context_.options, context_.link.size()),
+                       ReportsMessage{next_, ready->said});
+    if (!ready->said.empty()) {
+      SliceMessage message{next_, ready->scale.q, ready->diagonal_scale.q, {}};
+      for (const std::uint32_t client : unit.clients)
+        if (std::none_of(ready->said.begin(), ready->said.end(),
+                         [&](const Announcement& one) { return one.client == client; }))
+          message.absent.push_back(client);
+      post_to_all(message);
+    }
+    ++next_;
+  }
+}
+
+void Coordinator::on(int rank, WrittenMessage&& message) {
+  if (state_ != State::running) return;
+  const auto index = static_cast<std::size_t>(message.unit);
+  check<PeerError>(index < next_ && index >= completed_ &&
+                       writer_of(context_.plan.unit(index), context_.options, context_.link.size()) == rank,
+                   "a rank has written a unit that is not its own");
+  if (!context_.options.spread_writing || !context_.options.on_note) {
+    written(index);
+    return;
+  }
+  provider_worker_.post([this, index, note = std::move(message.note)] {
+    if (discarding_) return;
+    context_.options.on_note(index, note);
+    context_.desk.post([this, index] { written(index); });
+  });
+}
+
+/// Writers may overtake each other; units count as through in plan order.
+void Coordinator::written(std::size_t index) {
+  if (state_ != State::running) return;
+  written_.insert(index);
+  while (written_.erase(completed_) > 0) unit_done(completed_);
 }
 
 void Coordinator::on_reduced(std::size_t index, const std::shared_ptr<CountedMerge>& merge) {

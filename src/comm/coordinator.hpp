@@ -15,6 +15,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <vector>
 
 namespace fedspallm::comm {
@@ -39,6 +40,7 @@ class Coordinator {
 
   void on(int rank, AnnounceMessage&& message);
   void on(int rank, const FetchMessage& message);
+  void on(int rank, WrittenMessage&& message);
   void on(int rank, DropMessage&& message);
   void on(int rank, const WishMessage& message);
   void on(int rank, const BegunMessage& message);
@@ -65,6 +67,8 @@ class Coordinator {
   Worker::Task adding(const std::shared_ptr<const ReadyUnit>& ready, const std::function<bool()>& add);
   void start_chains();
   void start_chain(const ReadyUnit& ready);
+  void start_slices();
+  void written(std::size_t index);
   void complete_uncovered(const std::shared_ptr<const ReadyUnit>& ready);
   void unit_done(std::size_t index);
   void drop(Dropped&& dropped, std::size_t first);
@@ -96,6 +100,7 @@ class Coordinator {
   std::size_t merging_posted_ = 0;  // clients in them
   // Additions to later units, each with its number of clients.
   std::map<std::size_t, std::vector<std::pair<std::size_t, Worker::Task>>> early_;
+  std::set<std::size_t> written_;  // called back ahead of others (owners)
   /// Since when the unit completed_ waits for late clients.
   struct Lateness {
     std::size_t unit = 0;

@@ -2,6 +2,7 @@
 // Forecasts of bytes and seconds. Formulas stand in exchange.hpp beside choose_transport().
 #include "fedspallm/comm/cost_model.hpp"
 
+#include "forecast_parts.hpp"
 #include "messages.hpp"
 #include "plan_index.hpp"
 #include <algorithm>
@@ -15,13 +16,6 @@ namespace {
 /// Bytes of the sums of one unit as they travel along a chain.
 std::int64_t chain_bytes(const PlannedUnit& unit) {
   return merge_bytes(unit);
-}
-
-/// Number of the unit's clients on each rank that has some.
-std::map<int, std::int64_t> clients_by_rank(const ExchangePlan& plan, const PlannedUnit& unit) {
-  std::map<int, std::int64_t> clients;
-  for (const std::uint32_t client : unit.clients) ++clients[plan.rank_of_client[client]];
-  return clients;
 }
 
 UnitLoad shape_of(const PlannedUnit& unit) {
@@ -115,6 +109,12 @@ std::int64_t closing_bytes(int rank, int ranks) {
 
 std::int64_t drop_bytes(const std::string& reason) {
   return std::ssize(to_bytes(Message(DropMessage{.reason = reason})));
+}
+
+std::int64_t forecast_bytes(const ExchangePlan& plan, const ExchangeOptions& options, int rank, int ranks) {
+  if (options.topology == Topology::root) return forecast_bytes(plan, options.transport, rank, ranks);
+  require(rank >= 0 && rank < ranks, "forecast_bytes: 0 <= rank < ranks");
+  return forecast_owners(PlanIndex(plan, ranks), options, rank, ranks);
 }
 
 TransportChoice choose_transport(const ExchangePlan& plan, int ranks) {

@@ -46,6 +46,11 @@ Engine::Engine(const Communicator& communicator, ExchangePlan plan, ExchangeOpti
   facts_.set_durable_block(plan_.size() > 0 ? plan_.unit(0).id.block
                                             : std::numeric_limits<std::uint32_t>::max());
   merge_worker_ = std::make_unique<Worker>([this] { task_failed(); });
+  if (options_.topology == Topology::owners) {
+    owners_ = std::make_unique<Owners>(
+        context_, *merge_worker_, [this] { task_failed(); }, on_completed,
+        [this](std::size_t index, std::uint32_t client) { return member_->take(index, client).cut; });
+  }
   if (root) {
     provider_worker_ = std::make_unique<Worker>([this] { task_failed(); });
     coordinator_ = std::make_unique<Coordinator>(
@@ -53,10 +58,12 @@ Engine::Engine(const Communicator& communicator, ExchangePlan plan, ExchangeOpti
         [this](std::uint32_t block) { return provide(block); },
         [this](const ReadyUnit& ready) { return member_->take_own(ready.index, ready.said); });
   }
-  member_ = std::make_unique<Member>(context_, *merge_worker_,
-                                     [this](std::size_t index, const std::shared_ptr<CountedMerge>& merge) {
-                                       if (coordinator_) coordinator_->on_reduced(index, merge);
-                                     });
+  member_ = std::make_unique<Member>(
+      context_, *merge_worker_,
+      [this](std::size_t index, const std::shared_ptr<CountedMerge>& merge) {
+        if (coordinator_) coordinator_->on_reduced(index, merge);
+      },
+      owners_.get());
   thread_ = std::jthread([this] { run(); });
 }
 
@@ -140,6 +147,9 @@ void Engine::dispatch(int source, Message&& message) {
         using Value = std::remove_cvref_t<decltype(value)>;
         if constexpr (requires { member_->on(std::forward<Value>(value)); }) {
           member_->on(std::forward<Value>(value));
+        } else if constexpr (requires { owners_->on(source, std::forward<Value>(value)); }) {
+          check<PeerError>(owners_ != nullptr, "a message between owners came in another topology");
+          owners_->on(source, std::forward<Value>(value));
         } else {
           check<PeerError>(coordinator_ != nullptr, "a message for the root came to another rank");
           coordinator_->on(source, std::forward<Value>(value));
@@ -160,6 +170,7 @@ bool Engine::step() {
   if (context_.device != nullptr && context_.device->link != nullptr)
     progressed = context_.device->link->poll() || progressed;
   if (coordinator_) coordinator_->advance();
+  if (owners_) owners_->advance();
   return member_->advance() || progressed;
 }
 
@@ -200,6 +211,7 @@ void Engine::run() {
     if (context_.device != nullptr && context_.device->link != nullptr) context_.device->link->abort();
   }
   if (coordinator_ && failure) coordinator_->discard();
+  if (owners_) owners_->abort();  // nobody waits for what will not come
   gate_.close(failure);
 }
 

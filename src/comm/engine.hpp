@@ -5,6 +5,7 @@
 
 #include "coordinator.hpp"
 #include "member.hpp"
+#include "owners.hpp"
 #include <atomic>
 #include <memory>
 #include <mutex>
@@ -20,6 +21,7 @@ class Engine {
   [[nodiscard]] const PlanIndex& plan() const { return plan_; }
   [[nodiscard]] const ExchangeOptions& options() const { return options_; }
   [[nodiscard]] int rank() const { return link_.rank(); }
+  [[nodiscard]] int ranks() const { return link_.size(); }
   [[nodiscard]] const std::string& rank_name() const { return context_.rank_name; }
   [[nodiscard]] Gate& gate() { return gate_; }
   [[nodiscard]] DueList& due() { return due_; }
@@ -65,6 +67,7 @@ class Engine {
   RankContext context_;
   // Declared so that threads end before what they use: the communication thread first, then the workers.
   std::unique_ptr<Coordinator> coordinator_;  // at the root
+  std::unique_ptr<Owners> owners_;            // of that topology
   std::unique_ptr<Member> member_;
   std::chrono::steady_clock::time_point last_progress_ = std::chrono::steady_clock::now();
   std::unique_ptr<Worker> merge_worker_;

@@ -3,6 +3,7 @@
 // exception.
 #include "fedspallm/comm/exchange.hpp"
 
+#include "fedspallm/base/hash.hpp"
 #include "fedspallm/wire/device.hpp"
 
 #include "engine.hpp"
@@ -47,6 +48,9 @@ class Exchange::Impl {
     try {
       if (engine_.options().transport == Transport::nccl) {
         to_device(delivery, update);
+      } else if (engine_.options().topology == Topology::owners) {
+        delivery.cut = cut_update(engine_.plan().unit(index), engine_.options(), std::move(update),
+                                  engine_.rank(), engine_.ranks());
       } else if (engine_.options().transport == Transport::gather && engine_.rank() != 0) {
         delivery.encoded = wire::encode(update);
         if (engine_.options().before_send) engine_.options().before_send(delivery.encoded);
@@ -70,7 +74,28 @@ class Exchange::Impl {
     if (summaries.empty()) return;
     begin_unasked(engine_.plan().unit(index).id.block);
     engine_.gate().enter(engine_.plan().block_of(index), summaries.size());
-    engine_.deliver_later(index, std::move(summaries), std::move(make));
+    if (engine_.options().topology == Topology::owners) {
+      make_and_cut(index, summaries, make);
+    } else {
+      engine_.deliver_later(index, std::move(summaries), std::move(make));
+    }
+  }
+
+  /// Owners are told at once what each slice holds, so nothing can wait to be made.
+  void make_and_cut(std::size_t index, const std::vector<UpdateSummary>& summaries, const MakeUpdate& make) {
+    try {
+      for (const UpdateSummary& one : summaries) {
+        wire::MatrixUpdate update = make(one.client);
+        check_content(index, update);
+        Delivery delivery;
+        delivery.said = one;
+        delivery.cut = cut_update(engine_.plan().unit(index), engine_.options(), std::move(update),
+                                  engine_.rank(), engine_.ranks());
+        engine_.deliver(index, std::move(delivery));
+      }
+    } catch (...) {
+      engine_.fail(current_failure(engine_.rank_name()));
+    }
   }
 
   void drop(std::uint32_t client, std::uint32_t block, std::string&& reason) {
@@ -200,17 +225,29 @@ class Exchange::Impl {
 
 namespace {
 
+/// Of what owners must agree on.
+std::int64_t fingerprint_of(const ExchangeOptions& options) {
+  const aggregate::MergeRules& rules = options.rules;
+  const std::string text = fmt::format("{} {} {} {} {} {} {}", static_cast<int>(rules.averaging),
+                                       rules.expand, static_cast<int>(rules.tie), rules.sparsity, rules.keep,
+                                       rules.group, options.spread_writing);
+  return static_cast<std::int64_t>(checksum(std::as_bytes(std::span(text))) >> 1);
+}
+
 /// All ranks must have the same plan and options: the protocol leans on it.
 void check_same_everywhere(Communicator& communicator, const ExchangePlan& plan,
                            const ExchangeOptions& options) {
   const std::int64_t own = PlanIndex(plan, communicator.size()).fingerprint() ^ (options.chunk_bytes << 8) ^
                            (options.message_limit << 4) ^
                            (static_cast<std::int64_t>(options.transport) << 2) ^
+                           (static_cast<std::int64_t>(options.topology) << 32) ^ fingerprint_of(options) ^
                            std::bit_cast<std::int64_t>(options.deadline_seconds);
   const std::int64_t largest = communicator.maximum(own);
   const std::int64_t smallest = -communicator.maximum(-own);
-  require(largest == smallest,
-          "Exchange: all ranks give the same plan, transport, chunk_bytes, message_limit and deadline");
+  require(
+      largest == smallest,
+      "Exchange: all ranks give the same plan, transport, topology, rules, chunk_bytes, message_limit and "
+      "deadline");
 }
 
 /// Whether this rank has what it needs for the transport nccl.
@@ -235,7 +272,12 @@ Exchange::Exchange(Communicator& communicator, ExchangePlan plan, ExchangeOption
           "Exchange: a deadline needs the transport gather or nccl");
   require(options.transport != Transport::nccl || takes_part(communicator, plan, options),
           "Exchange: the transport nccl needs a device port and link on the root and on ranks with clients");
-  require(communicator.rank() != 0 || on_completed, "Exchange: the root has a callback");
+  require(options.topology != Topology::owners || options.transport == Transport::gather,
+          "Exchange: the topology owners needs the transport gather");
+  require(!options.spread_writing || options.topology == Topology::owners,
+          "Exchange: only owners spread the writing");
+  require((communicator.rank() != 0 && !options.spread_writing) || on_completed,
+          "Exchange: the root, and each writer, has a callback");
   check_same_everywhere(communicator, plan, options);
   impl_ = std::make_unique<Impl>(communicator, std::move(plan), std::move(options), std::move(on_completed),
                                  std::move(provider));

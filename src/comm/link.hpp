@@ -17,7 +17,7 @@ namespace fedspallm::comm {
 /// Constant tags: between two ranks, bulk data of one kind are sent in the order in which they were asked
 /// for, and MPI keeps that order. So no unit number is needed in a tag, and MPI_TAG_UB (at least 32767) never
 /// matters.
-enum class Tag : int { control = 1, payload = 2, block = 3, chain = 4 };
+enum class Tag : int { control = 1, payload = 2, block = 3, chain = 4, slice = 5, result = 6 };
 
 struct LinkCounters {
   std::atomic<std::int64_t> bytes_sent{0};

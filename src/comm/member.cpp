@@ -12,8 +12,8 @@ namespace {
 constexpr int kRoot = 0;
 }
 
-Member::Member(const RankContext& context, Worker& merge_worker, Chain::OnReduced on_reduced)
-    : context_(context), merge_worker_(merge_worker) {
+Member::Member(const RankContext& context, Worker& merge_worker, Chain::OnReduced on_reduced, Owners* owners)
+    : context_(context), merge_worker_(merge_worker), owners_(owners) {
   if (context.options.transport == Transport::reduce) {
     chain_ = std::make_unique<Chain>(context, merge_worker, std::move(on_reduced));
   }
@@ -264,9 +264,7 @@ void Member::fail(Failure failure) {
 
 void Member::on(const DoneMessage& message) {
   if (message.stopped) context_.facts.set_stopped_at(message.block);
-  last_word_said_ = true;
-  context_.link.post(kRoot, ByeMessage());
-  over_ = true;
+  done_ = true;
 }
 
 void Member::on(const StopMessage&) {
@@ -275,6 +273,7 @@ void Member::on(const StopMessage&) {
   later_.clear();
   const auto owed = std::exchange(owed_, {});
   for (const auto& send : owed) send();
+  if (owners_ != nullptr) owners_->stop();
 }
 
 void Member::on(VerdictMessage&& message) {
@@ -284,9 +283,16 @@ void Member::on(VerdictMessage&& message) {
 
 bool Member::advance() {
   const bool progressed = chain_ != nullptr && chain_->advance();
+  if (done_ && !last_word_said_ && (owners_ == nullptr || owners_->empty())) {
+    last_word_said_ = true;
+    context_.link.post(kRoot, ByeMessage());
+    over_ = true;
+    return true;
+  }
   // What was granted or started before the stop completes, because its receiver was ready before it was asked
   // for.
-  const bool drained = context_.idle() && making_ == 0 && (chain_ == nullptr || chain_->empty());
+  const bool drained = context_.idle() && making_ == 0 && (chain_ == nullptr || chain_->empty()) &&
+                       (owners_ == nullptr || owners_->quiet());
   if (!stopping_ || last_word_said_ || !drained) return progressed;
   last_word_said_ = true;
   context_.link.post(kRoot, StoppedMessage{own_failure_});

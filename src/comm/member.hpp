@@ -4,6 +4,7 @@
 #pragma once
 
 #include "chain.hpp"
+#include "owners.hpp"
 #include <deque>
 #include <map>
 #include <memory>
@@ -19,6 +20,7 @@ struct Delivery {
   std::vector<std::byte> encoded;                      // what will travel (gather)
   std::shared_ptr<std::byte> device_memory = nullptr;  // holds what will travel (nccl):
   std::span<const std::byte> on_device = {};
+  CutUpdate cut;  // topology owners
 };
 
 /// A client thread's wish for a block; `ready` and `bytes` are guarded by the gate.
@@ -30,7 +32,8 @@ struct FetchTicket {
 
 class Member {
  public:
-  Member(const RankContext& context, Worker& merge_worker, Chain::OnReduced on_reduced);
+  /// @param owners  null in other topologies
+  Member(const RankContext& context, Worker& merge_worker, Chain::OnReduced on_reduced, Owners* owners);
 
   // From this rank's other threads, through the desk.
   void deliver(std::size_t index, Delivery&& delivery);
@@ -55,6 +58,8 @@ class Member {
 
   /// The updates of own clients among `said`; once. @throws PeerError when one is not here
   [[nodiscard]] OwnUpdates take_own(std::size_t index, std::span<const Announcement> said);
+  /// One of them as it was handed over by submit(); likewise once.
+  [[nodiscard]] Delivery take(std::size_t index, std::uint32_t client);
   /// Moves the chain on; after a stop, tells the root once nothing is on its way any more. False when nothing
   /// was done.
   bool advance();
@@ -74,7 +79,6 @@ class Member {
   };
   [[nodiscard]] bool is_dropped(std::uint32_t client, std::size_t index) const;
   Held& held(std::size_t index);
-  [[nodiscard]] Delivery take(std::size_t index, std::uint32_t client);
   void send_from_device(std::size_t index, std::uint32_t client);
   void announce_if_complete(std::size_t index);
   using Encoded = std::shared_ptr<const std::vector<std::byte>>;
@@ -88,6 +92,7 @@ class Member {
 
   const RankContext& context_;
   Worker& merge_worker_;
+  Owners* owners_;
   std::unique_ptr<Chain> chain_;                  // reduce
   std::map<std::size_t, Held> held_;              // by unit
   std::map<std::size_t, Later> later_;            // by unit
@@ -97,6 +102,7 @@ class Member {
   std::deque<std::shared_ptr<FetchTicket>> asked_;
   std::optional<Failure> own_failure_;
   bool stopping_ = false;
+  bool done_ = false;  // the root has said so
   bool last_word_said_ = false;
   bool over_ = false;
   std::optional<Failure> verdict_;

@@ -28,6 +28,12 @@ class Writer {
     put(static_cast<std::uint64_t>(text.size()));
     append(text.data(), text.size());
   }
+  template <class Value>
+  requires std::is_arithmetic_v<Value>
+  void put(const std::vector<Value>& values) {
+    put(static_cast<std::uint64_t>(values.size()));
+    append(values.data(), values.size() * sizeof(Value));
+  }
   void append(const void* source, std::size_t size) {
     const std::size_t end = bytes.size();
     bytes.resize(end + size);
@@ -78,6 +84,17 @@ class Reader {
     const auto part = take(size);
     text.assign(reinterpret_cast<const char*>(part.data()), part.size());
   }
+  template <class Value>
+  requires std::is_arithmetic_v<Value>
+  void get(std::vector<Value>& values) {
+    std::uint64_t count = 0;
+    get(count);
+    check<PeerError>(count <= bytes_.size() / sizeof(Value),
+                     "a control message is shorter than its contents");
+    const auto part = take(count * sizeof(Value));
+    values.resize(static_cast<std::size_t>(count));
+    if (count > 0) std::memcpy(values.data(), part.data(), part.size());
+  }
   std::span<const std::byte> take(std::uint64_t size) {
     check<PeerError>(size <= bytes_.size(), "a control message is shorter than its contents");
     const auto part = bytes_.first(static_cast<std::size_t>(size));
@@ -123,7 +140,21 @@ void fields(Archive& archive, Value& value) {
     archive(value.block, value.bytes);
   } else if constexpr (std::is_same_v<Plain, FailedMessage> || std::is_same_v<Plain, VerdictMessage>) {
     fields(archive, value.failure);
-  } else if constexpr (std::is_same_v<Plain, AnnounceMessage>) {
+  } else if constexpr (std::is_same_v<Plain, SliceMessage>) {
+    archive(value.unit, value.q, value.diagonal_q, value.absent);
+  } else if constexpr (std::is_same_v<Plain, OfferMessage>) {
+    archive(value.unit, value.kept);
+  } else if constexpr (std::is_same_v<Plain, AskMessage>) {
+    archive(value.unit, value.first, value.count);
+  } else if constexpr (std::is_same_v<Plain, SumMessage>) {
+    archive(value.unit, value.step, value.complete, value.values);
+  } else if constexpr (std::is_same_v<Plain, ResultMessage>) {
+    archive(value.unit, value.bytes);
+  } else if constexpr (std::is_same_v<Plain, TakeMessage>) {
+    archive(value.unit);
+  } else if constexpr (std::is_same_v<Plain, WrittenMessage>) {
+    archive(value.unit, value.note);
+  } else if constexpr (std::is_same_v<Plain, AnnounceMessage> || std::is_same_v<Plain, ReportsMessage>) {
     auto count = static_cast<std::uint64_t>(value.clients.size());
     archive(value.unit, count);
     if constexpr (!std::is_const_v<Value>) {
@@ -172,6 +203,10 @@ Message from_bytes(std::span<const std::byte> bytes) {
     throw PeerError(fmt::format("a control message of kind {} has {} bytes too many", kind, reader.left()));
   }
   return message;
+}
+
+std::int64_t message_bytes(const Message& message) {
+  return static_cast<std::int64_t>(to_bytes(message).size());
 }
 
 std::int64_t announce_bytes(std::int64_t clients) {

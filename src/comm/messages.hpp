@@ -17,6 +17,11 @@
 //   rank -> root  finish;  root -> rank  done;  rank -> root  bye                              the good end
 //   rank -> root  failed;  root -> rank  stop;  rank -> root  stopped;  root -> rank  verdict  the other end
 //
+//   root -> rank  slice;  rank -> owner  offer;  owner -> rank  ask;  rank <-> rank  sum       owners
+//   owner -> writer  result;  writer -> owner  take;  root -> writer  reports;  writer -> root  written
+//   rank -> rank  quiet                                                                        their other
+//   end
+//
 // After done or verdict the root says nothing, after bye or stopped a rank says nothing.
 #pragma once
 
@@ -29,6 +34,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -111,16 +117,68 @@ struct VerdictMessage {
   Failure failure;
 };
 
+// Of the topology `owners` (owners.hpp), between any two ranks.
+/// The root: all clients but the absent ones have delivered, the unit is merged now.
+struct SliceMessage {
+  std::uint64_t unit = 0;
+  std::int32_t q = 0;
+  std::int32_t diagonal_q = 0;
+  std::vector<std::uint32_t> absent;  // clients of the plan that do not take part
+};
+/// Kept weights of the owner's slice, for each of the sender's clients that take part.
+struct OfferMessage {
+  std::uint64_t unit = 0;
+  std::vector<std::int64_t> kept;
+};
+/// The owner has room: the slices of `count` clients from position `first` of the offer on.
+struct AskMessage {
+  std::uint64_t unit = 0;
+  std::uint32_t first = 0;
+  std::uint32_t count = 0;
+};
+/// A part of a sum over all ranks, or (complete) the sum (tree_sum.hpp).
+struct SumMessage {
+  std::uint64_t unit = 0;
+  std::uint32_t step = 0;
+  bool complete = false;
+  std::vector<std::int64_t> values;
+};
+/// The owner has finished its slice, which takes so many bytes.
+struct ResultMessage {
+  std::uint64_t unit = 0;
+  std::int64_t bytes = 0;
+};
+/// The writer has room for it.
+struct TakeMessage {
+  std::uint64_t unit = 0;
+};
+/// The root to the writer: who was merged; nobody where all clients were dropped.
+struct ReportsMessage {
+  std::uint64_t unit = 0;
+  std::vector<Announcement> clients;
+};
+/// The writer's callback has returned.
+struct WrittenMessage {
+  std::uint64_t unit = 0;
+  std::string note;
+};
+/// After a stop: the sender asks for nothing any more.
+struct QuietMessage {};
+
 /// The alternative's index is the first byte on the wire.
-using Message = std::variant<AnnounceMessage, GrantMessage, ScaleMessage, FetchMessage, BlockMessage,
-                             FinishMessage, DoneMessage, ByeMessage, FailedMessage, StopMessage,
-                             StoppedMessage, VerdictMessage, DurableMessage, DropMessage, LateMessage,
-                             WishMessage, HoldMessage, BegunMessage, DecisionMessage>;
+using Message =
+    std::variant<AnnounceMessage, GrantMessage, ScaleMessage, FetchMessage, BlockMessage, FinishMessage,
+                 DoneMessage, ByeMessage, FailedMessage, StopMessage, StoppedMessage, VerdictMessage,
+                 DurableMessage, DropMessage, LateMessage, WishMessage, HoldMessage, BegunMessage,
+                 DecisionMessage, SliceMessage, OfferMessage, AskMessage, SumMessage, ResultMessage,
+                 TakeMessage, ReportsMessage, WrittenMessage, QuietMessage>;
 
 [[nodiscard]] std::vector<std::byte> to_bytes(const Message& message);
 /// @throws PeerError when the bytes are no message
 [[nodiscard]] Message from_bytes(std::span<const std::byte> bytes);
 
+/// Bytes of one message; for forecasts.
+[[nodiscard]] std::int64_t message_bytes(const Message& message);
 /// Bytes of an announcement of `clients` clients; for forecasts.
 [[nodiscard]] std::int64_t announce_bytes(std::int64_t clients);
 

@@ -45,23 +45,13 @@ void check_prune(Prune& prune, const Section& section, Problems& problems) {
 
 /// Who merges, and what travels there, must go together.
 void check_topology(const Federation& federation, const Section& section, Problems& problems) {
-  const auto refuse = [&](const char* expected, const char* why) {
-    problems.add(section.origin_of("topology"),
-                 fmt::format("federation.topology: found \"{}\" with transport \"{}\", expected {} ({})",
-                             name_of(federation.topology), name_of(federation.transport), expected, why));
-  };
   if (federation.topology == TopologyKind::owners &&
       (federation.transport == TransportKind::reduce || federation.transport == TransportKind::nccl))
-    refuse("transport \"auto\" or \"gather\"", "owners are sent slices of clients' updates, not sums");
-  if (federation.topology != TopologyKind::nodes) return;
-  if (federation.transport == TransportKind::gather || federation.transport == TransportKind::nccl)
-    refuse("transport \"auto\" or \"reduce\"", "what travels between nodes are sums");
-  if (federation.deadline > 0)
-    problems.add(section.origin_of("deadline"),
-                 fmt::format("federation.deadline: found {}, expected 0 (with topology \"nodes\" a node's "
-                             "sums travel together, so no client can be late alone; use \"root\" or "
-                             "\"owners\")",
-                             federation.deadline));
+    problems.add(
+        section.origin_of("topology"),
+        fmt::format("federation.topology: found \"owners\" with transport \"{}\", expected transport "
+                    "\"auto\" or \"gather\" (owners are sent slices of clients' updates)",
+                    name_of(federation.transport)));
 }
 
 void check_federation(const Config& config, Document& document, Problems& problems) {

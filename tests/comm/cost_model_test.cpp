@@ -75,5 +75,47 @@ TEST(CostModel, ReduceAddsOwnClientsAndThenPassesTheSumsOn) {
   EXPECT_DOUBLE_EQ(reduce_seconds(even_load(small_unit(), 5, 1), round_rates(), 1000), 5 * 640 * 1e-6);
 }
 
+/// `count` equal matrices of 4096 x 4096 in bfloat16, half of them kept, one client on each rank.
+ExchangePlan large_plan(int ranks, std::int64_t side) {
+  ExchangePlan plan;
+  std::vector<std::uint32_t> clients;
+  for (int rank = 0; rank < ranks; ++rank) {
+    plan.rank_of_client.push_back(rank);
+    clients.push_back(static_cast<std::uint32_t>(rank));
+  }
+  PlannedUnit unit = small_unit();
+  unit.rows = unit.cols = side;
+  unit.expected_kept = side * side / 2;
+  unit.clients = clients;
+  plan.units = {unit};
+  return plan;
+}
+
+TEST(TopologyChoice, OwnersMergeLargeMatricesOfManyRanksAndTheRootSmallOnes) {
+  for (const int ranks : {4, 8, 64}) {
+    EXPECT_EQ(choose_topology(large_plan(ranks, 8192), {}, std::nullopt, ranks).topology, Topology::owners);
+    EXPECT_EQ(choose_topology(large_plan(ranks, 64), {}, std::nullopt, ranks).topology, Topology::root);
+  }
+}
+
+TEST(TopologyChoice, GrowsWithRanksAtTheRootOnly) {
+  // One more client a rank: the root's link is the limit, owners' links carry the same as before.
+  const auto few = choose_topology(large_plan(8, 8192), {}, Transport::gather, 8);
+  const auto many = choose_topology(large_plan(64, 8192), {}, Transport::gather, 64);
+  EXPECT_GT(many.root_seconds, 7 * few.root_seconds);
+  EXPECT_LT(many.owners_seconds, 1.3 * few.owners_seconds);
+}
+
+TEST(TopologyChoice, RespectsATransportAndSaysWhy) {
+  const auto fixed = choose_topology(large_plan(8, 8192), {}, Transport::reduce, 8);
+  EXPECT_EQ(fixed.topology, Topology::root);
+  EXPECT_EQ(fixed.reason, "the transport is reduce");
+  const auto alone = choose_topology(large_plan(1, 8192), {}, std::nullopt, 1);
+  EXPECT_EQ(alone.topology, Topology::root);
+  EXPECT_EQ(alone.reason, "one rank merges alone");
+  const std::string reason = choose_topology(large_plan(4, 64), {}, std::nullopt, 4).reason;
+  EXPECT_NE(reason.find("owners"), std::string::npos) << reason;
+}
+
 }  // namespace
 }  // namespace fedspallm::comm

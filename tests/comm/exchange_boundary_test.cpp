@@ -35,7 +35,7 @@ void wait_until_durable(const Exchange& exchange, std::uint32_t block) {
   while (exchange.durable_block() < block) std::this_thread::sleep_for(std::chrono::microseconds(100));
 }
 
-class AgreedBoundaries : public testing::TestWithParam<Transport> {
+class AgreedBoundaries : public testing::TestWithParam<Way> {
  protected:
   [[nodiscard]] ExchangeOptions options() {
     ExchangeOptions options = options_of(GetParam(), comm_);
@@ -396,7 +396,7 @@ TEST_P(AgreedBoundaries, SubmitAloneWaitsForDurabilityToo) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Exchange, AgreedBoundaries,
-                         testing::Values(Transport::gather, Transport::reduce, Transport::nccl),
+                         testing::Values(Way::gather, Way::reduce, Way::nccl, Way::owners),
                          [](const auto& tested) { return name_of(tested.param); });
 
 }  // namespace

@@ -40,11 +40,29 @@ float value_of(std::uint64_t bits) {
 
 }  // namespace
 
+std::string name_of(Way way) {
+  constexpr const char* names[] = {"gather", "reduce", "nccl", "owners"};
+  return names[static_cast<int>(way)];
+}
+
+namespace {
+
+bool same(const aggregate::MergedMatrix& a, const aggregate::MergedMatrix& b) {
+  return a.matrix.rows == b.matrix.rows && a.matrix.cols == b.matrix.cols &&
+         a.matrix.dtype == b.matrix.dtype && a.matrix.kept == b.matrix.kept &&
+         a.matrix.bits == b.matrix.bits && a.matrix.values == b.matrix.values && a.votes == b.votes &&
+         a.histogram == b.histogram && a.common_zeros == b.common_zeros && a.expanded == b.expanded &&
+         a.target == b.target && a.above_target == b.above_target && a.kept_zeros == b.kept_zeros;
+}
+
+}  // namespace
+
 bool operator==(const Seen& a, const Seen& b) {
-  return a.tiles.size() == b.tiles.size() &&
+  const bool same_reports = a.clients == b.clients && a.kept == b.kept && a.errors == b.errors;
+  if (a.finished && b.finished) return same_reports && same(*a.finished, *b.finished);
+  return same_reports && a.tiles.size() == b.tiles.size() &&
          std::memcmp(a.tiles.data(), b.tiles.data(), a.tiles.size() * sizeof(aggregate::Tile)) == 0 &&
-         a.diagonal_sums == b.diagonal_sums && a.q == b.q && a.diagonal_q == b.diagonal_q &&
-         a.clients == b.clients && a.kept == b.kept && a.errors == b.errors;
+         a.diagonal_sums == b.diagonal_sums && a.q == b.q && a.diagonal_q == b.diagonal_q;
 }
 
 ExchangePlan make_plan(const CaseOptions& options) {
@@ -117,10 +135,14 @@ wire::MatrixUpdate with_kept(const ExchangePlan& plan, std::size_t index, std::u
 
 Seen copy_of(const CompletedUnit& unit) {
   Seen seen;
-  seen.tiles.assign(unit.merge->tiles().begin(), unit.merge->tiles().end());
-  seen.diagonal_sums.assign(unit.diagonal_sums.begin(), unit.diagonal_sums.end());
-  seen.q = unit.merge->scale().q;
-  seen.diagonal_q = unit.diagonal_scale.q;
+  if (unit.finished != nullptr) {
+    seen.finished = std::move(*unit.finished);
+  } else {
+    seen.tiles.assign(unit.merge->tiles().begin(), unit.merge->tiles().end());
+    seen.diagonal_sums.assign(unit.diagonal_sums.begin(), unit.diagonal_sums.end());
+    seen.q = unit.merge->scale().q;
+    seen.diagonal_q = unit.diagonal_scale.q;
+  }
   for (const ClientReport& report : unit.reports) {
     seen.clients.push_back(report.client);
     seen.kept.push_back(report.kept);
@@ -166,6 +188,9 @@ std::vector<Seen> merge_serially(const ExchangePlan& plan) {
       seen.diagonal_sums = all[unit.diagonal_unit].diagonal_sums;
       seen.diagonal_q = all[unit.diagonal_unit].diagonal_q;
     }
+    aggregate::MergeRules rules;
+    if (seen.diagonal_sums.empty()) rules.tie = aggregate::TieRule::magnitude;
+    seen.finished = aggregate::finish(merge, clients, rules, unit.dtype, seen.diagonal_sums);
     all.push_back(std::move(seen));
   }
   return all;

@@ -12,6 +12,9 @@
 
 namespace fedspallm::comm::test {
 
+/// Every way of merging; all give the same bits.
+enum class Way { gather, reduce, nccl, owners };
+[[nodiscard]] std::string name_of(Way way);
 /// How clients are spread on ranks.
 enum class Placement { round_robin, all_on_root, all_on_last, none_on_root };
 
@@ -39,8 +42,10 @@ struct CaseOptions {
 [[nodiscard]] wire::MatrixUpdate with_kept(const ExchangePlan& plan, std::size_t index, std::uint32_t client,
                                            std::int64_t kept);
 
-/// What the root's callback saw of one unit.
+/// What the root's callback saw of one unit: the sums, or (owners) the finished matrix. Compared by what both
+/// sides have.
 struct Seen {
+  std::optional<aggregate::MergedMatrix> finished;
   std::vector<aggregate::Tile> tiles;
   std::vector<std::int64_t> diagonal_sums;
   int q = 0, diagonal_q = 0;
@@ -49,6 +54,9 @@ struct Seen {
   std::vector<double> errors;  // of the reports
   friend bool operator==(const Seen&, const Seen&);
 };
+[[nodiscard]] inline bool was_merged(const CompletedUnit& unit) {
+  return unit.merge != nullptr || unit.finished != nullptr;
+}
 /// @pre the unit was merged
 [[nodiscard]] Seen copy_of(const CompletedUnit& unit);
 /// All clients' updates of each unit merged one after the other in this process; nothing of a unit without

@@ -27,7 +27,7 @@ constexpr std::uint32_t kBlocks = 5;
 Exchange::OnCompleted into(Outcome& outcome) {
   return [&outcome](const CompletedUnit& unit) {
     outcome.order.push_back(unit.index);
-    if (unit.merge == nullptr) {
+    if (!was_merged(unit)) {
       EXPECT_TRUE(unit.reports.empty() && unit.diagonal_sums.empty());
       outcome.seen.emplace_back();
     } else {
@@ -40,7 +40,7 @@ std::uint64_t draw(std::uint64_t seed, std::uint32_t client, std::uint64_t index
   return random_bits({.seed = seed, .use = RandomUse::simulation, .client = client}, index);
 }
 
-class Dropping : public testing::TestWithParam<Transport> {
+class Dropping : public testing::TestWithParam<Way> {
  protected:
   [[nodiscard]] ExchangeOptions options() {
     ExchangeOptions options = options_of(GetParam(), comm_);
@@ -157,7 +157,7 @@ TEST_P(Dropping, TheCallbackMayRefuseAUnitThatNobodyCovers) {
   Drops drops;
   for (std::uint32_t client = 0; client < planned.rank_of_client.size(); ++client) drops[client] = 1;
   Exchange exchange(comm_, planned, options(), [](const CompletedUnit& unit) {
-    if (unit.merge == nullptr) throw DataError(fmt::format("unit {} is covered by nobody", unit.index));
+    if (!was_merged(unit)) throw DataError(fmt::format("unit {} is covered by nobody", unit.index));
   });
   const std::string thrown = thrown_by([&] {
     (void)walk(exchange, planned, comm_.rank(), {.blocks = kBlocks, .drops = drops});
@@ -186,7 +186,7 @@ TEST_P(Dropping, AtTheWrongMomentOrRankIsRefused) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Exchange, Dropping,
-                         testing::Values(Transport::gather, Transport::reduce, Transport::nccl),
+                         testing::Values(Way::gather, Way::reduce, Way::nccl, Way::owners),
                          [](const auto& tested) { return name_of(tested.param); });
 
 /// The last client is the late one: it comes last on its rank, so that it keeps nobody else waiting there.

@@ -19,7 +19,7 @@ using testing::StartsWith;
 /// What a rank was doing when another one failed.
 enum class Moment { before_the_first_submit, between_blocks, amid_large_transfers, in_finish, in_fetch };
 
-class Failing : public testing::TestWithParam<Transport> {
+class Failing : public testing::TestWithParam<Way> {
  protected:
   [[nodiscard]] ExchangeOptions options() {
     ExchangeOptions options = options_of(GetParam(), comm_);
@@ -217,8 +217,7 @@ TEST_P(Failing, SubmitOfANonFiniteValueNamesClientAndUnit) {
               HasSubstr(fmt::format("client {}'s update of model.layers.0.matrix0.weight", comm_.rank())));
 }
 
-INSTANTIATE_TEST_SUITE_P(Exchange, Failing,
-                         testing::Values(Transport::gather, Transport::reduce, Transport::nccl),
+INSTANTIATE_TEST_SUITE_P(Exchange, Failing, testing::Values(Way::gather, Way::reduce, Way::nccl, Way::owners),
                          [](const auto& tested) { return name_of(tested.param); });
 
 TEST(Decoding, ACorruptedUpdateIsABadInputOnEveryRankNamingTheUnit) {

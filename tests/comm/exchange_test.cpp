@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Both transports bring the root the same bits as a serial merge, for any spread of clients, sizes and
+// All ways of merging bring the root the same bits as a serial merge, for any spread of clients, sizes and
 // delivery order.
 #include "fedspallm/comm/exchange.hpp"
 
@@ -36,7 +36,7 @@ void expect_serial_result(const Outcome& outcome, const std::vector<Seen>& expec
   }
 }
 
-class BothTransports : public testing::TestWithParam<Transport> {
+class AllWays : public testing::TestWithParam<Way> {
  protected:
   [[nodiscard]] ExchangeOptions options() {
     ExchangeOptions options = options_of(GetParam(), comm_);
@@ -56,7 +56,7 @@ std::vector<Placement> placements(int ranks) {
   return {Placement::round_robin, Placement::all_on_root, Placement::all_on_last, Placement::none_on_root};
 }
 
-TEST_P(BothTransports, GiveTheSerialBitsForAnySpreadOfClients) {
+TEST_P(AllWays, GiveTheSerialBitsForAnySpreadOfClients) {
   for (const std::uint32_t clients : {1U, 2U, 3U, 5U, 8U}) {
     for (const Placement placement : placements(comm_.size())) {
       const auto plan = make_plan({.clients = clients,
@@ -71,7 +71,7 @@ TEST_P(BothTransports, GiveTheSerialBitsForAnySpreadOfClients) {
   }
 }
 
-TEST_P(BothTransports, GiveTheSerialBitsWhenBlocksAreSampled) {
+TEST_P(AllWays, GiveTheSerialBitsWhenBlocksAreSampled) {
   for (const std::uint32_t clients : {2U, 5U, 8U}) {
     const auto plan = make_plan(
         {.clients = clients, .ranks = comm_.size(), .blocks = 6, .shapes = kEdgeShapes, .sampled = true});
@@ -80,7 +80,7 @@ TEST_P(BothTransports, GiveTheSerialBitsWhenBlocksAreSampled) {
   }
 }
 
-TEST_P(BothTransports, GiveTheSerialBitsForLargeMatricesAndAnyChunk) {
+TEST_P(AllWays, GiveTheSerialBitsForLargeMatricesAndAnyChunk) {
   const auto plan = make_plan(
       {.clients = 5, .ranks = comm_.size(), .shapes = {{48, 350, DType::bf16}, {17, 350, DType::f32}}});
   const auto expected = serial(plan);
@@ -95,7 +95,7 @@ TEST_P(BothTransports, GiveTheSerialBitsForLargeMatricesAndAnyChunk) {
   }
 }
 
-TEST_P(BothTransports, GiveTheSerialBitsForAnyOrderOfArrival) {
+TEST_P(AllWays, GiveTheSerialBitsForAnyOrderOfArrival) {
   const auto plan = make_plan({.clients = 8,
                                .ranks = comm_.size(),
                                .blocks = 3,
@@ -108,40 +108,46 @@ TEST_P(BothTransports, GiveTheSerialBitsForAnyOrderOfArrival) {
   }
 }
 
-TEST_P(BothTransports, CarryNoDiagonalWhereThePlanHasNone) {
+TEST_P(AllWays, CarryNoDiagonalWhereThePlanHasNone) {
   const auto plan =
       make_plan({.clients = 3, .ranks = comm_.size(), .shapes = kEdgeShapes, .diagonals = false});
-  const auto outcome = run_exchange(comm_, plan, options(), 0);
+  ExchangeOptions chosen = options();
+  chosen.rules.tie = aggregate::TieRule::magnitude;
+  const auto outcome = run_exchange(comm_, plan, chosen, 0);
   expect_serial_result(outcome, serial(plan), comm_.rank(), "no diagonals");
   for (const Seen& seen : outcome.seen) EXPECT_TRUE(seen.diagonal_sums.empty());
 }
 
-TEST_P(BothTransports, FinishAtOnceWhenNothingIsPlanned) {
+TEST_P(AllWays, FinishAtOnceWhenNothingIsPlanned) {
   const auto outcome = run_exchange(comm_, ExchangePlan{.units = {}, .rank_of_client = {0}}, options(), 0);
   EXPECT_TRUE(outcome.order.empty());
 }
 
-TEST_P(BothTransports, SendTheForecastNumberOfBytes) {
+TEST_P(AllWays, SendTheForecastNumberOfBytes) {
   auto plan = make_plan(
       {.clients = 5, .ranks = comm_.size(), .shapes = {{16, 40, DType::bf16}, {9, 40, DType::f32}}});
+  ExchangeOptions chosen = options();
+  chosen.rules.sparsity = 0;
+  const bool spread = chosen.topology == Topology::owners;  // slices of a part of the weights would differ
   for (std::size_t index = 0; index < plan.units.size(); ++index) {
-    plan.units[index].clients = {1, 3};  // so that one number per unit can be right for all of its clients
-    plan.units[index].expected_kept = 100;
+    PlannedUnit& unit = plan.units[index];
+    unit.clients = {1, 3};  // so that one number per unit can be right for all of its clients
+    unit.expected_kept = spread ? unit.rows * unit.cols : 100;
   }
-  Exchange exchange(comm_, plan, options(), [](const CompletedUnit&) {});
+  Exchange exchange(comm_, plan, chosen, [](const CompletedUnit&) {});
   for (std::size_t index = 0; index < plan.units.size(); ++index) {
     for (const std::uint32_t client : plan.units[index].clients) {
       if (plan.rank_of_client[client] == comm_.rank())
-        exchange.submit(index, with_kept(plan, index, client, 100));
+        exchange.submit(index, with_kept(plan, index, client, plan.units[index].expected_kept));
     }
   }
   exchange.finish();
-  EXPECT_EQ(exchange.statistics().bytes_sent, forecast_bytes(plan, GetParam(), comm_.rank(), comm_.size()) +
+  EXPECT_EQ(exchange.statistics().bytes_sent, forecast_bytes(plan, chosen, comm_.rank(), comm_.size()) +
                                                   closing_bytes(comm_.rank(), comm_.size()));
   EXPECT_EQ(comm_.sum(exchange.statistics().bytes_sent), comm_.sum(exchange.statistics().bytes_received));
 }
 
-TEST_P(BothTransports, SendNothingInAWorldOfOne) {
+TEST_P(AllWays, SendNothingInAWorldOfOne) {
   if (comm_.size() > 1) GTEST_SKIP() << "for one rank";
   const auto plan = make_plan({.clients = 4, .shapes = kEdgeShapes});
   const auto outcome = run_exchange(comm_, plan, options(), 0);
@@ -149,7 +155,7 @@ TEST_P(BothTransports, SendNothingInAWorldOfOne) {
   EXPECT_EQ(outcome.statistics.messages_sent, 0);
 }
 
-TEST_P(BothTransports, KeepTheRootsMergeMemoryWhateverTheNumberOfClients) {
+TEST_P(AllWays, KeepTheRootsMergeMemoryWhateverTheNumberOfClients) {
   std::vector<std::int64_t> peaks;
   for (const std::uint32_t clients : {4U, 64U}) {
     const auto plan = make_plan({.clients = clients,
@@ -167,13 +173,14 @@ TEST_P(BothTransports, KeepTheRootsMergeMemoryWhateverTheNumberOfClients) {
     peaks.push_back(exchange.statistics().peak_merge_bytes);
   }
   if (comm_.rank() != 0) return;
-  EXPECT_GT(peaks[0], 40 * 128 * 12) << "at least one merge state";
+  const std::int64_t owners = GetParam() == Way::owners ? comm_.size() : 1;
+  EXPECT_GT(peaks[0], 40 * 128 * 12 / owners) << "at least one merge state";
   // Both units' states may live at once, or, on a busy machine, never do: that is not the clients' doing.
   const std::int64_t both = (40 + 24) * 128 * 12;
   EXPECT_LE(static_cast<double>(peaks[1]), 1.05 * static_cast<double>(std::max(peaks[0], both)));
 }
 
-TEST_P(BothTransports, LetSubmitWaitWhileTheWindowIsFull) {
+TEST_P(AllWays, LetSubmitWaitWhileTheWindowIsFull) {
   for (const int window : {1, 2, 3}) {
     const auto plan =
         make_plan({.clients = 3, .placement = Placement::all_on_root, .ranks = comm_.size(), .blocks = 8});
@@ -192,13 +199,13 @@ TEST_P(BothTransports, LetSubmitWaitWhileTheWindowIsFull) {
     }
     exchange.finish();
     // While a block is called back its updates are merged already; reduce merges one block ahead of the
-    // callback; on devices updates also wait in the root's receive buffer.
-    const int ahead = GetParam() == Transport::gather ? 0 : GetParam() == Transport::reduce ? 1 : 2;
+    // callback; on devices and at owners updates also wait in receive buffers.
+    const int ahead = GetParam() == Way::gather ? 0 : GetParam() == Way::reduce ? 1 : 2;
     EXPECT_LE(furthest.load(), window + ahead);
   }
 }
 
-TEST_P(BothTransports, RefuseWhatThePlanDoesNotExpect) {
+TEST_P(AllWays, RefuseWhatThePlanDoesNotExpect) {
   const auto plan = make_plan({.clients = 2,
                                .placement = Placement::all_on_root,
                                .ranks = comm_.size(),
@@ -230,16 +237,94 @@ TEST_P(BothTransports, RefuseWhatThePlanDoesNotExpect) {
   exchange.finish();
 }
 
-TEST_P(BothTransports, RefusePlansThatDifferAmongRanks) {
+TEST_P(AllWays, RefusePlansThatDifferAmongRanks) {
   if (comm_.size() == 1) GTEST_SKIP() << "needs two ranks";
   auto plan = make_plan({.clients = 2, .ranks = comm_.size()});
   if (comm_.rank() == 1) plan.units[0].rows = 9;
   EXPECT_THROW(Exchange(comm_, plan, options(), [](const CompletedUnit&) {}), LogicError);
 }
 
-INSTANTIATE_TEST_SUITE_P(Exchange, BothTransports,
-                         testing::Values(Transport::gather, Transport::reduce, Transport::nccl),
+INSTANTIATE_TEST_SUITE_P(Exchange, AllWays, testing::Values(Way::gather, Way::reduce, Way::nccl, Way::owners),
                          [](const auto& tested) { return name_of(tested.param); });
+
+TEST(SpreadWriting, EachRankGetsTheUnitsOfItsBlocksAndTheRootTheirNotes) {
+  Communicator comm;
+  const auto plan = make_plan({.clients = 3, .ranks = comm.size(), .blocks = 9, .shapes = kEdgeShapes});
+  const auto expected = merge_serially(plan);
+  ExchangeOptions options = options_of(Way::owners, comm);
+  options.spread_writing = true;
+  std::vector<std::size_t> order;
+  std::vector<std::string> notes(plan.units.size());
+  options.note = [&](std::size_t unit) { return fmt::format("unit {} by {}", unit, comm.rank()); };
+  options.on_note = [&](std::size_t unit, const std::string& note) { notes[unit] = note; };
+  Exchange exchange(comm, plan, options, [&](const CompletedUnit& unit) {
+    order.push_back(unit.index);
+    EXPECT_TRUE(copy_of(unit) == expected[unit.index]) << "unit " << unit.index;
+  });
+  deliver_all(exchange, plan, comm.rank(), 0);
+  exchange.finish();
+  std::vector<std::size_t> mine;
+  for (std::size_t unit = 0; unit < plan.units.size(); ++unit)
+    if (static_cast<int>(plan.units[unit].id.block) % comm.size() == comm.rank()) mine.push_back(unit);
+  EXPECT_EQ(order, mine);
+  for (std::size_t unit = 0; comm.rank() == 0 && unit < plan.units.size(); ++unit)
+    EXPECT_EQ(notes[unit],
+              fmt::format("unit {} by {}", unit, static_cast<int>(plan.units[unit].id.block) % comm.size()));
+}
+
+TEST(Owners, TakeUpdatesThatWereOnlySummarized) {
+  Communicator comm;
+  const auto plan = make_plan({.clients = 5, .ranks = comm.size(), .shapes = kEdgeShapes});
+  Outcome outcome;
+  Exchange exchange(comm, plan, options_of(Way::owners, comm), [&](const CompletedUnit& unit) {
+    outcome.order.push_back(unit.index);
+    outcome.seen.push_back(copy_of(unit));
+  });
+  for (std::size_t index = 0; index < plan.units.size(); ++index) {
+    std::vector<UpdateSummary> said;
+    for (const std::uint32_t client : plan.units[index].clients) {
+      if (plan.rank_of_client[client] != comm.rank()) continue;
+      const wire::MatrixUpdate update = make_update(plan, index, client);
+      UpdateSummary one;
+      one.client = client;
+      one.kept = update.matrix.kept;
+      one.largest = wire::largest_magnitude(update.matrix);
+      for (const float value : update.hessian_diagonal)
+        one.largest_diagonal = std::max(one.largest_diagonal, value);
+      one.report = update.report;
+      said.push_back(one);
+    }
+    exchange.submit_later(index, said,
+                          [&plan, index](std::uint32_t client) { return make_update(plan, index, client); });
+  }
+  exchange.finish();
+  if (comm.rank() == 0) expect_serial_result(outcome, merge_serially(plan), 0, "summarized");
+}
+
+TEST(Owners, SendTheForecastNumberOfBytesOfNMPatterns) {
+  Communicator comm;
+  auto plan = make_plan(
+      {.clients = 5, .ranks = comm.size(), .shapes = {{24, 40, DType::bf16}, {9, 128, DType::f32}}});
+  ExchangeOptions options = options_of(Way::owners, comm);
+  options.rules.keep = 2;
+  options.rules.group = 4;
+  for (PlannedUnit& unit : plan.units) unit.expected_kept = unit.rows * unit.cols / 2;
+  Exchange exchange(comm, plan, options, [](const CompletedUnit&) {});
+  for (std::size_t index = 0; index < plan.units.size(); ++index)
+    for (const std::uint32_t client : plan.units[index].clients) {
+      if (plan.rank_of_client[client] != comm.rank()) continue;
+      wire::MatrixUpdate update = make_update(plan, index, client);
+      const auto size = static_cast<std::size_t>(update.matrix.size());
+      std::vector<float> dense(size, 0.5F);
+      std::vector<std::uint8_t> kept(size);
+      for (std::size_t i = 0; i < size; ++i) kept[i] = (i + client + i / 4) % 4 < 2 ? 1 : 0;
+      update.matrix = wire::pack(update.matrix.rows, update.matrix.cols, update.matrix.dtype, dense, kept);
+      exchange.submit(index, std::move(update));
+    }
+  exchange.finish();
+  const std::int64_t end = comm.size() == 1 ? 0 : comm.rank() == 0 ? 6 * (comm.size() - 1) : 3;
+  EXPECT_EQ(exchange.statistics().bytes_sent, forecast_bytes(plan, options, comm.rank(), comm.size()) + end);
+}
 
 std::vector<std::byte> block_bytes(std::uint32_t block) {
   constexpr std::size_t sizes[] = {0, 1, 999, 1000, 1001, 100'000};

@@ -179,4 +179,12 @@ ExchangeOptions options_of(Transport transport, Communicator& comm) {
   return options;
 }
 
+ExchangeOptions options_of(Way way, Communicator& comm) {
+  if (way == Way::reduce) return options_of(Transport::reduce, comm);
+  if (way == Way::nccl) return options_of(Transport::nccl, comm);
+  ExchangeOptions options = options_of(Transport::gather, comm);
+  if (way == Way::owners) options.topology = Topology::owners;
+  return options;
+}
+
 }  // namespace fedspallm::comm::test

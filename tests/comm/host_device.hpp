@@ -6,6 +6,7 @@
 
 #include "fedspallm/comm/exchange.hpp"
 
+#include "comm/exchange_case.hpp"
 #include <atomic>
 #include <memory>
 
@@ -24,5 +25,7 @@ struct HostDeviceState {
 
 /// Options of a transport; with a host_device for nccl.
 [[nodiscard]] ExchangeOptions options_of(Transport transport, Communicator& comm);
+/// Options of a way of merging. Owners finish by the rules that merge_serially() finishes by.
+[[nodiscard]] ExchangeOptions options_of(Way way, Communicator& comm);
 
 }  // namespace fedspallm::comm::test

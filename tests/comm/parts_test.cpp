@@ -68,7 +68,16 @@ TEST(Messages, EveryKindArrivesAsItself) {
                                     WishMessage{Boundary::save},
                                     HoldMessage(),
                                     BegunMessage{12},
-                                    DecisionMessage{Boundary::stop, 13}};
+                                    DecisionMessage{Boundary::stop, 13},
+                                    SliceMessage{1, -60, 3, {4, 9}},
+                                    OfferMessage{1, {7, 1LL << 40}},
+                                    AskMessage{1, 2, 3},
+                                    SumMessage{1, 2, true, {-5, 1LL << 60}},
+                                    ResultMessage{1, 1LL << 40},
+                                    TakeMessage{5'000'000'000},
+                                    ReportsMessage{1, announcement().clients},
+                                    WrittenMessage{1, "note"},
+                                    QuietMessage()};
   ASSERT_EQ(all.size(), std::variant_size_v<Message>);
   for (std::size_t kind = 0; kind < all.size(); ++kind) {
     EXPECT_EQ(from_bytes(to_bytes(all[kind])).index(), kind);
@@ -104,6 +113,28 @@ TEST(Messages, ThoseOfBoundariesAndLostClientsArriveWithEveryField) {
   const auto decision = std::get<DecisionMessage>(from_bytes(to_bytes(DecisionMessage{Boundary::stop, 13})));
   EXPECT_EQ(decision.what, Boundary::stop);
   EXPECT_EQ(decision.block, 13U);
+}
+
+TEST(Messages, ThoseBetweenOwnersArriveWithEveryField) {
+  const auto slice = std::get<SliceMessage>(from_bytes(to_bytes(SliceMessage{5, -60, 3, {4, 9}})));
+  EXPECT_EQ(slice.unit, 5U);
+  EXPECT_EQ(slice.q, -60);
+  EXPECT_EQ(slice.diagonal_q, 3);
+  EXPECT_EQ(slice.absent, (std::vector<std::uint32_t>{4, 9}));
+  EXPECT_EQ(std::get<OfferMessage>(from_bytes(to_bytes(OfferMessage{1, {7, 8}}))).kept,
+            (std::vector<std::int64_t>{7, 8}));
+  const auto ask = std::get<AskMessage>(from_bytes(to_bytes(AskMessage{1, 2, 3})));
+  EXPECT_EQ(ask.first, 2U);
+  EXPECT_EQ(ask.count, 3U);
+  const auto sum = std::get<SumMessage>(from_bytes(to_bytes(SumMessage{1, 2, true, {-5, 1LL << 60}})));
+  EXPECT_EQ(sum.step, 2U);
+  EXPECT_TRUE(sum.complete);
+  EXPECT_EQ(sum.values, (std::vector<std::int64_t>{-5, 1LL << 60}));
+  EXPECT_EQ(std::get<ResultMessage>(from_bytes(to_bytes(ResultMessage{1, 9}))).bytes, 9);
+  EXPECT_EQ(std::get<WrittenMessage>(from_bytes(to_bytes(WrittenMessage{1, "note"}))).note, "note");
+  auto many = to_bytes(OfferMessage{1, {7}});
+  std::memset(many.data() + 9, 0xff, 8);  // the number of clients
+  EXPECT_THROW((void)from_bytes(many), PeerError) << "checked before memory is asked for";
 }
 
 TEST(Messages, ValuesOutsideTheirTypeAreRefused) {

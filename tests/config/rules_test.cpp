@@ -61,7 +61,7 @@ TEST(Rules, EveryChoiceListsItsValues) {
       {"[federation]\naggregation = \"x\"\n", {"\"l0\", \"mean\", \"none\""}},
       {"[federation]\ntie = \"x\"\n", {"\"score\", \"magnitude\", \"index\""}},
       {"[federation]\ntransport = \"x\"\n", {"\"auto\", \"reduce\", \"gather\", \"nccl\""}},
-      {"[federation]\ntopology = \"x\"\n", {"\"auto\", \"root\", \"owners\", \"nodes\""}},
+      {"[federation]\ntopology = \"x\"\n", {"\"auto\", \"root\", \"owners\""}},
       {"[federation]\nlayer_sampling = \"x\"\n", {"\"none\", \"resources\""}},
       {"[federation]\ncoverage = \"x\"\n", {"\"required\", \"warn\""}},
       {"[federation]\ncoverage = 1\n", {"found 1", "\"required\", \"warn\""}},
@@ -142,12 +142,6 @@ TEST(Rules, KeysMustAgreeWithEachOther) {
   EXPECT_NO_THROW((void)parsed(kSmallest, {"federation.transport=gather", "federation.deadline=2"}));
   EXPECT_THAT(refusal(kSmallest, {"federation.transport=reduce", "federation.topology=owners"}),
               HasSubstr("expected transport \"auto\" or \"gather\""));
-  EXPECT_THAT(refusal(kSmallest, {"federation.transport=gather", "federation.topology=nodes"}),
-              HasSubstr("expected transport \"auto\" or \"reduce\""));
-  EXPECT_THAT(refusal(kSmallest, {"federation.transport=nccl", "federation.topology=nodes"}),
-              HasSubstr("federation.topology: found \"nodes\" with transport \"nccl\""));
-  EXPECT_THAT(refusal(kSmallest, {"federation.topology=nodes", "federation.deadline=2"}),
-              HasSubstr("federation.deadline: found 2, expected 0 (with topology \"nodes\""));
   EXPECT_NO_THROW((void)parsed(kSmallest, {"federation.topology=owners", "federation.deadline=2"}));
   EXPECT_NO_THROW((void)with("[prune]\ncount = \"published\"\norder = \"block\"\n"));
 }

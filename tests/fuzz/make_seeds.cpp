@@ -67,7 +67,16 @@ void add_messages(const Seeds& seeds) {
       {"failed", comm::FailedMessage{failure}},
       {"stopped", comm::StoppedMessage{failure}},
       {"stopped-well", comm::StoppedMessage{}},
-      {"verdict", comm::VerdictMessage{failure}}};
+      {"verdict", comm::VerdictMessage{failure}},
+      {"slice", comm::SliceMessage{7, -50, -40, {3}}},
+      {"offer", comm::OfferMessage{7, {100, 200}}},
+      {"ask", comm::AskMessage{7, 0, 2}},
+      {"sum", comm::SumMessage{7, 2, false, {1, 2, 3}}},
+      {"result", comm::ResultMessage{7, 4000}},
+      {"take", comm::TakeMessage{7}},
+      {"reports", comm::ReportsMessage{7, {comm::Announcement{.client = 1, .kept = 9}}}},
+      {"written", comm::WrittenMessage{7, "note"}},
+      {"quiet", comm::QuietMessage{}}};
   for (const auto& [name, message] : all) seeds.add("messages", name, text_of(comm::to_bytes(message)));
 }
 

@@ -8,6 +8,7 @@
 #pragma once
 
 #include "fedspallm/aggregate/merge.hpp"
+#include "fedspallm/aggregate/slices.hpp"
 #include "fedspallm/comm/communicator.hpp"
 #include "fedspallm/comm/device.hpp"
 #include "fedspallm/wire/update.hpp"
@@ -31,11 +32,11 @@ enum class Transport { reduce, gather, nccl };
 /// "reduce", "gather", "nccl".
 [[nodiscard]] std::string name_of(Transport transport);
 
-/// Who merges. All give the same bits.
-///   root    rank 0, by either transport
-///   owners  each of R ranks owns 1/R of every matrix: packed slices to their owners, merged and finished
-///   there nodes   the ranks of a node add into shared memory, a chain over nodes passes the sums to rank 0
-enum class Topology { root, owners, nodes };
+/// Who merges; both give the same bits.
+///   root    rank 0, by any transport
+///   owners  each of R ranks owns 1/R of every matrix: packed slices go to their owners, who merge and finish
+///           them; so no rank's memory or traffic for merging grows with the number of ranks
+enum class Topology { root, owners };
 
 /// Clients by number, ascending. Copies share one list: a plan of many matrices with the same clients holds
 /// it once.
@@ -106,12 +107,14 @@ struct ClientReport {
   wire::MatrixReport report;
 };
 
-/// A complete merge, at the root. Valid during the callback only.
+/// A complete merge, at the root (topology owners: at the unit's writer). Valid during the callback only.
 struct CompletedUnit {
   std::size_t index = 0;  // in the plan
   /// Null where every client of the unit was dropped: nothing was merged, and `reports` is empty. The
-  /// callback decides what that means (it may throw).
+  /// callback decides what that means (it may throw). Null too where `finished` is there.
   const aggregate::PartialMerge* merge = nullptr;
+  /// Topology owners: the result, by ExchangeOptions::rules. The callback may move it away.
+  aggregate::MergedMatrix* finished = nullptr;
   std::span<const std::int64_t> diagonal_sums;  // of its input group; empty when no diagonal travels
   aggregate::FixedPoint diagonal_scale;
   std::vector<ClientReport> reports;  // of the clients that were merged, by client: their number is N
@@ -143,6 +146,14 @@ struct ExchangeOptions {
   double deadline_seconds = 0;
   /// What becomes of late clients: dropped, or (false) the exchange fails with PeerError naming them.
   bool drop_late = false;
+  /// Topology owners: how merges are finished, for that happens where the slices are.
+  aggregate::MergeRules rules = {};
+  /// Topology owners: the callback for block b is called on rank b mod ranks (its writer), not at the root.
+  /// It then returns when what it wrote is durable; `note` is asked at once, and `on_note` gets what it said,
+  /// at the root, on the provider's thread, before the unit counts as through.
+  bool spread_writing = false;
+  std::function<std::string(std::size_t unit)> note = {};
+  std::function<void(std::size_t unit, const std::string& note)> on_note = {};
   /// Tests: sees each encoded update before it travels (gather; nccl: its image, when it comes from host
   /// memory), on the client's thread.
   std::function<void(std::span<std::byte>)> before_send = {};
@@ -152,16 +163,17 @@ struct ExchangeStatistics {
   std::int64_t bytes_sent = 0;  // by this rank over MPI and between devices, everything counted
   std::int64_t bytes_received = 0;
   std::int64_t messages_sent = 0;
-  double seconds_waited = 0;          // submit(), at_boundary() and fetch() blocked
-  double seconds_merging = 0;         // root: PartialMerge::add and callbacks
-  double seconds_making = 0;          // inside of what submit_later() was given; not part of the above
-  std::int64_t peak_merge_bytes = 0;  // root: merge states + receive buffers (nccl: also the device's)
+  double seconds_waited = 0;   // submit(), at_boundary() and fetch() blocked
+  double seconds_merging = 0;  // root: PartialMerge::add and callbacks
+  double seconds_making = 0;   // inside of what submit_later() was given; not part of the above
+  std::int64_t peak_merge_bytes =
+      0;  // root, owners: merge states + receive buffers (nccl: also the device's)
 };
 
 class Exchange {
  public:
   /// Called at the root, on the merge thread, in the order of the plan, one at a time. An exception ends the
-  /// run on all ranks.
+  /// run on all ranks. (With spread_writing: at each rank, for its blocks.)
   using OnCompleted = std::function<void(const CompletedUnit&)>;
   /// Called at the root, on a thread of its own or the client's, one at a time: the bytes of a merged block
   /// for clients of the next round. Asked once where several ranks want the same block.
@@ -208,7 +220,8 @@ class Exchange {
   /// @throws the exchange's failure, if there is one; LogicError for a block at or after an agreed stop
   void submit(std::size_t index, wire::MatrixUpdate update);
   /// The same for all clients of this rank at once (dropped ones left out) whose updates are made only when
-  /// they are merged or sent: however many clients there are, a few of their updates exist at a time.
+  /// they are merged or sent: however many clients there are, a few of their updates exist at a time. (With
+  /// owners they are made here and now, all of the unit's.)
   /// @param summaries  one of each, ascending by client
   /// @param make  must give what was summarized; lives until the exchange is over. What it throws ends the
   /// exchange.
@@ -272,5 +285,27 @@ struct TransportChoice {
 /// Payload bytes that `rank` sends, from encoded_bytes (gather) or tile counts (reduce); announcements
 /// included (with a deadline clients announce one by one, which takes a few bytes more).
 [[nodiscard]] std::int64_t forecast_bytes(const ExchangePlan& plan, Transport transport, int rank, int ranks);
+/// The same for any topology. Owners: exact where clients' kept weights are spread evenly over a matrix (N:M
+/// patterns, or all kept), else off by what slices differ; notes of writers apart.
+[[nodiscard]] std::int64_t forecast_bytes(const ExchangePlan& plan, const ExchangeOptions& options, int rank,
+                                          int ranks);
+
+/// The cost model behind `topology = "auto"`. Per unit on R ranks, with the symbols above:
+///
+///   root   = gather or reduce, whichever may be used and is cheaper
+///   owners = max(b / B, N d a / R) + w / B + (3 + 2 h s) l
+///
+/// b: bytes of slices that the busiest rank sends, or receives; w: bytes of finished slices that reach the
+/// writer; s: sums of finishing (sums_of_finishing) over a tree of h = ceil(log2(R)) levels. Finishing and
+/// writing are left out in both.
+struct TopologyChoice {
+  Topology topology = Topology::root;
+  double root_seconds = 0, owners_seconds = 0;
+  std::string reason;  // for the log
+};
+/// @param options  rules, chunk_bytes and deadline count
+/// @param transport  where it is fixed: reduce leaves out owners
+[[nodiscard]] TopologyChoice choose_topology(const ExchangePlan& plan, const ExchangeOptions& options,
+                                             std::optional<Transport> transport, int ranks);
 
 }  // namespace fedspallm::comm

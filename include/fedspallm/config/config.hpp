@@ -21,7 +21,7 @@ enum class Sampling { random, sequential };
 enum class Aggregation { l0, mean, none };
 enum class Tie { score, magnitude, index };
 enum class TransportKind { automatic, reduce, gather, nccl };
-enum class TopologyKind { automatic, root, owners, nodes };
+enum class TopologyKind { automatic, root, owners };
 enum class LayerSampling { none, resources };
 enum class Coverage { required, warn };
 enum class OnClientFailure { abort, drop };

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "owners.hpp"
+
+#include <algorithm>
+#include <utility>
+
+namespace fedspallm::comm {
+
+Owners::Owners(const RankContext& context, Worker& adder, std::function<void()> on_error,
+               Exchange::OnCompleted on_completed, Take take)
+    : context_(context),
+      take_(std::move(take)),
+      finisher_(std::make_unique<Worker>(on_error)),
+      writing_(std::make_unique<Worker>(on_error)),
+      sender_(context),
+      merger_(context, adder, *finisher_, sender_,
+              [this](std::size_t index, const std::shared_ptr<FinishedSlice>& slice) {
+                writer_.finished(index, slice);
+              }),
+      writer_(context, *writing_, std::move(on_completed)) {}
+
+Owners::~Owners() {
+  abort();
+  finisher_.reset();
+  writing_.reset();
+}
+
+void Owners::on(int, const SliceMessage& message) {
+  const auto index = static_cast<std::size_t>(message.unit);
+  check<PeerError>(index < context_.plan.size(), "the root began a merge that is not of this plan");
+  std::vector<CutUpdate> updates;
+  for (const std::uint32_t client : context_.plan.unit(index).clients)
+    if (context_.plan.rank_of(client) == context_.link.rank() &&
+        !std::binary_search(message.absent.begin(), message.absent.end(), client))
+      updates.push_back(take_(index, client));
+  sender_.offer(index, std::move(updates));
+  merger_.begin(message);
+}
+
+void Owners::advance() {
+  merger_.advance();
+  writer_.advance();
+}
+
+void Owners::stop() {
+  if (stopped_) return;
+  stopped_ = true;
+  merger_.stop();
+  writer_.stop();
+  abort();
+  for (int rank = 0; rank < context_.link.size(); ++rank)
+    if (rank != context_.link.rank()) context_.link.post(rank, QuietMessage());
+}
+
+void Owners::on(int, const QuietMessage&) {
+  ++quiet_ranks_;
+}
+
+void Owners::abort() {
+  merger_.abort();
+  writer_.abort();
+}
+
+}  // namespace fedspallm::comm
