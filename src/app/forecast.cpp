@@ -3,6 +3,7 @@
 
 #include "fedspallm/base/error.hpp"
 
+#include "merge_way.hpp"
 #include <algorithm>
 
 namespace fedspallm::app {
@@ -120,15 +121,19 @@ Forecast forecast(const config::Config& config, const model::ModelDirectory& mod
     const RoundPlan plan = plan_round(config, model, rank_of_client, {static_cast<std::uint32_t>(round), 0});
     for (const auto& drawn : plan.drawn) client_blocks += std::count(drawn.begin(), drawn.end(), true);
     if (plan.exchange.units.empty()) continue;
-    const comm::TransportChoice choice = comm::choose_transport(plan.exchange, ranks);
-    comm::Transport transport = choice.transport;
-    if (config.federation.transport == config::TransportKind::gather) transport = comm::Transport::gather;
-    if (config.federation.transport == config::TransportKind::reduce) transport = comm::Transport::reduce;
-    if (config.federation.transport == config::TransportKind::nccl) transport = comm::Transport::nccl;
-    result.transport = comm::name_of(transport);
+    const MergeWay way = choose_way(config, plan, ranks);
+    result.transport = comm::name_of(way.options.transport);
+    result.topology = name_of(way.options.topology);
+    if (round == 1) {
+      result.reasons = way.reasons;
+      if (way.options.topology == comm::Topology::owners)  // two merge states, one of them being finished
+        for (RankForecast& rank : result.ranks)
+          rank.transfer_bytes += sizes.largest_matrix / ranks * (12 + 12 + 12) +
+                                 comm::ExchangeOptions().window_blocks * way.options.chunk_bytes;
+    }
     for (int rank = 0; rank < ranks; ++rank)
       result.ranks[static_cast<std::size_t>(rank)].wire_bytes +=
-          comm::forecast_bytes(plan.exchange, transport, rank, ranks);
+          comm::forecast_bytes(plan.exchange, way.options, rank, ranks);
   }
   if (config.federation.aggregation != config::Aggregation::none) {
     for (const auto& shard : model.shards()) result.model_disk_bytes += shard.file_bytes();
@@ -150,10 +155,12 @@ std::string to_text(const Forecast& forecast) {
                         megabytes(rank.activation_bytes), megabytes(rank.hessian_bytes),
                         megabytes(rank.transfer_bytes), megabytes(rank.evaluation_bytes),
                         megabytes(rank.peak_bytes()), megabytes(rank.wire_bytes));
-  text += fmt::format("disk MB: model {}, run file {}, clients {}, together {}; transport {}\n",
+  text += fmt::format("disk MB: model {}, run file {}, clients {}, together {}; transport {}, topology {}\n",
                       megabytes(forecast.model_disk_bytes), megabytes(forecast.run_disk_bytes),
                       megabytes(forecast.client_disk_bytes), megabytes(forecast.disk_bytes()),
-                      forecast.transport.empty() ? "none" : forecast.transport);
+                      forecast.transport.empty() ? "none" : forecast.transport,
+                      forecast.topology.empty() ? "none" : forecast.topology);
+  for (const std::string& reason : forecast.reasons) text += reason + "\n";
   return text;
 }
 

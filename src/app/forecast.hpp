@@ -26,7 +26,8 @@ struct RankForecast {
 
 struct Forecast {
   std::vector<RankForecast> ranks;
-  std::string transport;
+  std::string transport, topology;
+  std::vector<std::string> reasons;  // of the choice of both, in the first round
   std::int64_t model_disk_bytes = 0;
   std::int64_t run_disk_bytes = 0;     // blocks, votes
   std::int64_t client_disk_bytes = 0;  // clients/NAME.h5

@@ -10,6 +10,16 @@
 
 namespace fedspallm::app {
 
+namespace {
+
+/// Only the root merges what comes from devices.
+config::TransportKind transport_for_device(const config::Federation& federation) {
+  return federation.topology == config::TopologyKind::owners ? config::TransportKind::gather
+                                                             : federation.transport;
+}
+
+}  // namespace
+
 PruneRun::PruneRun(comm::Communicator& communicator, const config::Config& config, Inputs inputs,
                    const PruneOptions& options, Signals& signals, comm::Watchdog& watchdog, RunStatus& status)
     : communicator_(communicator),
@@ -25,15 +35,12 @@ PruneRun::PruneRun(comm::Communicator& communicator, const config::Config& confi
     check<NotCompiled>(config.federation.transport != config::TransportKind::nccl || comm::nccl_built(),
                        "federation.transport = \"nccl\": this build has no NCCL; build the preset `cuda` "
                        "(cmake --preset cuda), or use \"auto\"");
-    check<NotCompiled>(config.federation.topology == config::TopologyKind::automatic ||
-                           config.federation.topology == config::TopologyKind::root,
-                       "federation.topology: this build merges at the root only; use \"root\" or \"auto\"");
     backend_ = make_backend(config.run.backend, threads_, communicator_.node_rank(), config.run.products);
     shape_ = shape_of_run(config, *inputs_.model);
   });
   if (merges())
     device_ = choose_device_transport(communicator_, *backend_, own_gpu(communicator_, *backend_),
-                                      config.federation.transport, !inputs_.clients.empty());
+                                      transport_for_device(config.federation), !inputs_.clients.empty());
   facts_ = facts(communicator_, *backend_, threads_);
 }
 
@@ -115,17 +122,20 @@ void PruneRun::evaluate_dense() {
 }
 
 comm::ExchangeOptions PruneRun::exchange_options(const RoundPlan& plan) {
-  TravelPlan travel = plan_travel(config_, plan.exchange, communicator_.size());
-  const config::TransportKind wanted = config_.federation.transport;
+  MergeWay way = choose_way(config_, plan, communicator_.size());
+  const config::TransportKind wanted = transport_for_device(config_.federation);
   if (device_.transport != nullptr &&
       (wanted == config::TransportKind::nccl || wanted == config::TransportKind::automatic)) {
-    travel.options.transport = comm::Transport::nccl;
-    travel.options.device = device_.transport;
-    travel.reason = device_.reason;
+    way.options.topology = comm::Topology::root;
+    way.options.transport = comm::Transport::nccl;
+    way.options.device = device_.transport;
+    way.reasons = {fmt::format("transport nccl: {}", device_.reason)};
   }
-  transport_ = name_of(travel.options.transport);
-  if (plan.round == 1) log_->info("transport {}: {}", transport_, travel.reason);
-  return travel.options;
+  transport_ = comm::name_of(way.options.transport);
+  topology_ = name_of(way.options.topology);
+  if (plan.round == 1)
+    for (const std::string& reason : way.reasons) log_->info("{}", reason);
+  return way.options;
 }
 
 void PruneRun::prune_rounds() {

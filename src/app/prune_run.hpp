@@ -19,6 +19,7 @@
 #include "evaluate.hpp"
 #include "identity.hpp"
 #include "inputs.hpp"
+#include "merge_way.hpp"
 #include "root.hpp"
 #include "run_status.hpp"
 #include "signals.hpp"
@@ -132,6 +133,7 @@ class PruneRun {
   std::optional<LocalClients> clients_;
   std::map<std::string, double> seconds_;
   std::string transport_ = "none";
+  std::string topology_ = "none";
   std::int64_t bytes_on_wire_ = 0;
   std::int64_t peak_merge_bytes_ = 0;
   std::vector<report::Perplexity> dense_, merged_;

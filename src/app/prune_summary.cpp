@@ -53,6 +53,7 @@ store::Provenance PruneRun::provenance() {
   result.entries.emplace_back("model_sha256", identity_.facts.at("model_sha256"));
   result.entries.emplace_back("tokenizer_sha256", inputs_.model->tokenizer_digest());
   result.entries.emplace_back("transport", transport_);
+  result.entries.emplace_back("topology", topology_);
   for (const auto& client : config_.clients) result.clients.push_back(client.name);
   result.token_sha256 = inputs_.token_sha256;
   result.warnings = inputs_.warnings;
@@ -107,6 +108,7 @@ nlohmann::json PruneRun::summary() const {
   result["rank_seconds"] = rank_times_;
   for (const nlohmann::json& seconds : rank_times_) result["time_shares"].push_back(time_shares(seconds));
   result["transport"] = transport_;
+  result["topology"] = topology_;
   result["bytes_on_wire"] = bytes_on_wire_;
   result["peak_rss_bytes"] = peak_rss_;
   result["peak_merge_bytes"] = peak_merge_bytes_;

@@ -46,7 +46,7 @@ void RootMerger::complete(const comm::CompletedUnit& unit) {
           "RootMerger::complete: begin_round first, with a model writer");
   const auto start = std::chrono::steady_clock::now();
   const comm::PlannedUnit& planned = plan_->exchange.units[unit.index];
-  if (unit.merge != nullptr)
+  if (unit.merge != nullptr || unit.finished != nullptr)
     add_merged(unit, planned);
   else
     add_uncovered(planned);
@@ -61,8 +61,11 @@ void RootMerger::complete(const comm::CompletedUnit& unit) {
 
 FinishedMatrix finish_matrix(const comm::CompletedUnit& unit, const comm::PlannedUnit& planned,
                              const aggregate::MergeRules& rules) {
-  aggregate::MergedMatrix merged = aggregate::finish(
-      *unit.merge, static_cast<std::int64_t>(unit.reports.size()), rules, planned.dtype, unit.diagonal_sums);
+  const auto clients = static_cast<std::int64_t>(unit.reports.size());
+  aggregate::MergedMatrix merged =
+      unit.finished != nullptr
+          ? std::move(*unit.finished)  // by its owners, by the same rules
+          : aggregate::finish(*unit.merge, clients, rules, planned.dtype, unit.diagonal_sums);
   FinishedMatrix finished;
   store::MatrixRecord& record = finished.record;
   record.name = planned.name;

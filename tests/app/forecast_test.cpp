@@ -38,6 +38,19 @@ TEST(Forecast, root_merge_memory_does_not_depend_on_the_number_of_remote_clients
   EXPECT_EQ(transfer(4), transfer(64));
 }
 
+TEST(Forecast, owners_share_the_bytes_that_a_root_would_receive) {
+  config::Config config = config_for(kModel, 4);
+  const model::ModelDirectory model(config.model.path);
+  config.federation.topology = config::TopologyKind::owners;
+  const Forecast found = forecast(config, model, 4, 0);
+  EXPECT_EQ(found.topology, "owners");
+  EXPECT_EQ(found.transport, "gather");
+  for (const RankForecast& rank : found.ranks) EXPECT_GT(rank.wire_bytes, 0);
+  config.federation.topology = config::TopologyKind::root;
+  EXPECT_GT(found.ranks.at(1).transfer_bytes, forecast(config, model, 4, 0).ranks.at(1).transfer_bytes)
+      << "every owner has merge states";
+}
+
 TEST(Forecast, refuses_what_does_not_fit_with_both_numbers) {
   const config::Config config = config_for(kModel, 2);
   const model::ModelDirectory model(config.model.path);
@@ -53,7 +66,7 @@ TEST(Forecast, text_has_a_line_per_rank) {
   const config::Config config = config_for(kModel, 2);
   const model::ModelDirectory model(config.model.path);
   const std::string text = to_text(forecast(config, model, 3, 0));
-  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 1 + 3 + 1);
+  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 1 + 3 + 1 + 2) << "why this topology and transport";
 }
 
 }  // namespace

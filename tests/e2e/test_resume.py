@@ -80,9 +80,8 @@ class Resume(ProgramTest):
 
     def kill_at_random(self, transport: str, victims: list[int], **sections: Any) -> None:
         """KILLS kills, each followed by the same command; no victims = the whole job at once."""
-        config, run_dir = self.prepared(
-            federation={"transport": transport, **sections.pop("federation", {})}, **sections
-        )
+        way = {"topology": "owners"} if transport == "owners" else {"transport": transport}
+        config, run_dir = self.prepared(federation={**way, **sections.pop("federation", {})}, **sections)
         expected = self.undisturbed(config, run_dir, 3)
         draw = random.Random(f"{transport}{victims}")
         kills = finished = 0
@@ -116,6 +115,12 @@ class Resume(ProgramTest):
 
     def test_kill_the_whole_job_reduce(self) -> None:
         self.kill_at_random("reduce", [])
+
+    def test_kill_the_whole_job_owners(self) -> None:
+        self.kill_at_random("owners", [])
+
+    def test_kill_one_rank_owners(self) -> None:
+        self.kill_at_random("owners", [0, 1, 2])
 
     def test_kill_one_rank_gather(self) -> None:
         self.kill_at_random("gather", [0, 1, 2])

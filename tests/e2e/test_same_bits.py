@@ -16,6 +16,9 @@ import models  # noqa: E402
 import oracle  # noqa: E402
 
 
+OWNERS: dict[str, Any] = {"federation": {"topology": "owners"}}
+
+
 class SameBits(ProgramTest):
     def digests(self, run_dir: Path) -> dict[str, Any]:
         """Of everything a run leaves that may not depend on how it was run."""
@@ -64,6 +67,9 @@ class SameBits(ProgramTest):
                 "3 ranks gather": (3, gather),
                 "4 ranks reduce": (4, reduce),
                 "4 ranks gather": (4, gather),
+                "1 rank owners": (1, OWNERS),
+                "2 ranks owners": (2, OWNERS),
+                "4 ranks owners": (4, OWNERS),
             },
         )
 
@@ -103,6 +109,7 @@ class SameBits(ProgramTest):
             {
                 "2 ranks gather": (2, {"federation": {"transport": "gather"}}),
                 "4 ranks reduce": (4, {"federation": {"transport": "reduce"}}),
+                "3 ranks owners": (3, OWNERS),
             },
         )
 
@@ -125,6 +132,7 @@ class SameBits(ProgramTest):
                 "2 ranks gather": (2, {"federation": {"transport": "gather"}}),
                 "3 ranks reduce": (3, {"federation": {"transport": "reduce"}}),
                 "4 ranks auto": (4, {"federation": {"transport": "auto"}}),
+                "3 ranks owners": (3, OWNERS),
             },
         )
 
@@ -137,6 +145,7 @@ class SameBits(ProgramTest):
             {
                 "2 ranks reduce": (2, {"federation": {"transport": "reduce"}}),
                 "3 ranks gather": (3, {"federation": {"transport": "gather"}}),
+                "4 ranks owners": (4, OWNERS),
             },
         )
 

@@ -1,0 +1,24 @@
+// SPDX-License-Identifier: Apache-2.0
+// Purpose: how the updates of a round come together: transport and topology as configured, or by the cost
+// model, with the reasons in words. The same on every rank and in --dry-run.
+#pragma once
+
+#include "fedspallm/comm/exchange.hpp"
+#include "fedspallm/config/config.hpp"
+
+#include "plan.hpp"
+#include <string>
+#include <vector>
+
+namespace fedspallm::app {
+
+struct MergeWay {
+  comm::ExchangeOptions options;
+  std::vector<std::string> reasons;  // a line each
+};
+
+[[nodiscard]] MergeWay choose_way(const config::Config& config, const RoundPlan& plan, int ranks);
+
+[[nodiscard]] std::string name_of(comm::Topology topology);
+
+}  // namespace fedspallm::app
