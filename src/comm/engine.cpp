@@ -70,6 +70,7 @@ Engine::Engine(const Communicator& communicator, ExchangePlan plan, ExchangeOpti
 /// On a worker, inside its handler: the exchange fails with the worker's exception.
 void Engine::task_failed() {
   if (coordinator_) coordinator_->discard();
+  if (owners_) owners_->abort();
   fail(current_failure(context_.rank_name));
 }
 

@@ -21,8 +21,6 @@ Panels panels_of(std::int64_t rows, std::int64_t columns) {
   return {even_cut(rows, tall, 16), even_cut(columns, 768, 16)};
 }
 
-/// With fewer rows than this, packing B costs more than OpenBLAS loses.
-constexpr std::int64_t packed_from_rows = 256;
 constexpr std::int64_t packed_rows = 128;        // of A per unit: they stay in L2 while panels of B pass
 constexpr std::int64_t packed_depth = 256;       // three panels of so many rows stay in L1
 constexpr std::int64_t packed_floats = 1 << 20;  // of B packed at a time: 4 MiB
@@ -71,7 +69,8 @@ void CpuLinear::linear(View x, View w, View bias, View y, bool add) {
   const auto output = floats(y);
   if (output.size() == 0) return;
   const float* offset = bias.empty() ? nullptr : Access::f32(bias);
-  if (engine_.kernels.linear.multiply_packed != nullptr && output.rows >= packed_from_rows && input.cols > 0)
+  // For any number of rows, so that a row's bits do not depend on the batch that it is in.
+  if (engine_.kernels.linear.multiply_packed != nullptr && input.cols > 0)
     return packed_linear(input, weight, offset, output, add);
   const Panels panels = panels_of(output.rows, output.cols);
   engine_.run(panels.units(), [&](std::int64_t unit, int) {
