@@ -39,6 +39,7 @@ export OMPI_MCA_rmaps_base_oversubscribe=1 OMPI_MCA_mpi_yield_when_idle=1
 
 failed=()
 summary=()
+cuda_tests=(backend_gpu_test pipeline_gpu_test device_run_gpu_test)
 
 # Runs the tests of a preset; what came of them goes to the summary, a failure is noted and the next step goes on.
 run_tests() {
@@ -49,27 +50,31 @@ run_tests() {
     summary+=("$(python3 tests/summarize.py "$name" "$report")")
 }
 
-# Compiles and links the CUDA backend for one architecture; its tests run where there is a GPU.
-cuda() {
-    printf '\n== cuda: configure and build\n'
-    if ! command -v nvcc >/dev/null && [[ ! -x /usr/local/cuda/bin/nvcc ]]; then
-        printf 'skipped: no nvcc here\n'
-        return
-    fi
-    if ! cmake --preset cuda -DFEDSPALLM_CUDA_ARCHITECTURES=90 >build/configure-cuda.log 2>&1; then
-        cat build/configure-cuda.log >&2
-        failed+=(cuda)
-        return
-    fi
-    if ! cmake --build --preset cuda --target fedspallm backend_gpu_test pipeline_gpu_test; then
-        failed+=(cuda)
-        return
-    fi
-    run_tests cuda --preset cuda --label-regex '^gpu$'
+has_nvcc() {
+    command -v nvcc >/dev/null || [[ -x /usr/local/cuda/bin/nvcc ]]
 }
 
-# Configures, builds and tests one preset.
-test_preset() {
+build_cuda() {
+    cmake --preset cuda -DFEDSPALLM_CUDA_ARCHITECTURES=90 >build/configure-cuda.log 2>&1 || {
+        cat build/configure-cuda.log >&2
+        return 1
+    }
+    cmake --build --preset cuda --target fedspallm "${cuda_tests[@]}"
+}
+
+# Compiles and links the CUDA backend for one architecture; its tests run where there is a GPU.
+cuda() {
+    printf '\n== cuda: build\n'
+    if ! has_nvcc; then
+        printf 'skipped: no nvcc here\n'
+    elif build_cuda; then
+        run_tests cuda --preset cuda --label-regex '^gpu$'
+    else
+        failed+=(cuda)
+    fi
+}
+
+build_preset() {
     local preset="$1"
     printf '\n== %s: configure and build\n' "$preset"
     cmake --preset "$preset" >"build/configure-$preset.log" 2>&1 || {
@@ -77,15 +82,28 @@ test_preset() {
         printf 'tests/run.sh: configuring the preset %s failed; see above\n' "$preset" >&2
         exit 2
     }
-    cmake --build --preset "$preset"
+    cmake --build --preset "$preset" "${@:2}"
+}
+
+# Configures, builds and tests one preset.
+test_preset() {
+    local preset="$1"
+    build_preset "$preset"
     printf '\n== %s: tests\n' "$preset"
     run_tests "$preset" --preset "$preset" --parallel "$cores"
+}
+
+# What later steps build, at the lowest priority: many tests of the release wait more than they compute. Where
+# something fails, its own step says it again.
+build_ahead() {
+    build_preset asan
+    if has_nvcc; then build_cuda; fi
+    tests/fuzz/run.sh --build
 }
 
 # A few seconds of each fuzz target; the long runs are by hand (docs/fuzzing.md).
 fuzz() {
     printf '\n== fuzz\n'
-    tools/install-dependencies.sh --fuzz || printf 'tests/run.sh: clang for fuzzing cannot be installed here\n'
     local status=0
     tests/fuzz/run.sh || status=$?
     # 77: skipped, with its own line
@@ -112,19 +130,23 @@ printf '== dependencies\n'
 mkdir -p build
 tools/install-dependencies.sh --python
 if $slurm_only; then
-    cmake --preset release
-    cmake --build --preset release --target fedspallm
+    build_preset release --target fedspallm
     slurm
-    quick=true
-else
+elif $quick; then
     test_preset release
-fi
-if $long; then
-    printf '\n== release: long tests\n'
-    run_tests release-long --test-dir build/release --label-regex long --output-on-failure
-fi
-if ! $quick; then
+else
+    # Their steps are skipped where these cannot be installed.
+    tools/install-dependencies.sh --fuzz --slurm || printf 'tests/run.sh: no Slurm or no clang for fuzzing here\n'
+    build_preset release
+    (renice -n 19 "$BASHPID" && build_ahead) >build/build-ahead.log 2>&1 &
+    ahead=$!
+    test_preset release
+    if $long; then
+        printf '\n== release: long tests\n'
+        run_tests release-long --test-dir build/release --label-regex long --output-on-failure
+    fi
     slurm
+    wait "$ahead" || :
     cuda
     fuzz
     test_preset asan

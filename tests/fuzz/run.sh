@@ -10,12 +10,13 @@ build="${FEDSPALLM_FUZZ_BUILD:-$root/build/fuzz}"
 
 usage() {
     cat <<'TEXT'
-Usage: tests/fuzz/run.sh [--runs N] [--list] [--seeds] [SECONDS] [TARGET...]
+Usage: tests/fuzz/run.sh [--runs N] [--list] [--build] [--seeds] [SECONDS] [TARGET...]
 
 Builds the preset `fuzz` and runs each target (default: all) for SECONDS (default: 4) from the seeds in
 tests/fuzz/corpus. Exit 1 where a target found something; the input that shows it lies in build/fuzz/findings.
   --runs N   N executions of each target instead, however long they take
   --list     only name the targets
+  --build    only build them
   --seeds    only write the seeds again that the program's own encoders make (where a format changed)
 Exit 77, with a line that says so, where clang 16 with libFuzzer is missing (tools/install-dependencies.sh --fuzz).
 TEXT
@@ -26,11 +27,12 @@ targets() {
     for file in "$here"/*_fuzz.cpp; do basename "$file" _fuzz.cpp; done
 }
 
-runs=0 seeds=false seconds=4 chosen=()
+runs=0 build_only=false seeds=false seconds=4 chosen=()
 while (($#)); do
     case "$1" in
     --runs) runs="${2:?--runs needs a number}" && shift ;;
     --list) targets && exit 0 ;;
+    --build) build_only=true ;;
     --seeds) seeds=true ;;
     -h | --help) usage && exit 0 ;;
     [0-9]*) seconds="$1" ;;
@@ -64,6 +66,7 @@ if $seeds; then
     exit 0
 fi
 cmake --build "$build" --target "${chosen[@]/#/fuzz_}"
+if $build_only; then exit 0; fi
 
 dictionary_of() {
     case "$1" in
