@@ -5,7 +5,7 @@
 # (sanitizers in CI). Targets whose files have equal names in their anonymous namespaces stay as they are.
 option(FEDSPALLM_UNITY "Compile several files of a target as one" OFF)
 set(FEDSPALLM_NO_UNITY fedspallm_backend fedspallm_config fedspallm_comm fedspallm_store app_tests model_test wire_test aggregate_test
-  watchdog_test report_test nccl_link_test fedspallm_emulated_cuda)
+  watchdog_test report_test comm_test nccl_link_test fedspallm_emulated_cuda)
 
 function(fedspallm_options target)
   if(FEDSPALLM_UNITY AND NOT target IN_LIST FEDSPALLM_NO_UNITY AND NOT target MATCHES "_(baseline|avx2|avx512)$")
