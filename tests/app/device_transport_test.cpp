@@ -64,7 +64,7 @@ TEST_P(Port, a_later_merge_starts_from_nothing) {
   port_->upload(image, memory.get());
   std::vector<aggregate::Tile> first(4), second(4);
   for (auto* tiles : {&first, &second}) {
-    const auto merge = port_->begin_merge(item.rows, item.cols, item.dtype, -60);
+    const auto merge = port_->begin_merge(item.rows, item.cols, item.dtype, -50);
     (void)merge->add(memory.get(), matrix.kept);
     merge->take(*tiles);
   }

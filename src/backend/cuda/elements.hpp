@@ -103,7 +103,7 @@ namespace fedspallm::backend::cuda {
     magnitude = shift < 64 ? mantissa << shift : 0;
   else if (shift > -40)
     magnitude = (mantissa + (std::uint64_t{1} << (-shift - 1))) >> -shift;
-  return (bits >> 31) != 0 ? -static_cast<std::int64_t>(magnitude) : static_cast<std::int64_t>(magnitude);
+  return static_cast<std::int64_t>((bits >> 31) != 0 ? 0 - magnitude : magnitude);
 }
 
 /// Whether an element of an N:M group goes: its rank among the group's scores (ties: lowest index first) lies
