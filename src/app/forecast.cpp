@@ -2,6 +2,7 @@
 #include "forecast.hpp"
 
 #include "fedspallm/base/error.hpp"
+#include "fedspallm/model/decoder.hpp"
 
 #include "merge_way.hpp"
 #include <algorithm>
@@ -11,8 +12,7 @@ namespace fedspallm::app {
 namespace {
 
 constexpr std::int64_t kProcessBytes = std::int64_t{90}
-                                       << 20;   // libraries, MPI, BLAS buffers; measured on an empty run
-constexpr std::int64_t kTokensPerBatch = 2048;  // as prune::Workspace
+                                       << 20;  // libraries, MPI, BLAS buffers; measured on an empty run
 constexpr std::int64_t kEvaluationBudget = std::int64_t{512} << 20;  // as report::window_nll
 
 struct Sizes {
@@ -38,8 +38,7 @@ Sizes sizes_of(const config::Config& config, const model::ModelDirectory& model)
 
 std::int64_t hessian_bytes(const config::Config& config, const model::Architecture& architecture,
                            std::int64_t attended) {
-  if (config.prune.method != config::Method::sparsegpt && config.prune.method != config::Method::wanda)
-    return 0;
+  if (!config::needs_hessian(config.prune.method)) return 0;
   const auto square = [](std::int64_t n) { return n * n * 4; };
   const std::int64_t largest = std::max({architecture.hidden_size, attended, architecture.intermediate_size});
   const std::int64_t factor =
@@ -54,7 +53,7 @@ RankForecast forecast_rank(const config::Config& config, const model::ModelDirec
                            std::int64_t evaluation_tokens) {
   const model::Architecture& architecture = model.architecture();
   const std::int64_t length = config.calibration.sequence_length;
-  const std::int64_t batch = std::max<std::int64_t>(1, kTokensPerBatch / length) * length;
+  const std::int64_t batch = model::rows_of_batch(length);
   RankForecast result{.rank = rank};
   std::int64_t most_tokens = 0;
   for (std::size_t client = 0; client < config.clients.size(); ++client) {

@@ -2,6 +2,8 @@
 #include "gpu_forecast.hpp"
 
 #include "fedspallm/base/error.hpp"
+#include "fedspallm/comm/exchange.hpp"
+#include "fedspallm/model/decoder.hpp"
 
 #include "plan.hpp"
 #include <algorithm>
@@ -13,13 +15,11 @@ namespace {
 
 constexpr std::int64_t kFloat = 4;
 constexpr std::int64_t kMega = std::int64_t{1} << 20;
-constexpr std::int64_t kBatchTokens = 2048;   // as prune::Workspace
 constexpr std::int64_t kScores = 64 * kMega;  // as attention_bytes of backend/cuda/geometry.hpp
 constexpr std::int64_t kConversion = 2 * (std::int64_t{1} << 24);  // widen_chunk there, 16-bit elements
 constexpr std::int64_t kProductWorkspace = 32 * kMega;             // blas_workspace_bytes there
 constexpr std::int64_t kContext = 700 * kMega;                     // driver, cuBLAS, cuSOLVER, code
 constexpr std::int64_t kNccl = 300 * kMega;                        // its buffers
-constexpr std::int64_t kBlocksInFlight = 2;                        // as comm::ExchangeOptions
 constexpr std::int64_t kUpdatesAtOnce = 3;                         // as comm's receive buffer
 
 struct Shapes {
@@ -41,22 +41,14 @@ Shapes shapes_of(const model::Architecture& architecture) {
   return shapes;
 }
 
-bool has_hessian(config::Method method) {
-  return method == config::Method::sparsegpt || method == config::Method::wanda;
-}
-
 std::int64_t packed_bytes(const GpuWork& work, std::int64_t weights) {
   return weights / 8 +
          static_cast<std::int64_t>(static_cast<double>(weights) * (1 - work.sparsity)) * work.value_bytes;
 }
 
-std::int64_t batch_rows(const GpuWork& work) {
-  return std::max<std::int64_t>(1, kBatchTokens / work.sequence_length) * work.sequence_length;
-}
-
 std::int64_t activation_bytes(const model::Architecture& architecture, const GpuWork& work,
                               const Shapes& shapes) {
-  const std::int64_t batch = batch_rows(work);
+  const std::int64_t batch = model::rows_of_batch(work.sequence_length);
   const std::int64_t tokens =
       work.tokens.empty() ? 0 : *std::max_element(work.tokens.begin(), work.tokens.end());
   const bool staged = work.order == config::Order::staged;
@@ -75,7 +67,7 @@ std::int64_t activation_bytes(const model::Architecture& architecture, const Gpu
 }
 
 std::int64_t hessian_bytes(const GpuWork& work, const Shapes& shapes) {
-  if (!has_hessian(work.method)) return 0;
+  if (!config::needs_hessian(work.method)) return 0;
   const auto square = [](std::int64_t n) { return n * n * kFloat; };
   const std::int64_t largest = *std::max_element(shapes.columns.begin(), shapes.columns.end());
   std::int64_t bytes = square(largest);
@@ -91,9 +83,11 @@ std::int64_t workspace_bytes(const model::Architecture& architecture, const GpuW
   const std::int64_t largest = *std::max_element(shapes.columns.begin(), shapes.columns.end());
   const std::int64_t scores = std::max(kScores, 16 * work.sequence_length * architecture.heads * kFloat);
   const std::int64_t packing = shapes.largest / 8 + shapes.largest * work.value_bytes + shapes.largest / 256;
-  const std::int64_t narrow = work.products == config::Products::f32
-                                  ? 0
-                                  : 2 * (batch_rows(work) * architecture.intermediate_size + shapes.largest);
+  const std::int64_t narrow =
+      work.products == config::Products::f32
+          ? 0
+          : 2 * (model::rows_of_batch(work.sequence_length) * architecture.intermediate_size +
+                 shapes.largest);
   const bool factorizes = work.method == config::Method::sparsegpt;
   const std::int64_t matrix = factorizes ? largest * largest * kFloat : 0;
   return std::max({matrix, scores, packing, narrow}) + kConversion + kProductWorkspace;
@@ -155,7 +149,7 @@ GpuForecast forecast_gpu(const model::Architecture& architecture, const GpuWork&
   }
   const auto clients = static_cast<std::int64_t>(work.tokens.size());
   if (work.updates_on_device) {
-    result.transfer = kBlocksInFlight * clients * packed_bytes(work, shapes.weights);
+    result.transfer = comm::ExchangeOptions().window_blocks * clients * packed_bytes(work, shapes.weights);
     result.allowance += kNccl;
   }
   if (work.merges_on_device)  // sums and counts of the matrix being merged, and updates that arrive

@@ -40,7 +40,8 @@ std::string name_of(comm::Topology topology) {
   return topology == comm::Topology::owners ? "owners" : "root";
 }
 
-MergeWay choose_way(const config::Config& config, const RoundPlan& plan, int ranks) {
+MergeWay choose_way(const config::Config& config, const RoundPlan& plan, int ranks,
+                    const DeviceChoice& device) {
   const config::Federation& federation = config.federation;
   MergeWay way;
   comm::ExchangeOptions& options = way.options;
@@ -48,6 +49,12 @@ MergeWay choose_way(const config::Config& config, const RoundPlan& plan, int ran
   options.deadline_seconds = federation.deadline;
   options.drop_late = federation.on_client_failure == config::OnClientFailure::drop;
   options.rules = plan.rules;
+  if (device.transport != nullptr) {
+    options.transport = comm::Transport::nccl;
+    options.device = device.transport;
+    way.reasons = {fmt::format("transport nccl: {}", device.reason)};
+    return way;
+  }
   if (federation.transport == TransportKind::nccl) {
     options.transport = comm::Transport::nccl;
     way.reasons = {"transport nccl, topology root: as the configuration says"};

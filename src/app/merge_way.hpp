@@ -6,6 +6,7 @@
 #include "fedspallm/comm/exchange.hpp"
 #include "fedspallm/config/config.hpp"
 
+#include "device_transport.hpp"
 #include "plan.hpp"
 #include <string>
 #include <vector>
@@ -17,7 +18,9 @@ struct MergeWay {
   std::vector<std::string> reasons;  // a line each
 };
 
-[[nodiscard]] MergeWay choose_way(const config::Config& config, const RoundPlan& plan, int ranks);
+/// @param device  what all ranks decided of updates from GPU to GPU: with its transport they go that way
+[[nodiscard]] MergeWay choose_way(const config::Config& config, const RoundPlan& plan, int ranks,
+                                  const DeviceChoice& device = {});
 
 [[nodiscard]] std::string name_of(comm::Topology topology);
 

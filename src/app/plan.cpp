@@ -27,9 +27,8 @@ DType wire_dtype(const config::Config& config, const model::ModelDirectory& mode
 }
 
 bool sends_diagonal(const config::Config& config) {
-  const bool has_hessian =
-      config.prune.method == config::Method::sparsegpt || config.prune.method == config::Method::wanda;
-  return has_hessian && config.federation.mask_expansion && config.federation.tie == config::Tie::score &&
+  return config::needs_hessian(config.prune.method) && config.federation.mask_expansion &&
+         config.federation.tie == config::Tie::score &&
          config.federation.aggregation != config::Aggregation::none;
 }
 

@@ -122,15 +122,7 @@ void PruneRun::evaluate_dense() {
 }
 
 comm::ExchangeOptions PruneRun::exchange_options(const RoundPlan& plan) {
-  MergeWay way = choose_way(config_, plan, communicator_.size());
-  const config::TransportKind wanted = transport_for_device(config_.federation);
-  if (device_.transport != nullptr &&
-      (wanted == config::TransportKind::nccl || wanted == config::TransportKind::automatic)) {
-    way.options.topology = comm::Topology::root;
-    way.options.transport = comm::Transport::nccl;
-    way.options.device = device_.transport;
-    way.reasons = {fmt::format("transport nccl: {}", device_.reason)};
-  }
+  MergeWay way = choose_way(config_, plan, communicator_.size(), device_);
   transport_ = comm::name_of(way.options.transport);
   topology_ = name_of(way.options.topology);
   if (plan.round == 1)

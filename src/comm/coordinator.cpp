@@ -242,10 +242,13 @@ void Coordinator::start_slices() {
                        ReportsMessage{next_, ready->said});
     if (!ready->said.empty()) {
       SliceMessage message{next_, ready->scale.q, ready->diagonal_scale.q, {}};
-      for (const std::uint32_t client : unit.clients)
-        if (std::none_of(ready->said.begin(), ready->said.end(),
-                         [&](const Announcement& one) { return one.client == client; }))
+      auto said = ready->said.begin();  // both lists are ascending
+      for (const std::uint32_t client : unit.clients) {
+        if (said != ready->said.end() && said->client == client)
+          ++said;
+        else
           message.absent.push_back(client);
+      }
       post_to_all(message);
     }
     ++next_;

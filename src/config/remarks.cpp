@@ -45,9 +45,8 @@ std::vector<std::string> remarks(const Config& config) {
         config.report.standalone
             ? "report.standalone has no effect: there is no [[evaluation]] to compare the clients on"
             : "there is no [[evaluation]]: the summary will hold no perplexity");
-  const bool hessian = config.prune.method == Method::sparsegpt || config.prune.method == Method::wanda;
-  if (!hessian && config.federation.mask_expansion && config.federation.tie == Tie::score &&
-      config.federation.aggregation != Aggregation::none)
+  if (!needs_hessian(config.prune.method) && config.federation.mask_expansion &&
+      config.federation.tie == Tie::score && config.federation.aggregation != Aggregation::none)
     result.push_back(fmt::format(
         "federation.tie = \"score\" needs activations, which method \"{}\" does not look at: ties go by "
         "magnitude",

@@ -6,6 +6,7 @@
 
 #include "norms.hpp"
 #include "tensor_loading.hpp"
+#include <algorithm>
 #include <cmath>
 
 namespace fedspallm::model {
@@ -74,6 +75,11 @@ std::size_t index_of(const Architecture& architecture, MatrixRole role) {
 }
 
 }  // namespace
+
+std::int64_t rows_of_batch(std::int64_t sequence_length, std::int64_t tokens) {
+  require(sequence_length >= 1, "rows_of_batch: sequence_length >= 1");
+  return std::max<std::int64_t>(1, tokens / sequence_length) * sequence_length;
+}
 
 BlockForward::BlockForward(Backend& backend, const Architecture& architecture, std::int64_t sequence_length,
                            std::int64_t max_rows)

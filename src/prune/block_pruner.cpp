@@ -28,10 +28,6 @@ class PhaseTimer {
   std::chrono::steady_clock::time_point start_;
 };
 
-bool needs_hessian(config::Method method) {
-  return method == config::Method::sparsegpt || method == config::Method::wanda;
-}
-
 }  // namespace
 
 struct BlockPruner::Job {
@@ -101,7 +97,7 @@ PhaseSeconds BlockPruner::prune_block(const Settings& settings, std::uint32_t ro
 template <class Input>
 void BlockPruner::prune_stage(Job& job, InputGroup group, std::int64_t columns, Input input) {
   std::optional<Hessian> hessian;
-  if (needs_hessian(job.settings.method)) hessian.emplace(backend_, columns, sequences_);
+  if (config::needs_hessian(job.settings.method)) hessian.emplace(backend_, columns, sequences_);
   for_each_batch([&](std::int64_t first, std::int64_t count) {
     backend::View x;
     {
@@ -191,7 +187,7 @@ void BlockPruner::add_dense_inputs(Job& job, std::int64_t first, std::int64_t co
 void BlockPruner::prune_dense(Job& job) {
   const model::Architecture& architecture = model_.architecture();
   GroupHessians hessians;
-  if (needs_hessian(job.settings.method)) {
+  if (config::needs_hessian(job.settings.method)) {
     const std::array<std::int64_t, model::kInputGroups> columns = {
         architecture.hidden_size, architecture.heads * architecture.head_dim, architecture.hidden_size,
         architecture.intermediate_size};

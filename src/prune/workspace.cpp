@@ -2,16 +2,9 @@
 #include "fedspallm/base/error.hpp"
 #include "fedspallm/prune/block_pruner.hpp"
 
-#include <algorithm>
-
 namespace fedspallm::prune {
 
 namespace {
-
-std::int64_t rows_of_batch(std::int64_t sequence_length, std::int64_t tokens_per_batch) {
-  require(sequence_length >= 1, "Workspace: sequence_length >= 1");
-  return std::max<std::int64_t>(1, tokens_per_batch / sequence_length) * sequence_length;
-}
 
 /// A view of rows x cols on `tensor`, which is made larger when it has to be.
 backend::View reserve(backend::Backend& backend, backend::Tensor& tensor, std::int64_t rows,
@@ -31,7 +24,7 @@ Workspace::Workspace(backend::Backend& backend, const model::Architecture& archi
     : backend_(backend),
       architecture_(architecture),
       sequence_length_(sequence_length),
-      batch_rows_(rows_of_batch(sequence_length, tokens_per_batch)),
+      batch_rows_(model::rows_of_batch(sequence_length, tokens_per_batch)),
       forward_(backend, architecture, sequence_length, batch_rows_),
       input_(backend.allocate(batch_rows_, architecture.hidden_size)) {}
 

@@ -13,8 +13,6 @@ namespace fedspallm::report {
 
 namespace {
 
-constexpr std::int64_t kTokensPerBatch = 2048;
-
 /// Consecutive windows of one set that are in memory together.
 struct Group {
   std::size_t set = 0;
@@ -27,10 +25,6 @@ std::span<const std::int32_t> tokens_of(const data::Windows& windows, const Grou
   return std::span(windows.tokens)
       .subspan(static_cast<std::size_t>(group.first * windows.length),
                static_cast<std::size_t>(group.count * windows.length));
-}
-
-std::int64_t batch_rows(std::int64_t length) {
-  return std::max<std::int64_t>(1, kTokensPerBatch / length) * length;
 }
 
 /// Cuts all windows into lists of groups, each list within the budget of hidden-state bytes (at least one
@@ -76,7 +70,7 @@ std::vector<std::vector<double>> window_nll(const model::ModelDirectory& model, 
     auto& forward = forwards[sets[set].length];
     if (!forward)
       forward = std::make_unique<model::BlockForward>(backend, architecture, sets[set].length,
-                                                      batch_rows(sets[set].length));
+                                                      model::rows_of_batch(sets[set].length));
   }
   model::LanguageHead head(model, backend);
   for (auto& groups : cut(sets, architecture.hidden_size, budget_bytes)) {

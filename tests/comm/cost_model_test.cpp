@@ -4,6 +4,7 @@
 
 #include "fedspallm/base/error.hpp"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 namespace fedspallm::comm {
@@ -55,6 +56,63 @@ TEST(UnitLoad, SpreadsClientsEvenly) {
   EXPECT_EQ(even_load(small_unit(), 7, 1).remote_clients, 0);
   EXPECT_THROW((void)even_load(small_unit(), 1, 1, false), LogicError);
   EXPECT_THROW((void)even_load(small_unit(), 0, 1), LogicError);
+}
+
+/// One block of a model like LLaMA-2-7B's attention output matrix, `clients` clients dealt to `ranks` ranks.
+ExchangePlan spread_plan(std::uint32_t clients, int ranks) {
+  ExchangePlan plan;
+  PlannedUnit one = small_unit();
+  one.rows = one.cols = 4096;
+  one.dtype = DType::bf16;
+  one.with_diagonal = true;
+  one.expected_kept = one.rows * one.cols / 2;
+  std::vector<std::uint32_t> all;
+  for (std::uint32_t client = 0; client < clients; ++client) {
+    plan.rank_of_client.push_back(static_cast<int>(client) % ranks);
+    all.push_back(client);
+  }
+  one.clients = all;
+  plan.units = {one};
+  return plan;
+}
+
+TEST(CostModel, GatherMovesNineBitsAWeightAndClient) {
+  const auto plan = spread_plan(4, 4);
+  const double weights = 4096.0 * 4096.0;
+  EXPECT_NEAR(static_cast<double>(forecast_bytes(plan, Transport::gather, 1, 4)) * 8 / weights, 9.0, 0.05);
+  EXPECT_LT(forecast_bytes(plan, Transport::gather, 0, 4), 1000) << "the root only answers";
+}
+
+TEST(CostModel, ReduceMoves96BitsAWeightWhateverTheNumberOfClients) {
+  const double weights = 4096.0 * 4096.0;
+  for (const std::uint32_t clients : {4U, 64U}) {
+    const auto plan = spread_plan(clients, 4);
+    EXPECT_NEAR(static_cast<double>(forecast_bytes(plan, Transport::reduce, 3, 4)) * 8 / weights, 96.0, 0.1);
+  }
+  EXPECT_EQ(forecast_bytes(spread_plan(1, 1), Transport::reduce, 0, 1), 0);
+}
+
+TEST(CostModel, ChoosesGatherForFewClientsAndReduceForMany) {
+  EXPECT_EQ(choose_transport(spread_plan(4, 4), 4).transport, Transport::gather);
+  EXPECT_EQ(choose_transport(spread_plan(256, 4), 4).transport, Transport::reduce);
+  EXPECT_EQ(choose_transport(spread_plan(256, 1), 1).transport, Transport::gather) << "nothing travels";
+}
+
+TEST(CostModel, SaysWhatItCompared) {
+  const TransportChoice choice = choose_transport(spread_plan(8, 4), 4);
+  EXPECT_GT(choice.gather_bytes, 0);
+  EXPECT_GT(choice.reduce_bytes, choice.gather_bytes);
+  EXPECT_GT(choice.gather_seconds, 0);
+  EXPECT_GT(choice.reduce_seconds, 0);
+  EXPECT_THAT(choice.reason, testing::HasSubstr("gather"));
+  EXPECT_THAT(choice.reason, testing::HasSubstr("reduce"));
+  EXPECT_THAT(choice.reason, testing::HasSubstr("4 ranks"));
+  EXPECT_EQ(choose_transport({}, 2).gather_bytes, 0);
+}
+
+TEST(CostModel, RanksOutsideTheWorldAreRefused) {
+  EXPECT_THROW((void)forecast_bytes(spread_plan(2, 2), Transport::gather, 2, 2), LogicError);
+  EXPECT_THROW((void)forecast_bytes(spread_plan(2, 2), Transport::gather, -1, 2), LogicError);
 }
 
 TEST(CostModel, GatherIsLimitedByTheLinkOrByTheRootsCore) {

@@ -18,7 +18,6 @@ namespace fedspallm::comm {
 namespace {
 
 using testing::ElementsAre;
-using testing::HasSubstr;
 
 // --- control messages
 // -------------------------------------------------------------------------------------------------
@@ -456,66 +455,6 @@ TEST(PlanIndex, ContradictionsAreRefused) {
     mistakes[i](plan);
     EXPECT_THROW(PlanIndex(plan, 4), LogicError) << "mistake " << i;
   }
-}
-
-// --- cost model
-// -------------------------------------------------------------------------------------------------------
-
-/// One block of a model like LLaMA-2-7B's attention output matrix, `clients` clients dealt to `ranks` ranks.
-ExchangePlan large_plan(std::uint32_t clients, int ranks) {
-  ExchangePlan plan;
-  PlannedUnit one = unit(0, 0, {}, 0);
-  one.rows = one.cols = 4096;
-  one.dtype = DType::bf16;
-  one.with_diagonal = true;
-  one.expected_kept = one.rows * one.cols / 2;
-  std::vector<std::uint32_t> all;
-  for (std::uint32_t client = 0; client < clients; ++client) {
-    plan.rank_of_client.push_back(static_cast<int>(client) % ranks);
-    all.push_back(client);
-  }
-  one.clients = all;
-  plan.units = {one};
-  return plan;
-}
-
-TEST(CostModel, GatherMovesNineBitsAWeightAndClient) {
-  const auto plan = large_plan(4, 4);
-  const double weights = 4096.0 * 4096.0;
-  EXPECT_NEAR(static_cast<double>(forecast_bytes(plan, Transport::gather, 1, 4)) * 8 / weights, 9.0, 0.05);
-  EXPECT_LT(forecast_bytes(plan, Transport::gather, 0, 4), 1000) << "the root only answers";
-}
-
-TEST(CostModel, ReduceMoves96BitsAWeightWhateverTheNumberOfClients) {
-  const double weights = 4096.0 * 4096.0;
-  for (const std::uint32_t clients : {4U, 64U}) {
-    const auto plan = large_plan(clients, 4);
-    EXPECT_NEAR(static_cast<double>(forecast_bytes(plan, Transport::reduce, 3, 4)) * 8 / weights, 96.0, 0.1);
-  }
-  EXPECT_EQ(forecast_bytes(large_plan(1, 1), Transport::reduce, 0, 1), 0);
-}
-
-TEST(CostModel, ChoosesGatherForFewClientsAndReduceForMany) {
-  EXPECT_EQ(choose_transport(large_plan(4, 4), 4).transport, Transport::gather);
-  EXPECT_EQ(choose_transport(large_plan(256, 4), 4).transport, Transport::reduce);
-  EXPECT_EQ(choose_transport(large_plan(256, 1), 1).transport, Transport::gather) << "nothing travels";
-}
-
-TEST(CostModel, SaysWhatItCompared) {
-  const TransportChoice choice = choose_transport(large_plan(8, 4), 4);
-  EXPECT_GT(choice.gather_bytes, 0);
-  EXPECT_GT(choice.reduce_bytes, choice.gather_bytes);
-  EXPECT_GT(choice.gather_seconds, 0);
-  EXPECT_GT(choice.reduce_seconds, 0);
-  EXPECT_THAT(choice.reason, HasSubstr("gather"));
-  EXPECT_THAT(choice.reason, HasSubstr("reduce"));
-  EXPECT_THAT(choice.reason, HasSubstr("4 ranks"));
-  EXPECT_EQ(choose_transport({}, 2).gather_bytes, 0);
-}
-
-TEST(CostModel, RanksOutsideTheWorldAreRefused) {
-  EXPECT_THROW((void)forecast_bytes(large_plan(2, 2), Transport::gather, 2, 2), LogicError);
-  EXPECT_THROW((void)forecast_bytes(large_plan(2, 2), Transport::gather, -1, 2), LogicError);
 }
 
 }  // namespace

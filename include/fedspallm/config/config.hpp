@@ -15,6 +15,10 @@ namespace fedspallm::config {
 
 enum class BackendKind { automatic, cpu, cuda, reference };
 enum class Method { sparsegpt, wanda, magnitude, random };
+/// Whether it looks at activations.
+[[nodiscard]] constexpr bool needs_hessian(Method method) {
+  return method == Method::sparsegpt || method == Method::wanda;
+}
 enum class Order { staged, block };
 enum class Count { exact, published };
 enum class Sampling { random, sequential };

@@ -28,7 +28,7 @@ class Workspace {
  public:
   /// @param tokens_per_batch  target number of rows of a batch; a batch is at least one sequence
   Workspace(backend::Backend& backend, const model::Architecture& architecture, std::int64_t sequence_length,
-            std::int64_t tokens_per_batch = 2048);
+            std::int64_t tokens_per_batch = model::kTokensPerBatch);
 
   [[nodiscard]] std::int64_t batch_rows() const { return batch_rows_; }
   [[nodiscard]] std::int64_t sequence_length() const { return sequence_length_; }
