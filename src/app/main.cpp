@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Purpose: the command line and the one place where errors become messages and exit statuses.
 #include "fedspallm/base/error.hpp"
+#include "fedspallm/base/heap.hpp"
 #include "fedspallm/comm/start.hpp"
 
 #include <CLI/CLI.hpp>
@@ -199,6 +200,7 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  keep_freed_memory();
   try {
     return run(argc, argv);
   } catch (const LaunchError& error) {  // every process sees it, and none knows of the others
