@@ -1,11 +1,12 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Runs `fedspallm simulate` over a grid of clients, ranks and transports, and makes tables and plots of it.
+"""Runs `fedspallm simulate` over a grid of clients, ranks and ways of merging, and makes tables and plots of it.
 
 Each point of the grid is a process of its own and leaves points/NAME.json; points that are there are not run
-again, so that a study goes on where it stopped. With --slurm the points become one job array instead, and a
-later call with --collect reads what it left. Written: study.csv (points), sizes.csv and forecast.csv (of the points
-that fit a performance model: simulate.fit in the configuration) and plots as SVG.
+again, so that a study goes on where it stopped. One more point for each way and number of ranks fits the performance
+model (simulate.fit and simulate.held_out of the configuration) and forecasts. With --slurm the points become one job
+array instead, and a later call with --collect reads what it left. Written: study.csv (the grid, medians of --repeats),
+fit.csv (a + b N), sizes.csv and forecast.csv (the performance model's), the same for people in study.md, plots as SVG.
 """
 
 from __future__ import annotations
@@ -29,19 +30,29 @@ if __name__ == "__main__":
     enter_venv()
 
 from scaling_plots import draw_all  # noqa: E402  pylint: disable=wrong-import-position
+from scaling_tables import fit_rows, median_rows, study_text  # noqa: E402  pylint: disable=wrong-import-position
 
 PHASES = ("making", "adding", "finishing", "writing")
+#: What a way of merging is in a configuration.
+WAYS = {
+    "gather": ("federation.topology=root", "federation.transport=gather"),
+    "reduce": ("federation.topology=root", "federation.transport=reduce"),
+    "owners": ("federation.topology=owners",),
+}
 COLUMNS = (
     "clients",
     "ranks",
-    "transport",
+    "way",
     "model",
     "blocks_run",
     "seconds",
     "merge_and_wire_seconds",
+    "fastest_seconds",
+    "slowest_seconds",
     *(f"{phase}_seconds" for phase in PHASES),
     "bytes_sent",
     "bytes_forecast",
+    "most_bytes_sent",
     "root_bytes_sent",
     "root_peak_rss_bytes",
     "root_peak_merge_bytes",
@@ -54,22 +65,38 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Point:
-    """One process of the grid."""
+    """One process of the grid, or (fits) of the performance model."""
 
     clients: int
     ranks: int
-    transport: str
+    way: str
+    repeat: int = 1
+    fits: bool = False
 
     @property
     def name(self) -> str:
-        return f"{self.transport}-{self.ranks}-ranks-{self.clients}-clients"
+        if self.fits:
+            return f"model-{self.way}-{self.ranks}-ranks"
+        again = f"-{self.repeat}" if self.repeat > 1 else ""
+        return f"{self.way}-{self.ranks}-ranks-{self.clients}-clients{again}"
 
     def command(self, options: argparse.Namespace) -> list[str]:
-        settings = [f"simulate.clients={self.clients}", f"federation.transport={self.transport}", *options.set]
+        settings = [f"simulate.clients={self.clients}", *WAYS[self.way], *options.set]
+        if not self.fits:
+            settings += ["simulate.fit=[]", "simulate.held_out=[]"]
         program = [options.program, "simulate", str(options.config), "--json"]
         for setting in settings:
             program += ["--set", setting]
         return program
+
+
+def ways(text: str) -> list[str]:
+    """ "gather,owners" as known names."""
+    found = text.split(",")
+    for name in found:
+        if name not in WAYS:
+            raise argparse.ArgumentTypeError(f"{name}: expected some of {','.join(WAYS)}")
+    return found
 
 
 def numbers(text: str) -> list[int]:
@@ -84,9 +111,12 @@ def numbers(text: str) -> list[int]:
 
 
 def grid(options: argparse.Namespace) -> list[Point]:
-    """All points, small ones first."""
-    axes = itertools.product(options.clients, options.ranks, options.transports.split(","))
-    return [Point(*axis) for axis in axes]
+    """All points, small ones first. Owners' clients exist at once, so there are fewer of them."""
+    points = [Point(min(options.clients), ranks, way, fits=True) for ranks in options.ranks for way in options.ways]
+    for clients, ranks, way in itertools.product(options.clients, options.ranks, options.ways):
+        if way != "owners" or clients <= options.owners_clients:
+            points += [Point(clients, ranks, way, repeat) for repeat in range(1, options.repeats + 1)]
+    return points
 
 
 def read_point(path: Path) -> dict[str, Any] | None:
@@ -95,7 +125,7 @@ def read_point(path: Path) -> dict[str, Any] | None:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) and found.get("format_version") == 1 else None
+    return found if isinstance(found, dict) and found.get("format_version") == 2 else None
 
 
 def run_point(point: Point, path: Path, options: argparse.Namespace) -> None:
@@ -109,7 +139,7 @@ def run_point(point: Point, path: Path, options: argparse.Namespace) -> None:
         stream.write(done.stdout.encode())
     if read_point(path) is None:
         path.unlink()
-        fail(f"{shlex.join(command)}: printed no JSON object of version 1", 1)
+        fail(f"{shlex.join(command)}: printed no JSON object of version 2", 1)
 
 
 def job_array(points: Sequence[Point], options: argparse.Namespace) -> str:
@@ -146,13 +176,14 @@ def row_of(point: Point, found: dict[str, Any]) -> dict[str, Any]:
     row = {
         "clients": point.clients,
         "ranks": point.ranks,
-        "transport": point.transport,
+        "way": point.way,
         "model": found["model"],
         "blocks_run": found["blocks_run"],
         "seconds": max(rank["seconds"] for rank in ranks),
         "merge_and_wire_seconds": ranks[0]["merge_and_wire_seconds"],
         "bytes_sent": sum(rank["bytes_sent"] for rank in ranks),
         "bytes_forecast": sum(rank["bytes_forecast"] for rank in ranks),
+        "most_bytes_sent": max(rank["bytes_sent"] for rank in ranks),
         "root_bytes_sent": ranks[0]["bytes_sent"],
         "root_peak_rss_bytes": ranks[0]["peak_rss_bytes"],
         "root_peak_merge_bytes": ranks[0]["peak_merge_bytes"],
@@ -176,26 +207,31 @@ def write_csv(path: Path, columns: Sequence[str], rows: Iterable[dict[str, Any]]
         stream.write(text.getvalue().encode())
 
 
-def tagged(point: Point, rows: Iterable[dict[str, Any]], **more: Any) -> list[dict[str, Any]]:
-    """Rows that say of which point they are."""
-    return [{"point": point.name, **more, **row} for row in rows]
-
-
 def collect(points: Sequence[Point], out: Path) -> dict[str, list[dict[str, Any]]]:
     """All tables of the points that are there, also as files."""
-    tables: dict[str, list[dict[str, Any]]] = {"study": [], "sizes": [], "forecast": []}
+    tables: dict[str, list[dict[str, Any]]] = {"study": [], "fit": [], "sizes": [], "forecast": []}
     for point in points:
         found = read_point(out / "points" / f"{point.name}.json")
         if found is None:
             continue
-        tables["study"].append(row_of(point, found))
-        tables["sizes"] += tagged(point, found["sizes"])
+        if not point.fits:
+            tables["study"].append(row_of(point, found))
+            continue
+        place = {"way": point.way, "ranks": point.ranks}
+        tables["sizes"] += [{**place, **row} for row in found["sizes"]]
         for kind, rows in found.get("forecast", {}).items():
-            tables["forecast"] += tagged(point, rows, kind=kind)
+            # One model's forecast names every way; the others' rates were not measured in its run.
+            tables["forecast"] += [
+                {"kind": kind, "measured_on_ranks": point.ranks, **row} for row in rows if row["way"] == point.way
+            ]
+    tables["study"] = median_rows(tables["study"])
+    tables["fit"] = fit_rows(tables["study"])
     for name, rows in tables.items():
         columns: Sequence[str] = COLUMNS if name == "study" else list(dict.fromkeys(k for row in rows for k in row))
         if rows:
             write_csv(out / f"{name}.csv", columns, rows)
+    with atomic_file(out / "study.md") as stream:
+        stream.write(study_text(tables).encode())
     return tables
 
 
@@ -206,7 +242,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder of the study")
     parser.add_argument("--clients", type=numbers, default=[4, 16, 64, 256, 1024, 4096])
     parser.add_argument("--ranks", type=numbers, default=[1, 2])
-    parser.add_argument("--transports", default="gather,reduce")
+    parser.add_argument("--ways", type=ways, default=list(WAYS), help="default: %(default)s")
+    parser.add_argument(
+        "--owners-clients", type=int, default=256, help="most clients with owners: all updates of a rank's exist at once"
+    )
+    parser.add_argument("--repeats", type=int, default=1, help="of each point of the grid; the median counts")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for every point")
     parser.add_argument("--program", default=str(ROOT / "build" / "release" / "fedspallm"))
     parser.add_argument("--launcher", default="mpirun -np {ranks}", help="before the program (default: %(default)s)")
@@ -230,9 +270,9 @@ def main() -> None:
         print(f"{number} of {len(missing)}: {point.name}", file=sys.stderr)
         run_point(point, options.out / "points" / f"{point.name}.json", options)
     tables = collect(points, options.out)
-    if not tables["study"]:
+    if not any(tables.values()):
         fail(f"{options.out}: no point is there", 1)
-    for path in draw_all(tables, options.out):
+    for path in [options.out / "study.md", *draw_all(tables, options.out)]:
         print(path)
 
 

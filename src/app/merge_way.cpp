@@ -40,6 +40,10 @@ std::string name_of(comm::Topology topology) {
   return topology == comm::Topology::owners ? "owners" : "root";
 }
 
+std::string name_of_way(const comm::ExchangeOptions& options) {
+  return options.topology == comm::Topology::owners ? name_of(options.topology) : name_of(options.transport);
+}
+
 MergeWay choose_way(const config::Config& config, const RoundPlan& plan, int ranks,
                     const DeviceChoice& device) {
   const config::Federation& federation = config.federation;

@@ -23,5 +23,7 @@ struct MergeWay {
                                   const DeviceChoice& device = {});
 
 [[nodiscard]] std::string name_of(comm::Topology topology);
+/// "owners", or the transport to the root: "gather", "reduce", "nccl".
+[[nodiscard]] std::string name_of_way(const comm::ExchangeOptions& options);
 
 }  // namespace fedspallm::app

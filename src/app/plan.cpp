@@ -180,32 +180,4 @@ RoundPlan plan_round(const config::Config& config, const PlanModel& model,
   return plan;
 }
 
-TravelPlan plan_travel(const config::Config& config, const comm::ExchangePlan& plan, int ranks) {
-  TravelPlan travel;
-  travel.options.chunk_bytes = config.federation.chunk_bytes;
-  travel.options.deadline_seconds = config.federation.deadline;
-  travel.options.drop_late = config.federation.on_client_failure == config::OnClientFailure::drop;
-  travel.reason = "as the configuration says";
-  switch (config.federation.transport) {
-    case config::TransportKind::reduce:
-      travel.options.transport = comm::Transport::reduce;
-      break;
-    case config::TransportKind::gather:
-      travel.options.transport = comm::Transport::gather;
-      break;
-    case config::TransportKind::nccl:  // the caller's own: it knows the devices
-    case config::TransportKind::automatic: {
-      const comm::TransportChoice choice = comm::choose_transport(plan, ranks);
-      travel.options.transport = choice.transport;
-      travel.reason = choice.reason;
-      if (config.federation.deadline > 0) {
-        travel.options.transport = comm::Transport::gather;
-        travel.reason = "a deadline needs it";
-      }
-      break;
-    }
-  }
-  return travel;
-}
-
 }  // namespace fedspallm::app

@@ -62,12 +62,4 @@ struct PlanModel {
                                    const std::vector<int>& rank_of_client, store::Position start,
                                    const std::vector<DroppedClient>& dropped = {});
 
-/// How a round travels between hosts, and why: the transport of the configuration, or the one that the cost
-/// model chooses. Whether devices send instead (nccl) is the caller's affair.
-struct TravelPlan {
-  comm::ExchangeOptions options;
-  std::string reason;
-};
-[[nodiscard]] TravelPlan plan_travel(const config::Config& config, const comm::ExchangePlan& plan, int ranks);
-
 }  // namespace fedspallm::app

@@ -8,6 +8,7 @@
 
 #include "commands.hpp"
 #include "inputs.hpp"
+#include "merge_way.hpp"
 #include "simulate_report.hpp"
 #include <algorithm>
 #include <chrono>
@@ -101,17 +102,17 @@ class Simulation {
   void main_round() {
     const config::Config config = with_clients(simulate_.clients, true);
     RoundPlan plan = planned(config);
-    TravelPlan travel = plan_travel(config, plan.exchange, communicator_.size());
-    travel.options.deadline_seconds = 0;  // it runs in virtual time
-    report_.transport = comm::name_of(travel.options.transport);
-    report_.reason = travel.reason;
-    transport_ = travel.options.transport;
+    const MergeWay way = choose_way(config, plan, communicator_.size());
+    options_ = way.options;
+    options_.deadline_seconds = 0;  // it runs in virtual time
+    report_.way = name_of_way(options_);
+    report_.reason = fmt::format("{}", fmt::join(way.reasons, "; "));
     report_.clock = run_clock(plan.drawn, laws_, clock_options(plan));
     for (std::uint32_t client = 0; client < config.clients.size(); ++client)
       report_.stragglers += laws_.straggles(client) ? 1 : 0;
     hosted_ = std::ranges::count(plan.exchange.rank_of_client, communicator_.rank());
     keep_blocks(plan, simulate_.blocks);
-    SimulatedExchange what{config, plan, travel};
+    SimulatedExchange what{config, plan, options_};
     for (const comm::Dropped& one : report_.clock.dropped) what.dropped.emplace(one.client, one);
     if (simulate_.checkpoint) what.folder = config_.run.dir;
     main_ = run_exchange(communicator_, what);
@@ -131,7 +132,7 @@ class Simulation {
     rates.link_bytes_per_second = simulate_.link_bytes;
     rates.seconds_per_message = simulate_.latency;
     options.merge_seconds = [this, &plan, rates](std::int64_t block, std::int64_t clients) {
-      const Layout own_machines{.ranks = clients + 1, .root_hosts = false, .transport = transport_};
+      const Layout own_machines{.ranks = clients + 1, .root_hosts = false, .options = options_};
       std::vector<comm::PlannedUnit> units;
       for (const std::size_t index : plan.unit[static_cast<std::size_t>(block)])
         if (index != kNoUnit) units.push_back(plan.exchange.units[index]);
@@ -159,10 +160,7 @@ class Simulation {
     const config::Config config = with_clients(clients, false);
     RoundPlan plan = planned(config);
     keep_blocks(plan, simulate_.blocks);
-    TravelPlan travel = plan_travel(config, plan.exchange, communicator_.size());
-    travel.options.transport = transport_;
-    travel.options.deadline_seconds = 0;
-    const SimulatedExchange what{config, plan, travel};
+    const SimulatedExchange what{config, plan, options_};
     std::vector<double> seconds;
     MeasuredSize size{.clients = clients};
     for (std::int64_t repeat = 0; repeat < simulate_.repeats; ++repeat) {
@@ -184,7 +182,7 @@ class Simulation {
     rates.add_tiles_seconds_per_byte = tiles_seconds_per_byte();
     const Layout layout{.ranks = communicator_.size(),
                         .root_hosts = simulate_.placement == config::Placement::all,
-                        .transport = transport_};
+                        .options = options_};
     report_.performance = fit_model(fitted, block_units_, layout, rates);
     for (SizeReport& size : report_.sizes)
       size.forecast = forecast_seconds(*report_.performance, block_units_, size.size.clients, layout);
@@ -195,7 +193,7 @@ class Simulation {
     report_.client_block_seconds =
         block_work(model_.architecture, config_.calibration).prune / simulate_.flops;
     report_.scaling = forecast_scaling(cluster, block_units_, model_.architecture.blocks,
-                                       report_.client_block_seconds, kMostGpus, kMostGpus);
+                                       report_.client_block_seconds, kMostGpus, kMostGpus, options_);
   }
 
   /// Memory's peak is that of all that was run, so sizes are to be compared one process each.
@@ -212,7 +210,7 @@ class Simulation {
   config::Simulate simulate_;
   ClientLaws laws_;
   SimulatedModel model_;
-  comm::Transport transport_ = comm::Transport::gather;
+  comm::ExchangeOptions options_;  // of the main round, and of measured sizes
   std::int64_t rss_before_ = 0;
   std::int64_t hosted_ = 0;
   SimulatedResult main_;

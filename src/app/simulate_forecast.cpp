@@ -4,6 +4,7 @@
 #include "fedspallm/base/error.hpp"
 #include "fedspallm/comm/bench.hpp"
 
+#include "merge_way.hpp"
 #include <algorithm>
 #include <cmath>
 #include <functional>
@@ -41,8 +42,7 @@ double formula_seconds(std::span<const comm::PlannedUnit> units, std::int64_t cl
   double seconds = 0;
   for (const comm::PlannedUnit& unit : units) {
     const comm::UnitLoad load = comm::even_load(unit, clients, layout.ranks, layout.root_hosts);
-    seconds += layout.transport == comm::Transport::gather ? comm::gather_seconds(load, rates)
-                                                           : comm::reduce_seconds(load, rates);
+    seconds += comm::merge_seconds(unit, load, layout.ranks, layout.options, rates);
   }
   return seconds;
 }
@@ -100,25 +100,30 @@ PerformanceModel fit_model(std::span<const MeasuredSize> sizes, std::span<const 
 
 ScalingForecast forecast_scaling(const PerformanceModel& model, std::span<const comm::PlannedUnit> units,
                                  std::int64_t blocks, double client_block_seconds, std::int64_t clients,
-                                 std::int64_t most_gpus) {
+                                 std::int64_t most_gpus, const comm::ExchangeOptions& options) {
   require(blocks >= 1 && clients >= 1 && most_gpus >= 1, "forecast_scaling: blocks, clients, GPUs >= 1");
-  const auto row = [&](std::int64_t gpus, std::int64_t number, comm::Transport transport) {
-    const Layout layout{.ranks = gpus, .root_hosts = true, .transport = transport};
-    ScalingRow result{.gpus = gpus, .clients = number, .transport = comm::name_of(transport)};
+  const auto row = [&](std::int64_t gpus, std::int64_t number, const comm::ExchangeOptions& way) {
+    const Layout layout{.ranks = gpus, .root_hosts = true, .options = way};
+    ScalingRow result{.gpus = gpus, .clients = number, .way = name_of_way(way)};
     result.compute_seconds = static_cast<double>((number + gpus - 1) / gpus) * client_block_seconds;
     result.merge_seconds = forecast_seconds(model, units, number, layout);
     result.seconds = round_seconds(result.compute_seconds, result.merge_seconds, blocks);
     return result;
   };
   ScalingForecast forecast;
-  for (const auto transport : {comm::Transport::gather, comm::Transport::reduce}) {
-    const double strong = row(1, clients, transport).seconds;
-    const double weak = row(1, 1, transport).seconds;
+  comm::ExchangeOptions gather = options, reduce = options, owners = options;
+  gather.topology = reduce.topology = comm::Topology::root;
+  gather.transport = owners.transport = comm::Transport::gather;
+  reduce.transport = comm::Transport::reduce;
+  owners.topology = comm::Topology::owners;
+  for (const auto& way : {gather, reduce, owners}) {
+    const double strong = row(1, clients, way).seconds;
+    const double weak = row(1, 1, way).seconds;
     for (const std::int64_t gpus : powers_up_to(most_gpus)) {
-      ScalingRow fixed = row(gpus, clients, transport);
+      ScalingRow fixed = row(gpus, clients, way);
       fixed.efficiency = strong / (static_cast<double>(gpus) * fixed.seconds);
       forecast.strong.push_back(fixed);
-      ScalingRow growing = row(gpus, gpus, transport);
+      ScalingRow growing = row(gpus, gpus, way);
       growing.efficiency = weak / growing.seconds;
       forecast.weak.push_back(growing);
     }

@@ -18,7 +18,7 @@ namespace fedspallm::app {
 struct Layout {
   std::int64_t ranks = 1;
   bool root_hosts = true;
-  comm::Transport transport = comm::Transport::gather;
+  comm::ExchangeOptions options;  // topology, transport, chunk_bytes and rules count
 };
 
 /// One measured number of clients: seconds of merge and wire per block.
@@ -52,7 +52,7 @@ struct PerformanceModel {
 struct ScalingRow {
   std::int64_t gpus = 1;
   std::int64_t clients = 1;
-  std::string transport;
+  std::string way;             // gather, reduce, owners
   double compute_seconds = 0;  // of the GPU that has most clients, per block
   double merge_seconds = 0;    // per block
   double seconds = 0;          // of the round: blocks overlap with the merge of the block before
@@ -62,10 +62,13 @@ struct ScalingForecast {
   std::vector<ScalingRow> strong;  // as many clients on more and more GPUs
   std::vector<ScalingRow> weak;    // one client on each GPU
 };
+/// Rows of gather, reduce and owners.
 /// @param client_block_seconds  of one client for one block @param clients  of strong scaling
+/// @param options  chunk_bytes and rules count
 [[nodiscard]] ScalingForecast forecast_scaling(const PerformanceModel& model,
                                                std::span<const comm::PlannedUnit> units, std::int64_t blocks,
                                                double client_block_seconds, std::int64_t clients,
-                                               std::int64_t most_gpus);
+                                               std::int64_t most_gpus,
+                                               const comm::ExchangeOptions& options = {});
 
 }  // namespace fedspallm::app

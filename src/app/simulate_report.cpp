@@ -14,7 +14,7 @@ nlohmann::json rows_of(const std::vector<ScalingRow>& rows) {
   for (const ScalingRow& row : rows)
     list.push_back({{"gpus", row.gpus},
                     {"clients", row.clients},
-                    {"transport", row.transport},
+                    {"way", row.way},
                     {"compute_seconds_per_block", row.compute_seconds},
                     {"merge_seconds_per_block", row.merge_seconds},
                     {"seconds", row.seconds},
@@ -84,10 +84,10 @@ std::string sizes_table(const nlohmann::json& sizes) {
 
 std::string scaling_table(const nlohmann::json& rows) {
   report::TextTable table(
-      {"GPUs", "clients", "transport", "compute s a block", "merge s a block", "round s", "efficiency"});
+      {"GPUs", "clients", "way", "compute s a block", "merge s a block", "round s", "efficiency"});
   for (const auto& row : rows)
     table.add_row({fmt::format("{}", row["gpus"].get<std::int64_t>()),
-                   fmt::format("{}", row["clients"].get<std::int64_t>()), row["transport"],
+                   fmt::format("{}", row["clients"].get<std::int64_t>()), row["way"],
                    fmt::format("{:.3g}", row["compute_seconds_per_block"].get<double>()),
                    fmt::format("{:.3g}", row["merge_seconds_per_block"].get<double>()),
                    fmt::format("{:.4g}", row["seconds"].get<double>()),
@@ -108,6 +108,7 @@ nlohmann::json to_json(const RankUse& use) {
           {"peak_rss_bytes", use.rss_peak},
           {"seconds", result.seconds},
           {"making_seconds", result.making},
+          {"made_ahead_seconds", result.made_ahead},
           {"adding_seconds", result.adding},
           {"finishing_seconds", result.finishing},
           {"writing_seconds", result.writing},
@@ -119,7 +120,7 @@ nlohmann::json to_json(const SimulationReport& report) {
   nlohmann::json dropped = nlohmann::json::array();
   for (const comm::Dropped& one : report.clock.dropped)
     dropped.push_back({{"client", one.client}, {"block", one.block}, {"reason", one.reason}});
-  nlohmann::json object = {{"format_version", 1},
+  nlohmann::json object = {{"format_version", 2},
                            {"version", report.version},
                            {"cpu", report.cpu},
                            {"cores", report.cores},
@@ -129,7 +130,7 @@ nlohmann::json to_json(const SimulationReport& report) {
                            {"blocks_run", report.blocks_run},
                            {"clients", report.clients},
                            {"seed", report.seed},
-                           {"transport", report.transport},
+                           {"way", report.way},
                            {"reason", report.reason},
                            {"placement", report.placement},
                            {"ranks", report.ranks},
@@ -157,13 +158,13 @@ nlohmann::json to_json(const SimulationReport& report) {
 std::string to_text(const nlohmann::json& report) {
   const auto& clock = report["virtual"];
   std::string text = fmt::format(
-      "{}: {} blocks of {} weights; {} virtual clients on {} ranks, transport {} ({})\n"
+      "{}: {} blocks of {} weights; {} virtual clients on {} ranks by {} ({})\n"
       "virtual time of the round {:.1f} s: longest computing client {:.1f} s, merges {:.1f} s; {} clients "
       "dropped, {} stragglers\n"
       "really sent and merged: {} blocks, digest {}\n\n",
       report["model"].get<std::string>(), report["blocks"].get<std::int64_t>(),
       report["block_weights"].get<std::int64_t>(), report["clients"].get<std::int64_t>(),
-      report["ranks"].size(), report["transport"].get<std::string>(), report["reason"].get<std::string>(),
+      report["ranks"].size(), report["way"].get<std::string>(), report["reason"].get<std::string>(),
       clock["seconds"].get<double>(), clock["compute_seconds"].get<double>(),
       clock["merge_seconds"].get<double>(), clock["dropped"].size(), clock["stragglers"].get<std::int64_t>(),
       report["blocks_run"].get<std::int64_t>(), report["digest"].get<std::string>());

@@ -34,7 +34,7 @@ struct SimulationReport {
   int cores = 0;
   std::string model;
   std::int64_t blocks = 0, block_weights = 0, blocks_run = 0, clients = 0, stragglers = 0;
-  std::string transport, reason, placement;
+  std::string way, reason, placement;
   std::uint64_t seed = 0;
   VirtualRound clock;
   std::vector<nlohmann::json> ranks;  // RankUse of each

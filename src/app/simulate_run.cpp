@@ -4,6 +4,7 @@
 #include "fedspallm/base/error.hpp"
 #include "fedspallm/base/hash.hpp"
 #include "fedspallm/comm/cost_model.hpp"
+#include "fedspallm/report/system.hpp"
 
 #include "root.hpp"
 #include "simulate_updates.hpp"
@@ -32,7 +33,7 @@ class Finisher {
 
   void complete(const comm::CompletedUnit& unit) {
     const comm::PlannedUnit& planned = what_.plan.exchange.units.at(unit.index);
-    if (unit.merge == nullptr) {
+    if (unit.merge == nullptr && unit.finished == nullptr) {
       check<DataError>(what_.config.federation.coverage == config::Coverage::warn,
                        fmt::format("{}: all clients that should prune it were dropped; more clients, or "
                                    "federation.coverage = \"warn\", which leaves it as it is",
@@ -68,7 +69,9 @@ class Finisher {
   store::BlockRecord record_;
 };
 
-/// This rank's clients: they announce each unit, and their updates are made when they are due.
+/// This rank's clients: they announce each unit, and their updates are made when they are due. Owners have to
+/// know each update when it is announced, so there all are made first: making them is no part of the
+/// exchange.
 class Hosts {
  public:
   Hosts(const SimulatedExchange& what, int rank)
@@ -76,6 +79,22 @@ class Hosts {
     const auto& ranks = what.plan.exchange.rank_of_client;
     for (std::uint32_t client = 0; client < ranks.size(); ++client)
       if (ranks[client] == rank) clients_.push_back(client);
+  }
+
+  /// Bytes of all updates that this rank's clients deliver.
+  [[nodiscard]] std::int64_t update_bytes() const {
+    std::int64_t bytes = 0;
+    each_update([&](std::size_t index, std::uint32_t) {
+      const comm::PlannedUnit& unit = what_.plan.exchange.units[index];
+      bytes += wire::encoded_bytes(unit.rows, unit.cols, unit.expected_kept, unit.dtype, unit.with_diagonal);
+    });
+    return bytes;
+  }
+
+  void make_ahead() {
+    each_update([this](std::size_t index, std::uint32_t client) {
+      ahead_.emplace(std::pair(index, client), maker_.make(index, client));
+    });
   }
 
   void deliver(comm::Exchange& exchange) {
@@ -93,11 +112,27 @@ class Hosts {
       for (const std::uint32_t client : clients_)
         if (units[index].clients.contains(client)) summaries.push_back(maker_.summary(index, client));
       exchange.submit_later(index, std::move(summaries),
-                            [this, index](std::uint32_t client) { return maker_.make(index, client); });
+                            [this, index](std::uint32_t client) { return update(index, client); });
     }
   }
 
  private:
+  template <class Action>
+  void each_update(Action action) const {
+    const auto& units = what_.plan.exchange.units;
+    for (std::size_t index = 0; index < units.size(); ++index)
+      for (const std::uint32_t client : clients_) {
+        const auto dropped = what_.dropped.find(client);
+        const bool gone = dropped != what_.dropped.end() && dropped->second.block <= units[index].id.block;
+        if (!gone && units[index].clients.contains(client)) action(index, client);
+      }
+  }
+
+  [[nodiscard]] wire::MatrixUpdate update(std::size_t index, std::uint32_t client) {
+    auto made = ahead_.extract({index, client});  // owners ask for it on this thread
+    return made.empty() ? maker_.make(index, client) : std::move(made.mapped());
+  }
+
   void drop(comm::Exchange& exchange, std::uint32_t block) {
     std::erase_if(clients_, [&](std::uint32_t client) {
       const auto found = what_.dropped.find(client);
@@ -110,7 +145,22 @@ class Hosts {
   const SimulatedExchange& what_;
   UpdateMaker maker_;
   std::vector<std::uint32_t> clients_;  // that are left
+  std::map<std::pair<std::size_t, std::uint32_t>, wire::MatrixUpdate> ahead_;
 };
+
+/// Refuses to make more than there is room for: the kernel would end a rank in the middle.
+void check_room(const Hosts& hosts, int ranks_on_host) {
+  const report::MemoryLimit memory = report::available_memory();
+  const double most = static_cast<double>(memory.bytes) / ranks_on_host;
+  const auto needed = static_cast<double>(hosts.update_bytes());
+  check<ResourceError>(
+      needed <= most,
+      fmt::format(
+          "simulate: with owners all updates of a rank's clients exist at once: {:.1f} GB, where {:.1f} "
+          "GB are left for it ({}); take fewer clients, fewer simulate.blocks, more hosts, or "
+          "federation.topology = \"root\"",
+          needed * 1e-9, most * 1e-9, memory.source));
+}
 
 /// The plan without what dropped clients will not deliver.
 comm::ExchangePlan delivered_plan(const SimulatedExchange& what) {
@@ -139,9 +189,23 @@ comm::ExchangePlan delivered_plan(const SimulatedExchange& what) {
   return plan;
 }
 
+/// With owners the root tells each rank who is absent from a unit that others deliver.
+std::int64_t bytes_of_absent(const comm::ExchangePlan& planned, const comm::ExchangePlan& delivered) {
+  std::int64_t bytes = 0;
+  auto unit = planned.units.begin();
+  for (const comm::PlannedUnit& left : delivered.units) {
+    while (unit->id != left.id) ++unit;
+    bytes += comm::absent_bytes(std::ssize(unit->clients) - std::ssize(left.clients));
+  }
+  return bytes;
+}
+
 std::int64_t bytes_forecast(const SimulatedExchange& what, int rank, int ranks) {
-  std::int64_t bytes = comm::closing_bytes(rank, ranks) +
-                       comm::forecast_bytes(delivered_plan(what), what.travel.options.transport, rank, ranks);
+  const comm::ExchangePlan delivered = delivered_plan(what);
+  std::int64_t bytes =
+      comm::closing_bytes(rank, ranks) + comm::forecast_bytes(delivered, what.options, rank, ranks);
+  if (rank == 0 && what.options.topology == comm::Topology::owners)
+    bytes += (ranks - 1) * bytes_of_absent(what.plan.exchange, delivered);
   if (rank == 0 || what.plan.exchange.units.empty()) return bytes;
   const std::uint32_t last = what.plan.exchange.units.back().id.block;
   for (const auto& [client, dropped] : what.dropped)
@@ -163,7 +227,16 @@ SimulatedResult run_exchange(comm::Communicator& communicator, const SimulatedEx
   });
   Hosts hosts(what, communicator.rank());
   SimulatedResult result;
-  comm::Exchange exchange(communicator, what.plan.exchange, what.travel.options,
+  if (what.options.topology == comm::Topology::owners) {
+    const auto before = Clock::now();
+    const auto ranks_on_host = static_cast<int>(communicator.maximum(communicator.node_size()));
+    communicator.together([&] {
+      check_room(hosts, ranks_on_host);
+      hosts.make_ahead();
+    });
+    result.made_ahead = seconds_since(before);
+  }
+  comm::Exchange exchange(communicator, what.plan.exchange, what.options,
                           [&](const comm::CompletedUnit& unit) { finisher->complete(unit); });
   const auto start = Clock::now();
   try {
@@ -179,10 +252,11 @@ SimulatedResult run_exchange(comm::Communicator& communicator, const SimulatedEx
   result.bytes_sent = statistics.bytes_sent;
   result.bytes_forecast = bytes_forecast(what, communicator.rank(), communicator.size());
   result.peak_merge_bytes = statistics.peak_merge_bytes;
+  result.adding = statistics.seconds_merging;
   if (finisher == nullptr) return result;
   result.finishing = finisher->finishing;
   result.writing = finisher->writing;
-  result.adding = statistics.seconds_merging - finisher->finishing - finisher->writing;
+  result.adding -= finisher->finishing + finisher->writing;
   result.digest = finisher->digest();
   return result;
 }

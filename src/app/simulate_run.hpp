@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Purpose: a round's exchange run for real, but for its updates, which are made up when they are due: what is
-// sent, merged, finished and written, how long each takes and how much memory. Non-goals: who takes part
+// Purpose: a round's exchange run for real, but for its updates, which are made up when they are due (owners:
+// beforehand, all of them): what is sent, merged, finished and written, how long each takes and how much
+// memory. Non-goals: who takes part
 // (simulate_clock.hpp), what it means for other sizes (simulate_forecast.hpp).
 #pragma once
 
@@ -17,16 +18,17 @@ namespace fedspallm::app {
 struct SimulatedExchange {
   const config::Config& config;
   const RoundPlan& plan;
-  TravelPlan travel;
+  comm::ExchangeOptions options;
   std::map<std::uint32_t, comm::Dropped> dropped = {};  // by client
   std::filesystem::path folder = {};                    // of block files; "" = none are written
 };
 
-/// Of one rank, but for what only the root does.
+/// Of one rank; digest, finishing and writing of the root alone.
 struct SimulatedResult {
-  double seconds = 0;  // from the first submitted update to the end of the exchange
-  double making = 0;   // of it, in making up updates
-  double adding = 0;   // root
+  double seconds = 0;     // from the first submitted update to the end of the exchange
+  double making = 0;      // of it, in making up updates
+  double made_ahead = 0;  // before the first was submitted, likewise (owners)
+  double adding = 0;      // where it is merged: the root, or (owners) every rank, finishing included
   double finishing = 0;
   double writing = 0;
   double waiting = 0;  // of the client thread, for room in its window
@@ -39,7 +41,7 @@ struct SimulatedResult {
 };
 
 /// Collective. @throws what an exchange throws; DataError for a block that lost all its clients, where
-/// coverage is required
+/// coverage is required; ResourceError where the updates that owners need at once do not fit into memory
 [[nodiscard]] SimulatedResult run_exchange(comm::Communicator& communicator, const SimulatedExchange& what);
 
 /// Leaves only the first `blocks` blocks to be merged.

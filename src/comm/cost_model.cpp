@@ -69,6 +69,15 @@ double reduce_seconds(const UnitLoad& load, const CostRates& rates, std::int64_t
   return own + (bytes + (hops - 1) * chunk) * per_byte + (hops + 1) * rates.seconds_per_message;
 }
 
+double merge_seconds(const PlannedUnit& unit, const UnitLoad& load, std::int64_t ranks,
+                     const ExchangeOptions& options, const CostRates& rates) {
+  if (options.topology == Topology::owners)
+    return owners_seconds(load, owners_load(unit, load.clients, ranks, options.rules), rates);
+  require(options.transport != Transport::nccl, "merge_seconds: gather, reduce or owners");
+  return options.transport == Transport::gather ? gather_seconds(load, rates)
+                                                : reduce_seconds(load, rates, options.chunk_bytes);
+}
+
 std::string name_of(Transport transport) {
   if (transport == Transport::nccl) return "nccl";
   return transport == Transport::reduce ? "reduce" : "gather";
@@ -109,6 +118,12 @@ std::int64_t closing_bytes(int rank, int ranks) {
 
 std::int64_t drop_bytes(const std::string& reason) {
   return std::ssize(to_bytes(Message(DropMessage{.reason = reason})));
+}
+
+std::int64_t absent_bytes(std::int64_t clients) {
+  SliceMessage message;
+  message.absent.resize(static_cast<std::size_t>(clients));
+  return message_bytes(message) - message_bytes(SliceMessage());
 }
 
 std::int64_t forecast_bytes(const ExchangePlan& plan, const ExchangeOptions& options, int rank, int ranks) {

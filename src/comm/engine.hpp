@@ -29,6 +29,10 @@ class Engine {
   [[nodiscard]] ExchangeStatistics statistics() const;
 
   // From client threads.
+  [[nodiscard]] wire::MatrixUpdate make(std::size_t index, const UpdateSummary& said,
+                                        const MakeUpdate& make) const {
+    return make_summarized(context_, index, said, make);
+  }
   void deliver(std::size_t index, Delivery delivery);
   void deliver_later(std::size_t index, std::vector<UpdateSummary> summaries, MakeUpdate make);
   void fetch(const std::shared_ptr<FetchTicket>& ticket);

@@ -85,12 +85,10 @@ class Exchange::Impl {
   void make_and_cut(std::size_t index, const std::vector<UpdateSummary>& summaries, const MakeUpdate& make) {
     try {
       for (const UpdateSummary& one : summaries) {
-        wire::MatrixUpdate update = make(one.client);
-        check_content(index, update);
         Delivery delivery;
         delivery.said = one;
-        delivery.cut = cut_update(engine_.plan().unit(index), engine_.options(), std::move(update),
-                                  engine_.rank(), engine_.ranks());
+        delivery.cut = cut_update(engine_.plan().unit(index), engine_.options(),
+                                  engine_.make(index, one, make), engine_.rank(), engine_.ranks());
         engine_.deliver(index, std::move(delivery));
       }
     } catch (...) {

@@ -9,29 +9,29 @@
 
 namespace fedspallm::comm {
 
-namespace {
-
-double owners_seconds(const ExchangePlan& plan, const PlannedUnit& unit, const ExchangeOptions& options,
-                      int ranks, const CostRates& rates) {
-  const UnitLoad load = unit_load(plan, unit);
-  const double share = 1 / static_cast<double>(ranks);
-  const auto update = static_cast<double>(load.update_bytes);
-  const double sent = static_cast<double>(load.most_clients) * update * (1 - share);
-  const double received = static_cast<double>(load.clients) * update * share;
-  const double add = static_cast<double>(load.weights) * static_cast<double>(load.clients) * share *
-                     rates.add_seconds_per_weight;
-  const std::int64_t kept = unit.expected_kept >= 0 ? unit.expected_kept : load.weights;
-  const double results =
-      static_cast<double>(result_bytes(unit, load.weights, kept, load.clients)) * (1 - share);
-  const auto sums = std::ssize(aggregate::sums_of_finishing(options.rules, load.clients, ranks)) +
-                    (unit.with_diagonal ? 1 : 0);
-  const auto levels = static_cast<std::int64_t>(std::bit_width(static_cast<unsigned>(ranks - 1)));
-  return std::max(std::max(sent, received) / rates.link_bytes_per_second, add) +
-         results / rates.link_bytes_per_second +
-         static_cast<double>(3 + 2 * levels * sums) * rates.seconds_per_message;
+OwnersLoad owners_load(const PlannedUnit& unit, std::int64_t clients, std::int64_t ranks,
+                       const aggregate::MergeRules& rules) {
+  require(clients >= 1 && ranks >= 1, "owners_load: clients, ranks >= 1");
+  const std::int64_t weights = unit.rows * unit.cols;
+  const std::int64_t kept = unit.expected_kept >= 0 ? unit.expected_kept : weights;
+  return {.ranks = ranks,
+          .result_bytes = result_bytes(unit, weights, kept, clients),
+          .sums = std::ssize(aggregate::sums_of_finishing(rules, clients, static_cast<int>(ranks))) +
+                  (unit.with_diagonal ? 1 : 0)};
 }
 
-}  // namespace
+double owners_seconds(const UnitLoad& load, const OwnersLoad& owners, const CostRates& rates) {
+  const double share = 1 / static_cast<double>(owners.ranks);
+  const double add = static_cast<double>(load.weights) * static_cast<double>(load.clients) * share *
+                     rates.add_seconds_per_weight;
+  if (owners.ranks == 1) return add;
+  const double sent =
+      static_cast<double>(load.most_clients) * static_cast<double>(load.update_bytes) * (1 - share);
+  const double results = static_cast<double>(owners.result_bytes) * (1 - share);
+  const auto levels = static_cast<std::int64_t>(std::bit_width(static_cast<std::uint64_t>(owners.ranks - 1)));
+  return std::max(sent / rates.link_bytes_per_second, add) + results / rates.link_bytes_per_second +
+         static_cast<double>(3 + 2 * levels * owners.sums) * rates.seconds_per_message;
+}
 
 TopologyChoice choose_topology(const ExchangePlan& plan, const ExchangeOptions& options,
                                std::optional<Transport> transport, int ranks) {
@@ -48,7 +48,8 @@ TopologyChoice choose_topology(const ExchangePlan& plan, const ExchangeOptions& 
     const UnitLoad load = unit_load(plan, unit);
     gather += gather_seconds(load, rates);
     reduce += reduce_seconds(load, rates, options.chunk_bytes);
-    choice.owners_seconds += owners_seconds(plan, unit, options, ranks, rates);
+    choice.owners_seconds +=
+        owners_seconds(load, owners_load(unit, load.clients, ranks, options.rules), rates);
   }
   choice.root_seconds = !may_gather ? reduce : may_reduce ? std::min(gather, reduce) : gather;
   if (!may_gather) {

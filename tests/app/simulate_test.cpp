@@ -254,8 +254,11 @@ TEST(PerformanceModel, FindsTheRatesThatMadeTheMeasurements) {
   const comm::ExchangePlan plan = plan_of(512, 512, DType::bf16, 512 * 256);
   comm::CostRates truth{
       .link_bytes_per_second = 5e9, .seconds_per_message = 1e-6, .add_seconds_per_weight = 2e-9};
-  for (const auto transport : {comm::Transport::gather, comm::Transport::reduce}) {
-    const Layout layout{.ranks = 3, .root_hosts = false, .transport = transport};
+  std::vector<comm::ExchangeOptions> ways(3);
+  ways[1].transport = comm::Transport::reduce;
+  ways[2].topology = comm::Topology::owners;
+  for (const comm::ExchangeOptions& way : ways) {
+    const Layout layout{.ranks = 3, .root_hosts = false, .options = way};
     std::vector<MeasuredSize> sizes;
     for (const std::int64_t clients : {4, 16, 64})
       sizes.push_back({clients, 0.01 + formula_seconds(plan.units, clients, layout, truth), 0});
@@ -272,7 +275,7 @@ TEST(PerformanceModel, FindsTheRatesThatMadeTheMeasurements) {
 
 TEST(PerformanceModel, RaisesALinkThatMeasuredSizesBeat) {
   const comm::ExchangePlan plan = plan_of(512, 512, DType::bf16, 512 * 256);
-  const Layout layout{.ranks = 2, .root_hosts = false, .transport = comm::Transport::gather};
+  const Layout layout{.ranks = 2, .root_hosts = false, .options = {}};
   const std::vector<MeasuredSize> sizes = {{4, 0.004, 0}, {8, 0.008, 0}};
   const comm::CostRates slow{.link_bytes_per_second = 1e6, .seconds_per_message = 1};
   const PerformanceModel model = fit_model(sizes, plan.units, layout, slow);
@@ -286,7 +289,7 @@ TEST(PerformanceModel, ScalingFollowsFromComputeAndMerge) {
   PerformanceModel model;
   model.rates = {.link_bytes_per_second = 1e15, .seconds_per_message = 0, .add_seconds_per_weight = 1e-5};
   const ScalingForecast forecast = forecast_scaling(model, plan.units, 10, 2.0, 8, 8);
-  ASSERT_EQ(forecast.strong.size(), 8U) << "1, 2, 4, 8 GPUs with either transport";
+  ASSERT_EQ(forecast.strong.size(), 12U) << "1, 2, 4, 8 GPUs three ways";
   const ScalingRow& one = forecast.strong[0];
   EXPECT_EQ(one.gpus, 1);
   EXPECT_DOUBLE_EQ(one.compute_seconds, 16);
@@ -294,9 +297,13 @@ TEST(PerformanceModel, ScalingFollowsFromComputeAndMerge) {
   EXPECT_NEAR(one.seconds, 16 + 9 * 16 + 0.8, 1e-9);
   EXPECT_EQ(one.efficiency, 1);
   const ScalingRow& eight = forecast.strong[3];
-  EXPECT_EQ(eight.transport, "gather");
+  EXPECT_EQ(eight.way, "gather");
   EXPECT_NEAR(eight.seconds, 2 + 9 * 2 + 0.8, 1e-6);
   EXPECT_NEAR(eight.efficiency, 160.8 / (8 * 20.8), 1e-6);
+  const ScalingRow& shared = forecast.strong[11];
+  EXPECT_EQ(shared.way, "owners");
+  EXPECT_EQ(shared.gpus, 8);
+  EXPECT_NEAR(shared.merge_seconds, 0.1, 1e-6) << "eight ranks add at once";
   EXPECT_EQ(forecast.weak[3].clients, 8);
   EXPECT_NEAR(forecast.weak[3].efficiency, (2 + 9 * 2 + 0.1) / 20.8, 1e-6);
 }

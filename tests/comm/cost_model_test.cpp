@@ -133,6 +133,55 @@ TEST(CostModel, ReduceAddsOwnClientsAndThenPassesTheSumsOn) {
   EXPECT_DOUBLE_EQ(reduce_seconds(even_load(small_unit(), 5, 1), round_rates(), 1000), 5 * 640 * 1e-6);
 }
 
+TEST(CostModel, OwnersShareSlicesAndAddingAndPassResultsOn) {
+  PlannedUnit unit = small_unit();
+  unit.with_diagonal = true;  // 40 columns: 160 bytes more in an update
+  const aggregate::MergeRules rules{.tie = aggregate::TieRule::index};
+  const OwnersLoad owners = owners_load(unit, 12, 4, rules);
+  EXPECT_EQ(owners.ranks, 4);
+  EXPECT_EQ(owners.result_bytes, 848 + 640) << "an update without diagonal, a byte of votes a weight";
+  EXPECT_EQ(owners.sums, 4) << "histogram, shares of the last tied weights, totals; diag(H)";
+  EXPECT_EQ(owners_load(unit, 300, 4, rules).result_bytes, 848 + 2 * 640);
+  const UnitLoad load = even_load(unit, 12, 4);
+  // Three clients a rank, three quarters of each travel; results of three quarters; a tree of two levels.
+  const double results = 0.75 * 1488 / 1e6;
+  EXPECT_DOUBLE_EQ(owners_seconds(load, owners, round_rates()),
+                   3 * 1008 * 0.75 / 1e6 + results + (3 + 2 * 2 * 4) * 3e-3)
+      << "the link";
+  CostRates slow_core = round_rates();
+  slow_core.add_seconds_per_weight = 1e-4;
+  EXPECT_DOUBLE_EQ(owners_seconds(load, owners, slow_core),
+                   12 * 640 * 1e-4 / 4 + results + (3 + 2 * 2 * 4) * 3e-3)
+      << "the cores";
+  EXPECT_DOUBLE_EQ(owners_seconds(even_load(unit, 5, 1), owners_load(unit, 5, 1, rules), round_rates()),
+                   5 * 640 * 1e-6)
+      << "nothing travels";
+  EXPECT_THROW((void)owners_load(unit, 0, 1, rules), LogicError);
+  EXPECT_THROW((void)owners_load(unit, 1, 0, rules), LogicError);
+}
+
+TEST(CostModel, TakesTheFormulaThatTheOptionsName) {
+  const PlannedUnit unit = small_unit();
+  const UnitLoad load = even_load(unit, 12, 4);
+  ExchangeOptions options;
+  options.chunk_bytes = 1000;
+  EXPECT_EQ(merge_seconds(unit, load, 4, options, round_rates()), gather_seconds(load, round_rates()));
+  options.transport = Transport::reduce;
+  EXPECT_EQ(merge_seconds(unit, load, 4, options, round_rates()), reduce_seconds(load, round_rates(), 1000));
+  options.transport = Transport::gather;
+  options.topology = Topology::owners;
+  EXPECT_EQ(merge_seconds(unit, load, 4, options, round_rates()),
+            owners_seconds(load, owners_load(unit, 12, 4, options.rules), round_rates()));
+  options = {};
+  options.transport = Transport::nccl;
+  EXPECT_THROW((void)merge_seconds(unit, load, 4, options, round_rates()), LogicError);
+}
+
+TEST(CostModel, AbsentClientsTakeFourBytesEach) {
+  EXPECT_EQ(absent_bytes(0), 0);
+  EXPECT_EQ(absent_bytes(7), 28);
+}
+
 /// `count` equal matrices of 4096 x 4096 in bfloat16, half of them kept, one client on each rank.
 ExchangePlan large_plan(int ranks, std::int64_t side) {
   ExchangePlan plan;

@@ -4,7 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "comm/exchange_case.hpp"
+#include "comm/host_device.hpp"
 #include <algorithm>
 #include <atomic>
 #include <set>
@@ -15,13 +15,9 @@ namespace {
 using namespace test;  // NOLINT: the tests' own helpers
 using testing::HasSubstr;
 
-class Later : public testing::TestWithParam<Transport> {
+class Later : public testing::TestWithParam<Way> {
  protected:
-  [[nodiscard]] ExchangeOptions options() const {
-    ExchangeOptions options;
-    options.transport = GetParam();
-    return options;
-  }
+  [[nodiscard]] ExchangeOptions options() { return options_of(GetParam(), comm_); }
   [[nodiscard]] ExchangePlan plan(Placement placement = Placement::round_robin) const {
     return make_plan({.clients = 11,
                       .placement = placement,
@@ -110,7 +106,7 @@ TEST_P(Later, FewUpdatesOfARankExistAtOnce) {
   exchange.finish();
   // Two merge states, one on its way to the other, a receive buffer and three updates that were just made:
   // 40 updates of 2 KiB would not fit.
-  if (GetParam() == Transport::gather && comm_.rank() == 0) {
+  if (GetParam() == Way::gather && comm_.rank() == 0) {
     EXPECT_LT(exchange.statistics().peak_merge_bytes, 32 * 64 * 12 + 8 * (32 * 64 * 4 + 1024));
   }
 }
@@ -199,10 +195,8 @@ TEST_P(Later, WrongSummariesAreRefused) {
   exchange.fail(DataError("enough"));
 }
 
-INSTANTIATE_TEST_SUITE_P(Exchange, Later, testing::Values(Transport::gather, Transport::reduce),
-                         [](const auto& tested) {
-                           return tested.param == Transport::gather ? "gather" : "reduce";
-                         });
+INSTANTIATE_TEST_SUITE_P(Exchange, Later, testing::Values(Way::gather, Way::reduce, Way::owners),
+                         [](const auto& tested) { return name_of(tested.param); });
 
 }  // namespace
 }  // namespace fedspallm::comm

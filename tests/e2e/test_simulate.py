@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from harness import BAD_INPUT, ProgramTest, main, merged
+from harness import BAD_INPUT, NO_RESOURCES, ProgramTest, main, merged
 
 SHAPE = {
     "model_type": "llama",
@@ -65,6 +65,31 @@ class Simulate(ProgramTest):
                         self.assertEqual(rank["bytes_sent"] > 0, ranks > 1)
                         self.assertGreater(rank["peak_rss_bytes"], 0)
 
+    def test_owners_give_the_same_bits_for_the_forecast_bytes(self) -> None:
+        patterns = {"unstructured": {}, "2:4": {"prune": {"pattern": "2:4"}}}
+        for pattern, change in patterns.items():
+            config = merged(self.config(), change)
+            first = self.simulate(config, "--set", "federation.topology=root")
+            for ranks in (1, 2, 4):
+                found = self.simulate(config, "--set", "federation.topology=owners", ranks=ranks)
+                with self.subTest(pattern=pattern, ranks=ranks):
+                    self.assertEqual(found["way"], "owners")
+                    self.assertEqual(found["digest"], first["digest"])
+                    for rank in found["ranks"]:
+                        self.assertGreater(rank["made_ahead_seconds"], 0)
+                        self.assertEqual(rank["bytes_sent"] > 0, ranks > 1)
+                        # Unstructured: slices of a mask differ from each other by what the forecast cannot know.
+                        error = 0 if pattern == "2:4" else 0.01 * rank["bytes_forecast"]
+                        self.assertAlmostEqual(rank["bytes_sent"], rank["bytes_forecast"], delta=error)
+
+    def test_owners_that_do_not_fit_into_memory_are_refused(self) -> None:
+        config = {
+            "simulate": {"shape": "llama-2-70b", "clients": 10000},
+            "federation": {"topology": "owners"},
+        }
+        expected = ["with owners all updates of a rank's clients exist at once: [0-9.]+ GB", "topology = \"root\""]
+        self.refused(NO_RESOURCES, expected, "simulate", self.write_config(config), ranks=2)
+
     def test_dropouts_and_lateness_follow_the_seed(self) -> None:
         laws = {"dropouts": 0.3, "stragglers": 0.2, "straggler_factor": 50.0, "blocks": 2, "flops": 1e9}
         config = self.config(**laws)
@@ -92,8 +117,9 @@ class Simulate(ProgramTest):
 
     def test_sizes_are_fitted_held_out_and_forecast(self) -> None:
         config = self.config(fit=[2, 6], held_out=[4], repeats=1, blocks=1, placement="workers")
-        for transport in ("gather", "reduce"):
-            found = self.simulate(config, "--set", f"federation.transport={transport}", ranks=2)
+        for way in ("transport=gather", "transport=reduce", "topology=owners"):
+            found = self.simulate(config, "--set", f"federation.{way}", ranks=2)
+            self.assertEqual(found["way"], way.split("=")[1])
             self.assertEqual([size["clients"] for size in found["sizes"]], [2, 4, 6])
             self.assertEqual([size["held_out"] for size in found["sizes"]], [False, True, False])
             for size in found["sizes"]:
@@ -103,7 +129,7 @@ class Simulate(ProgramTest):
             self.assertEqual(found["ranks"][0]["clients"], 0)
             for kind in ("strong", "weak"):
                 rows = found["forecast"][kind]
-                self.assertEqual({row["transport"] for row in rows}, {"gather", "reduce"})
+                self.assertEqual({row["way"] for row in rows}, {"gather", "reduce", "owners"})
                 self.assertEqual(max(row["gpus"] for row in rows), 10000)
                 self.assertEqual(rows[0]["efficiency"], 1)
 

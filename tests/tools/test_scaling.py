@@ -16,6 +16,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 TOOL = ROOT / "tools" / "scaling_study.py"
+sys.path[:0] = [str(ROOT / "tools")]
+
+from scaling_tables import fit_rows, median_rows  # noqa: E402  pylint: disable=wrong-import-position
+
 VENV = Path(os.environ.get("FEDSPALLM_VENV", ROOT / "build" / "venv"))
 
 # Stands in for `mpirun -np N fedspallm simulate ...`: what the tool reads of its output, from the arguments alone.
@@ -24,15 +28,23 @@ import json, sys
 words = sys.argv[1:]
 settings = dict(word.split("=", 1) for word in words if "=" in word)
 clients, ranks = int(settings["simulate.clients"]), int(words[0])
+way = "owners" if settings["federation.topology"] == "owners" else settings["federation.transport"]
 with open("calls.txt", "a", encoding="utf-8") as calls:
     calls.write(" ".join(words) + "\n")
-rank = {"seconds": 0.1 * clients, "merge_and_wire_seconds": 0.05 * clients, "bytes_sent": 10 * clients,
+rank = {"seconds": 0.1 * clients, "merge_and_wire_seconds": 0.25 + 0.05 * clients, "bytes_sent": 10 * clients,
         "bytes_forecast": 10 * clients, "peak_rss_bytes": 1000, "peak_merge_bytes": 500, "making_seconds": 0.01,
         "adding_seconds": 0.02, "finishing_seconds": 0.001, "writing_seconds": 0.0}
-row = {"gpus": 2, "clients": 2, "transport": "gather", "efficiency": 0.5}
-print(json.dumps({"format_version": 1, "model": "m", "blocks_run": 1, "ranks": [rank] * ranks, "digest": "d",
-                  "virtual": {"seconds": 1.0, "dropped": []}, "forecast": {"strong": [row], "weak": [row]},
-                  "sizes": [{"clients": 2, "seconds_per_block": 0.5, "held_out": False}]}))
+found = {"format_version": 2, "model": "m", "blocks_run": 1, "ranks": [rank] * ranks, "digest": "d",
+         "virtual": {"seconds": 1.0, "dropped": []}, "sizes": []}
+if "simulate.fit" not in settings:
+    row = {"gpus": 2, "clients": 2, "efficiency": 0.5, "compute_seconds_per_block": 1.0,
+           "merge_seconds_per_block": 0.1, "seconds": 30.0}
+    rows = [{**row, "way": one} for one in ("gather", "reduce", "owners")]
+    found["forecast"] = {"strong": rows, "weak": rows}
+    found["sizes"] = [{"clients": 2, "seconds_per_block": 0.5, "held_out": False},
+                      {"clients": 4, "seconds_per_block": 0.5, "held_out": True, "error": -0.1,
+                       "forecast_seconds_per_block": 0.45}]
+print(json.dumps(found))
 """
 
 
@@ -48,7 +60,7 @@ class Study(unittest.TestCase):
     def tool(self, *arguments: str) -> str:
         launcher = f"{sys.executable} {self.folder / 'fake.py'} {{ranks}}"
         command = [sys.executable, str(TOOL), str(self.folder / "study.toml"), "--out", str(self.out)]
-        command += ["--clients", "4,2", "--ranks", "1,2", "--launcher", launcher, *arguments]
+        command += ["--clients", "64,16,256", "--ranks", "1,2", "--owners-clients", "64", "--launcher", launcher, *arguments]
         done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
         self.assertEqual(done.returncode, 0, done.stderr)
         return done.stdout
@@ -57,34 +69,63 @@ class Study(unittest.TestCase):
         path = self.folder / "calls.txt"
         return path.read_text().splitlines() if path.exists() else []
 
+    def rows(self, name: str) -> list[dict[str, str]]:
+        with open(self.out / name, encoding="utf-8") as stream:
+            return list(csv.DictReader(stream))
+
     def test_the_grid_is_run_once_and_gives_tables_and_plots(self) -> None:
-        plots = self.tool("--set", "run.seed=3").split()
-        self.assertEqual(len(self.calls()), 8)
+        written = self.tool("--set", "run.seed=3").split()
+        # Two numbers of ranks: gather and reduce with 16, 64 and 256 clients, owners with 16 and 64; a model for each.
+        self.assertEqual(len(self.calls()), 2 * (3 + 3 + 2) + 2 * 3)
         self.assertTrue(all("run.seed=3" in call for call in self.calls()))
-        with open(self.out / "study.csv", encoding="utf-8") as stream:
-            rows = list(csv.DictReader(stream))
-        self.assertEqual([(row["clients"], row["ranks"]) for row in rows[::2]], [("2", "1"), ("2", "2"), ("4", "1"), ("4", "2")])
-        self.assertEqual([row["transport"] for row in rows[:2]], ["gather", "reduce"])
-        self.assertEqual(rows[-1]["bytes_sent"], "80")
-        self.assertEqual(len((self.out / "sizes.csv").read_text().splitlines()), 9)
-        self.assertEqual(len((self.out / "forecast.csv").read_text().splitlines()), 17)
-        self.assertEqual(len(plots), 3 + 4 + 2)
+        rows = self.rows("study.csv")
+        self.assertEqual([row["way"] for row in rows[:3]], ["gather", "reduce", "owners"])
+        self.assertEqual({row["clients"] for row in rows if row["way"] == "owners"}, {"16", "64"})
+        self.assertEqual(rows[-1]["bytes_sent"], str(2 * 10 * 256))
+        self.assertEqual(len(self.rows("sizes.csv")), 2 * 6)
+        forecast = self.rows("forecast.csv")
+        self.assertEqual(len(forecast), 2 * 6)
+        text = (self.out / "study.md").read_text()
+        self.assertIn("-10.0 %", text, "the error on the size that was held out")
+        self.assertLess(text.index("a + b N"), text.index("FORECAST, not measured"))
+        plots = [Path(path) for path in written if path.endswith(".svg")]
+        self.assertEqual(len(plots), 4 + 6 + 3 + 2 + 2)
         for path in plots:
-            self.assertIn("<svg", Path(path).read_text())
+            self.assertIn("<svg", path.read_text())
         self.assertIn("FORECAST", (self.out / "forecast-weak.svg").read_text())
-        point = self.out / "points" / "gather-2-ranks-4-clients.json"
+        point = self.out / "points" / "gather-2-ranks-64-clients.json"
         point.write_text("torn")
+        before = len(self.calls())
         self.tool()
-        self.assertEqual(len(self.calls()), 9, "one point was no longer whole")
-        self.assertEqual(json.loads(point.read_text())["format_version"], 1)
+        self.assertEqual(len(self.calls()), before + 1, "one point was no longer whole")
+        self.assertEqual(json.loads(point.read_text())["format_version"], 2)
         self.tool("--collect")
-        self.assertEqual(len(self.calls()), 9)
+        self.assertEqual(len(self.calls()), before + 1)
+
+    def test_the_line_through_the_times_and_how_straight_it_is(self) -> None:
+        rows = [
+            {"way": "gather", "ranks": 2, "clients": n, "blocks_run": 2, "merge_and_wire_seconds": 2 * (0.25 + 0.05 * n)}
+            for n in (4096, 4, 16, 256)
+        ]
+        (row,) = fit_rows(rows)
+        self.assertEqual((row["least_clients"], row["most_clients"]), (16, 4096))
+        for name, expected in (("a", 0.25), ("b", 0.05), ("least_slope", 0.05), ("largest_slope", 0.05), ("worst_error", 0)):
+            self.assertAlmostEqual(row[name], expected, places=9)
+        self.assertAlmostEqual(row["spread_per_client"], (0.25 / 16 + 0.05) / (0.25 / 4096 + 0.05) - 1, places=9)
+        self.assertEqual(fit_rows(rows[:2]), [], "one size from 16 clients on is no line")
+
+    def test_repeats_count_by_their_median(self) -> None:
+        same = {"way": "owners", "ranks": 2, "clients": 16}
+        rows = [{**same, "merge_and_wire_seconds": seconds} for seconds in (0.9, 0.7, 5.0)]
+        (row,) = median_rows(rows)
+        times = [row[name] for name in ("fastest_seconds", "merge_and_wire_seconds", "slowest_seconds")]
+        self.assertEqual(times, [0.7, 0.9, 5.0])
 
     def test_slurm_gets_an_array_of_what_is_missing(self) -> None:
         self.tool("--slurm")
         self.assertEqual(self.calls(), [])
-        self.assertEqual(len((self.out / "points.txt").read_text().splitlines()), 8)
-        self.assertIn("--array=1-8%1", (self.out / "study.sbatch").read_text())
+        self.assertEqual(len((self.out / "points.txt").read_text().splitlines()), 22)
+        self.assertIn("--array=1-22%1", (self.out / "study.sbatch").read_text())
         subprocess.run(["bash", "-n", str(self.out / "study.sbatch")], check=True)
 
 

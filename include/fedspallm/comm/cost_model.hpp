@@ -42,9 +42,27 @@ struct UnitLoad {
 [[nodiscard]] double reduce_seconds(const UnitLoad& load, const CostRates& rates,
                                     std::int64_t chunk_bytes = ExchangeOptions().chunk_bytes);
 
+/// What a unit asks besides where each rank owns a share of it.
+struct OwnersLoad {
+  std::int64_t ranks = 1;
+  std::int64_t result_bytes = 0;  // of the whole finished matrix as it travels to its writer
+  std::int64_t sums = 0;          // over all ranks
+};
+/// @pre clients, ranks >= 1
+[[nodiscard]] OwnersLoad owners_load(const PlannedUnit& unit, std::int64_t clients, std::int64_t ranks,
+                                     const aggregate::MergeRules& rules);
+/// The same with owners; the formula stands beside choose_topology().
+[[nodiscard]] double owners_seconds(const UnitLoad& load, const OwnersLoad& owners, const CostRates& rates);
+
+/// Seconds of a unit the way that the options say (topology, transport, chunk_bytes, rules). @pre not nccl
+[[nodiscard]] double merge_seconds(const PlannedUnit& unit, const UnitLoad& load, std::int64_t ranks,
+                                   const ExchangeOptions& options, const CostRates& rates);
+
 /// Bytes that `rank` sends besides forecast_bytes(): to end an exchange in order, and for each of its clients
-/// that it drops.
+/// that it drops; with owners the root also names, to each rank and for each unit, the clients that are
+/// absent.
 [[nodiscard]] std::int64_t closing_bytes(int rank, int ranks);
 [[nodiscard]] std::int64_t drop_bytes(const std::string& reason);
+[[nodiscard]] std::int64_t absent_bytes(std::int64_t clients);
 
 }  // namespace fedspallm::comm

@@ -293,11 +293,11 @@ struct TransportChoice {
 /// The cost model behind `topology = "auto"`. Per unit on R ranks, with the symbols above:
 ///
 ///   root   = gather or reduce, whichever may be used and is cheaper
-///   owners = max(b / B, N d a / R) + w / B + (3 + 2 h s) l
+///   owners = max(n u (1 - 1/R) / B, N d a / R) + w (1 - 1/R) / B + (3 + 2 h s) l
 ///
-/// b: bytes of slices that the busiest rank sends, or receives; w: bytes of finished slices that reach the
-/// writer; s: sums of finishing (sums_of_finishing) over a tree of h = ceil(log2(R)) levels. Finishing and
-/// writing are left out in both.
+/// w: bytes of a finished matrix on its way to the writer; s: sums of finishing (sums_of_finishing) and of
+/// diag(H) over a tree of h = ceil(log2(R)) levels. (No rank receives more slices than the rank with n
+/// clients sends.) Finishing and writing are left out in both.
 struct TopologyChoice {
   Topology topology = Topology::root;
   double root_seconds = 0, owners_seconds = 0;
