@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Purpose: how the C library treats freed memory. Blocks of weights, Hessians and updates are freed and asked
-// for again all the time; handing their pages back to the kernel each time costs as much as it takes to clear
-// them (4 % of a client's run on SmolLM2-135M). Non-goals: an allocator, limits on memory.
+// Purpose: how the C library treats freed memory. Values, masks and messages are freed and asked for again
+// all the time; handing their pages back to the kernel each time costs as much as it takes to clear them.
+// Non-goals: an allocator (large tensors: backend/host_memory.hpp), limits on memory.
 #pragma once
 
 namespace fedspallm {

@@ -2,6 +2,7 @@
 #include "../access.hpp"
 #include "../checks.hpp"
 #include "ops.hpp"
+#include <atomic>
 #include <cmath>
 #include <limits>
 
