@@ -20,11 +20,14 @@ struct FullName {
   std::string text;
 };
 
-std::vector<FullName> full_names() {
-  std::vector<FullName> result;
-  for (const std::string& text : known_keys())
-    result.push_back({text.substr(0, text.find('.')), text.substr(text.rfind('.') + 1), text});
-  return result;
+const std::vector<FullName>& full_names() {
+  static const std::vector<FullName> names = [] {
+    std::vector<FullName> result;
+    for (const std::string& text : known_keys())
+      result.push_back({text.substr(0, text.find('.')), text.substr(text.rfind('.') + 1), text});
+    return result;
+  }();
+  return names;
 }
 
 /// nearest_name(), and among equally near ones one with the same first letter: those are seldom mistyped.
@@ -46,7 +49,7 @@ std::string unknown_key(const std::string& section, const std::string& title, co
   const std::string begin = fmt::format("unknown key '{}'", shown);
   std::vector<std::string> own;
   std::vector<std::string> everywhere;
-  const std::vector<FullName> names = full_names();
+  const std::vector<FullName>& names = full_names();
   for (const FullName& name : names) {
     if (name.key == key) return fmt::format("{}; did you mean '{}'?", begin, name.text);
     if (name.section == section) own.push_back(name.key);

@@ -62,7 +62,8 @@ def run(mode: str, ranks: int, victim: int, phase: str = "pruning", recorded: bo
     """Runs the program. `recorded`: below a shell that keeps each rank's status and hides its end from mpiexec."""
     with tempfile.TemporaryDirectory(prefix="fedspallm-watchdog-") as name:
         folder = Path(name)
-        program = [PROGRAM, name, mode, str(victim), phase, str(LOST), str(STUCK)]
+        stuck = HANG if mode == "slow" else STUCK  # slow beyond LOST, which is not lost; nor stuck on a busy machine
+        program = [PROGRAM, name, mode, str(victim), phase, str(LOST), str(stuck)]
         # Unbound: two ranks bound to a busy core each could look silent.
         variables = {"FEDSPALLM_STATUSES": name, "OMPI_MCA_hwloc_base_binding_policy": "none"}
         if mode == "slow-handler":  # takes as long as mpiexec's patience

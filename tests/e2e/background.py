@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness import MPIEXEC, PROGRAM, RECORDER, Outcome, environment
+from harness import ERROR, MPIEXEC, PROGRAM, RECORDER, Outcome, environment
 
 
 def manifest_entries(run_dir: Path) -> list[dict[str, Any]]:
@@ -70,6 +70,26 @@ class Job:
                 return True
             time.sleep(0.002)
         return what()
+
+    def stands_still(self) -> bool:
+        """Whether every thread of the ranks that run now is stopped, and there is one."""
+        states = []
+        for pid in self.pids().values():
+            try:
+                for file in Path(f"/proc/{pid}/task").glob("*/stat"):
+                    states.append(file.read_text().rpartition(")")[2].split()[0])
+            except OSError:  # it has ended meanwhile
+                return False
+        return bool(states) and set(states) == {"T"}
+
+    def hold(self) -> bool:
+        """Stops all ranks (SIGSTOP) and waits until they stand still; False when the job ended before."""
+
+        def stopped() -> bool:
+            self.signal(signal.SIGSTOP)
+            return self.stands_still()
+
+        return self.wait_until(stopped)
 
     def runs_for(self, seconds: float) -> bool:
         """Waits so long after the start; False when the job ended before."""
@@ -133,3 +153,19 @@ class Job:
             codes.append(int(file.read_text()) if file.exists() and file.read_text().strip() else -1)
         texts = self._close()
         return Outcome(self.command, codes, texts[0], texts[1], time.monotonic() - self.begin)
+
+
+def held(
+    start: Callable[[], Job], reached: Callable[[], bool], early: Callable[[], bool], tidy: Callable[[], object]
+) -> Job:
+    """A job that stands still soon after `reached` came true, while `early` still holds: what a test does then is
+    never too late. A busy machine may keep the test from looking in time; then it tidies up and starts again."""
+    for _ in range(20):
+        job = start()
+        if job.wait_until(reached) and job.hold() and early():
+            return job
+        said = job.kill_all()[1]
+        if ERROR.search(said):
+            raise AssertionError(f"{' '.join(job.command)}\n{said}")
+        tidy()
+    raise AssertionError(f"{' '.join(job.command)}: 20 times quicker than this test\n{said}")

@@ -4,12 +4,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import models
 import numpy as np
 import oracle
+from background import Job, held
 from harness import Outcome, ProgramTest, merged
 
 BLOCKS = 8
@@ -89,6 +91,15 @@ class FailureTest(ProgramTest):
 
     def merged_blocks(self) -> int:
         return len(list((self.run_dir() / "blocks").glob("*.h5")))
+
+    def held_at(self, config: Path, blocks: int, ranks: int, before: int = BLOCKS) -> Job:
+        """A job that stands still with so many merged blocks or more, but fewer than `before`."""
+        return held(
+            lambda: Job("prune", config, ranks=ranks),
+            lambda: self.merged_blocks() >= blocks,
+            lambda: self.merged_blocks() < before,
+            lambda: shutil.rmtree(self.run_dir(), ignore_errors=True),
+        )
 
     def check_named(self, outcome: Outcome, client: str, block: int, reason: str) -> None:
         """Everybody who may ask is told who was left out, from where on, and why."""

@@ -14,14 +14,14 @@ import unittest
 from collections.abc import Callable
 from pathlib import Path
 
-from background import Job
+from background import Job, held
 from harness import ABORTS, NO_RESOURCES, Outcome, enter_venv, file_digests, main
 
 if __name__ == "__main__":
     enter_venv()
 
 import models  # noqa: E402
-from failing import DROP, FailureTest  # noqa: E402
+from failing import BLOCKS, DROP, FailureTest  # noqa: E402
 
 
 @unittest.skipIf("FEDSPALLM_SANITIZED" in os.environ, "sanitizers need all addresses")
@@ -49,6 +49,14 @@ class OutOfMemory(FailureTest):
         self.check_named(outcome, "client-2", 0, "memory: .* could not be allocated")
 
 
+def empty(folder: Path) -> None:
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
 class FullDisk(FailureTest):
     """Every kind of file finds no space once; then there is space, and the same command finishes."""
 
@@ -66,14 +74,18 @@ class FullDisk(FailureTest):
         self.assertEqual(file_digests(self.run_dir() / "model"), expected)
         self.assertEqual([str(file) for file in self.run_dir().rglob("*.part") if file.is_file()], [])
 
-    def take_space(self, job: Job, part: Path) -> None:
-        """From here on PART cannot be written. The job stands still meanwhile, and not while it writes PART."""
-        while not part.is_symlink():
-            job.signal(signal.SIGSTOP)
-            part.parent.mkdir(parents=True, exist_ok=True)
-            if not part.exists():
-                part.symlink_to("/dev/full")
-            job.signal(signal.SIGCONT)
+    def started_without_space(self, config: Path, part: Path) -> Job:
+        """A job that from an early block on cannot write PART. It stands still meanwhile, not while it writes PART."""
+        job = held(
+            lambda: Job("prune", config, ranks=2),
+            lambda: self.merged_blocks() >= 1,
+            lambda: self.merged_blocks() <= 3 and not part.exists(),
+            lambda: shutil.rmtree(self.run_dir()),
+        )
+        part.parent.mkdir(parents=True, exist_ok=True)
+        part.symlink_to("/dev/full")
+        job.signal(signal.SIGCONT)
+        return job
 
     def test_each_kind_of_file(self) -> None:
         expected = self.expected()
@@ -100,10 +112,9 @@ class FullDisk(FailureTest):
                 if when == at_once:
                     full.parent.mkdir(parents=True)
                     full.symlink_to("/dev/full")
-                job = Job("prune", config, ranks=2)
-                if when == running:
-                    self.assertTrue(job.wait_until(lambda: self.merged_blocks() >= 1))
-                    self.take_space(job, full)
+                    job = Job("prune", config, ranks=2)
+                else:
+                    job = self.started_without_space(config, full)
                 outcome = job.end()
                 if full.is_symlink():
                     full.unlink()
@@ -113,16 +124,13 @@ class FullDisk(FailureTest):
     def test_the_model(self) -> None:
         expected = self.expected()
         config = self.config(run={"keep_clients": True})
-        for _ in range(10):
-            job = Job("prune", config, ranks=2)
-            files = lambda: list((self.run_dir() / "model.part").glob("*.safetensors"))  # noqa: E731
-            self.assertTrue(job.wait_until(lambda: bool(files())))
-            job.signal(signal.SIGSTOP)
-            if files():
-                break
-            job.signal(signal.SIGCONT)  # it was faster than this test
-            job.end()
-            shutil.rmtree(self.run_dir())
+        files = lambda: list((self.run_dir() / "model.part").glob("*.safetensors"))  # noqa: E731
+        job = held(
+            lambda: Job("prune", config, ranks=2),
+            lambda: bool(files()),
+            lambda: bool(files()),
+            lambda: shutil.rmtree(self.run_dir()),
+        )
         (file,) = files()
         file.unlink()
         file.symlink_to("/dev/full")
@@ -142,20 +150,21 @@ class FullDisk(FailureTest):
             config = self.config(run={"keep_clients": True})
             ballast = place / "ballast"
             for blocks in (0, 1, 3, 6):
-                job = Job("prune", config, ranks=2)
                 ready: Callable[[], bool] = lambda n=blocks: (  # type: ignore[misc]
                     (place / "status.json").exists() if n == 0 else self.merged_blocks() >= n
                 )
-                self.assertTrue(job.wait_until(ready))
+                job = held(
+                    lambda: Job("prune", config, ranks=2),
+                    ready,
+                    lambda: self.merged_blocks() < BLOCKS,
+                    lambda: empty(place),
+                )
                 subprocess.run(["dd", "if=/dev/zero", f"of={ballast}", "bs=4k"], check=False, capture_output=True)
+                job.signal(signal.SIGCONT)
                 outcome = job.end()
                 ballast.unlink()
                 self.finish(config, expected, outcome, str(place))
-                for entry in place.iterdir():
-                    if entry.is_dir():
-                        shutil.rmtree(entry)
-                    else:
-                        entry.unlink()
+                empty(place)
         finally:
             subprocess.run(["umount", str(place)], check=True)
 

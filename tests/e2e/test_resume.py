@@ -12,7 +12,7 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from background import Job, manifest_entries
+from background import Job, held, manifest_entries
 from harness import BAD_INPUT, DONE, ProgramTest, enter_venv, file_digests, main, merged, run
 
 if __name__ == "__main__":
@@ -72,11 +72,18 @@ class Resume(ProgramTest):
     def merged_blocks(self, run_dir: Path) -> int:
         return len(list((run_dir / "blocks").glob("*.h5")))
 
+    def held_at(self, config: Path, run_dir: Path, blocks: int, ranks: int, *options: str) -> Job:
+        """A job that stands still with so many merged blocks or more, and has some more before it."""
+        return held(
+            lambda: Job("prune", config, *options, ranks=ranks),
+            lambda: self.merged_blocks(run_dir) >= blocks,
+            lambda: self.merged_blocks(run_dir) <= BLOCKS - 6,
+            lambda: shutil.rmtree(run_dir),
+        )
+
     def stop_at(self, config: Path, run_dir: Path, blocks: int, ranks: int = 2) -> None:
         """Kills a run when so many blocks are merged."""
-        job = Job("prune", config, ranks=ranks)
-        self.assertTrue(job.wait_until(lambda: self.merged_blocks(run_dir) >= blocks), "killed in time")
-        job.kill_all()
+        self.held_at(config, run_dir, blocks, ranks).kill_all()
 
     def kill_at_random(self, transport: str, victims: list[int], **sections: Any) -> None:
         """KILLS kills, each followed by the same command; no victims = the whole job at once."""
@@ -223,9 +230,9 @@ class Resume(ProgramTest):
         expected = self.undisturbed(config, run_dir, 3)
         for number, rank in ((signal.SIGTERM, 0), (signal.SIGTERM, 2), (signal.SIGUSR2, 1), (signal.SIGINT, 1)):
             with self.subTest(signal=number.name, rank=rank):
-                job = Job("prune", config, ranks=3)
-                self.assertTrue(job.wait_until(lambda: self.merged_blocks(run_dir) >= 4))
+                job = self.held_at(config, run_dir, 4, 3)
                 job.signal(number, rank)
+                job.signal(signal.SIGCONT)
                 outcome = job.end()
                 self.assertEqual(outcome.status, STOPPED, str(outcome))
                 self.assertRegex(outcome.stderr, r"stopped .*before block \d+ of round 1; the same command")
@@ -239,21 +246,26 @@ class Resume(ProgramTest):
     def test_usr1_saves_and_goes_on(self) -> None:
         config, run_dir = self.prepared(run={"checkpoint_every": 1000})
         expected = self.undisturbed(config, run_dir, 2)
-        job = Job("prune", config, ranks=2)
-        self.assertTrue(job.wait_until(lambda: self.merged_blocks(run_dir) >= 3))
-        self.assertEqual(len(list(run_dir.glob("state/client-0/*.state"))), 0, "no state is due by itself")
-        job.signal(signal.SIGUSR1, 1)
-        self.assertTrue(job.wait_until(lambda: len(list(run_dir.glob("state/*/*.state"))) == 3))
-        saved = int(next(run_dir.glob("state/*/*.state")).stem.split("-b")[1])
-        self.assertTrue(job.wait_until(lambda: self.merged_blocks(run_dir) > saved), "merged up to there")
-        job.kill_all()
+        states = lambda: list(run_dir.glob("state/*/*.state"))  # noqa: E731
+
+        def asked() -> Job:
+            job = self.held_at(config, run_dir, 3, 2)
+            self.assertEqual(states(), [], "no state is due by itself")
+            job.signal(signal.SIGUSR1, 1)
+            job.signal(signal.SIGCONT)
+            return job
+
+        def saved_and_merged() -> bool:
+            found = [int(file.stem.split("-b")[1]) for file in states()]
+            return len(found) == 3 and self.merged_blocks(run_dir) > max(found)
+
+        unfinished = lambda: not (run_dir / "summary.json").exists() and len(states()) == 3  # noqa: E731
+        held(asked, saved_and_merged, unfinished, lambda: shutil.rmtree(run_dir)).kill_all()
         self.assertRegex(self.finish(config, run_dir, expected, 2), r"going on with block [1-9]")
 
     def test_a_second_job_is_kept_out(self) -> None:
         config, run_dir = self.prepared()
-        job = Job("prune", config, ranks=1)
-        self.assertTrue(job.wait_until(lambda: (run_dir / "status.json").exists()))
-        job.signal(signal.SIGSTOP)  # it holds the lock for as long as the other one waits
+        job = self.held_at(config, run_dir, 1, 1)  # it holds the lock for as long as the other one waits
         outcome = run("prune", config)
         self.assertEqual(outcome.status, LOCKED, str(outcome))
         self.assertRegex(outcome.stderr, r"fedspallm: error: .*run.*(in use|held|locked)")
@@ -266,10 +278,9 @@ class Resume(ProgramTest):
         for rank in (1, 0):
             with self.subTest(rank=rank):
                 shutil.rmtree(run_dir, ignore_errors=True)
-                job = Job("prune", config, "--watchdog", "2", ranks=3)
-                self.assertTrue(job.wait_until(lambda: self.merged_blocks(run_dir) >= 3))
-                job.signal(signal.SIGSTOP, rank)
-                outcome = job.end(20)
+                job = self.held_at(config, run_dir, 3, 3, "--watchdog", "2")
+                job.signal(signal.SIGCONT, *{0, 1, 2} - {rank})
+                outcome = job.end()
                 others = [status for index, status in enumerate(outcome.statuses) if index != rank]
                 # When the first of them has gone, mpiexec may be quicker to end the other one (status -1).
                 self.assertIn(PEER_LOST, others, str(outcome))
