@@ -146,11 +146,11 @@ TransportChoice choose_transport(const ExchangePlan& plan, int ranks) {
   const bool reduce = ranks > 1 && choice.reduce_seconds < choice.gather_seconds;
   choice.transport = reduce ? Transport::reduce : Transport::gather;
   constexpr double mega = 1e6;
-  choice.reason = fmt::format(
-      "transport {} for {} ranks: gather {:.1f} MB, {:.3g} s; reduce {:.1f} MB, {:.3g} s (forecast)",
-      reduce ? "reduce" : "gather", ranks, static_cast<double>(choice.gather_bytes) / mega,
-      choice.gather_seconds, static_cast<double>(choice.reduce_bytes) / mega, choice.reduce_seconds);
-  if (ranks == 1) choice.reason = "transport gather: one rank, nothing travels";
+  choice.reason =
+      fmt::format("gather {:.1f} MB, {:.3g} s; reduce {:.1f} MB, {:.3g} s for {} ranks (forecast)",
+                  static_cast<double>(choice.gather_bytes) / mega, choice.gather_seconds,
+                  static_cast<double>(choice.reduce_bytes) / mega, choice.reduce_seconds, ranks);
+  if (ranks == 1) choice.reason = "one rank, nothing travels";
   return choice;
 }
 

@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
+#include "fedspallm/base/descriptor.hpp"
 #include "fedspallm/base/error.hpp"
 #include "fedspallm/model/safetensors.hpp"
 
@@ -14,20 +15,6 @@
 namespace fedspallm::model {
 
 namespace {
-
-class Descriptor {
- public:
-  explicit Descriptor(int value) : value_(value) {}
-  ~Descriptor() {
-    if (value_ >= 0) ::close(value_);
-  }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  [[nodiscard]] int get() const { return value_; }
-
- private:
-  int value_;
-};
 
 [[noreturn]] void fail(const std::filesystem::path& path, const char* doing, int error) {
   const std::string message = fmt::format("{}: cannot {}: {}", path.string(), doing, std::strerror(error));

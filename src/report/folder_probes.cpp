@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // What a folder's file system has and can do: free space, flock, fsync and rename.
+#include "fedspallm/base/descriptor.hpp"
 #include "fedspallm/base/error.hpp"
 #include "fedspallm/report/system.hpp"
 
@@ -17,35 +18,19 @@ namespace fedspallm::report {
 
 namespace {
 
-/// Closes at the end of its life.
-class Descriptor {
- public:
-  explicit Descriptor(int value) : value_(value) {}
-  ~Descriptor() {
-    if (value_ >= 0) ::close(value_);
-  }
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  [[nodiscard]] int get() const { return value_; }
-  [[nodiscard]] bool open() const { return value_ >= 0; }
-
- private:
-  int value_;
-};
-
 /// A new file in a folder, removed at the end of its life, also under its second name.
 class ProbeFile {
  public:
   explicit ProbeFile(const std::filesystem::path& folder)
       : path_((folder / ".fedspallm-probe-XXXXXX").string()), file_(::mkostemp(path_.data(), O_CLOEXEC)) {}
   ~ProbeFile() {
-    if (!file_.open()) return;
+    if (!file_) return;
     ::unlink(path_.c_str());
     ::unlink(renamed().c_str());
   }
   ProbeFile(const ProbeFile&) = delete;
   ProbeFile& operator=(const ProbeFile&) = delete;
-  [[nodiscard]] bool open() const { return file_.open(); }
+  [[nodiscard]] bool open() const { return static_cast<bool>(file_); }
   [[nodiscard]] int get() const { return file_.get(); }
   [[nodiscard]] const std::string& path() const { return path_; }
   [[nodiscard]] std::string renamed() const { return path_ + ".renamed"; }
@@ -81,7 +66,7 @@ std::string probe_file_lock(const std::filesystem::path& folder) {
   if (!file.open()) return failure("cannot create a file");
   if (::flock(file.get(), LOCK_EX | LOCK_NB) != 0) return failure("flock");
   const Descriptor second(::open(file.path().c_str(), O_RDWR | O_CLOEXEC));
-  if (!second.open()) return failure("cannot open a file twice");
+  if (!second) return failure("cannot open a file twice");
   if (::flock(second.get(), LOCK_EX | LOCK_NB) == 0) return "no: a second holder got the same lock";
   if (errno != EWOULDBLOCK) return failure("flock of a second holder");
   if (::flock(file.get(), LOCK_UN) != 0) return failure("unlocking");
@@ -99,7 +84,7 @@ std::string probe_fsync(const std::filesystem::path& folder) {
   if (::fsync(file.get()) != 0) return failure("fsync of a file");
   if (::rename(file.path().c_str(), file.renamed().c_str()) != 0) return failure("rename");
   const Descriptor directory(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!directory.open()) return failure("cannot open the folder");
+  if (!directory) return failure("cannot open the folder");
   if (::fsync(directory.get()) != 0) return failure("fsync of the folder");
   const std::chrono::duration<double, std::milli> taken = std::chrono::steady_clock::now() - begin;
   return fmt::format("yes ({:.1f} ms)", taken.count());

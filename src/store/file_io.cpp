@@ -13,7 +13,6 @@
 #include <cerrno>
 #include <cstring>
 #include <system_error>
-#include <utility>
 #include <vector>
 
 namespace fedspallm::store {
@@ -48,22 +47,6 @@ std::int64_t copy_in_kernel(int from, std::int64_t begin, std::int64_t end, int 
 }
 
 }  // namespace
-
-Descriptor::Descriptor(Descriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-
-Descriptor& Descriptor::operator=(Descriptor&& other) noexcept {
-  if (this != &other) {
-    reset();
-    fd_ = std::exchange(other.fd_, -1);
-  }
-  return *this;
-}
-
-void Descriptor::reset() noexcept {
-  // Errors that matter were found by fsync before; a file given up on may fail to close without harm.
-  if (fd_ >= 0) ::close(fd_);
-  fd_ = -1;
-}
 
 std::string errno_message(const std::filesystem::path& path, std::string_view doing) {
   const int code = errno;

@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Purpose: what every file that store/ writes needs: owned descriptors, complete writes, fsync, rename,
+// Purpose: what every file that store/ writes needs: complete writes, fsync, rename,
 // copies in big pieces, free space. Errors are ResourceError naming path and cause. Non-goals: HDF5
 // (data/hdf5), formats.
 #pragma once
+
+#include "fedspallm/base/descriptor.hpp"
 
 #include <cstddef>
 #include <cstdint>
@@ -12,22 +14,6 @@
 #include <string_view>
 
 namespace fedspallm::store {
-
-/// Owns a file descriptor. Move-only; closing never throws.
-class Descriptor {
- public:
-  Descriptor() = default;
-  explicit Descriptor(int fd) : fd_(fd) {}
-  ~Descriptor() { reset(); }
-  Descriptor(Descriptor&& other) noexcept;
-  Descriptor& operator=(Descriptor&& other) noexcept;
-  [[nodiscard]] int get() const { return fd_; }
-  [[nodiscard]] explicit operator bool() const { return fd_ >= 0; }
-  void reset() noexcept;
-
- private:
-  int fd_ = -1;
-};
 
 /// "PATH: DOING: No space left on device" from errno.
 [[nodiscard]] std::string errno_message(const std::filesystem::path& path, std::string_view doing);
