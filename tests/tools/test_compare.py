@@ -8,28 +8,18 @@ import contextlib
 import copy
 import io
 import json
-import os
 import subprocess
 import sys
-import tempfile
 import unittest
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-TOOLS = ROOT / "tools"
-SKIPPED = 77
-sys.path.insert(0, str(TOOLS))
+from support import Scratch, in_environment, run_tool
+
+if __name__ == "__main__":
+    in_environment()
 
 import common  # noqa: E402
-
-PYTHON = common.VENV / "bin" / "python"
-if __name__ == "__main__" and Path(sys.prefix).resolve() != common.VENV.resolve():
-    if not (common.VENV / ".complete").exists():
-        print(f"skipped: {common.VENV} is missing; make it with tools/install-dependencies.sh --python")
-        sys.exit(SKIPPED)
-    os.execv(PYTHON, [str(PYTHON), *sys.argv])
-
 import compare_sparsegpt  # noqa: E402
 from compare import cut_model, machine, ours, published, table, work  # noqa: E402
 from safetensors.numpy import load_file  # noqa: E402
@@ -74,36 +64,6 @@ elif command == "bench":
 else:
     print("fedspallm 0.0.0 (fake)")
 """
-
-
-def run_tool(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Runs one tool as a user would."""
-    command = [str(TOOLS / name), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-
-
-class Scratch(unittest.TestCase):
-    """A test with a folder of its own."""
-
-    def setUp(self) -> None:
-        """Makes the folder."""
-        folder = tempfile.TemporaryDirectory()
-        self.addCleanup(folder.cleanup)
-        self.folder = Path(folder.name)
-
-    def tiny_model(self, name: str = "model", *arguments: object) -> Path:
-        """A model by the tool under test."""
-        out = self.folder / name
-        done = run_tool("make_synthetic_model.py", "--shape", "tiny", "--out", out, *arguments)
-        self.assertEqual(done.returncode, 0, done.stderr)
-        return out
-
-    def fake_program(self, failing_order: str = "none") -> Path:
-        """A program that answers at once; with FAILING_ORDER it refuses to prune."""
-        path = self.folder / "fedspallm"
-        path.write_text(FAKE_PROGRAM.replace("MODE", failing_order))
-        path.chmod(0o755)
-        return path
 
 
 class Work(unittest.TestCase):
@@ -336,6 +296,13 @@ class Readers(Scratch):
 
 class Command(Scratch):
     """tools/compare_sparsegpt.py as a user runs it, without its torch side."""
+
+    def fake_program(self, failing_order: str = "none") -> Path:
+        """A program that answers at once; with FAILING_ORDER it refuses to prune."""
+        path = self.folder / "fedspallm"
+        path.write_text(FAKE_PROGRAM.replace("MODE", failing_order))
+        path.chmod(0o755)
+        return path
 
     def run_ours(self, program: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
         """Our two sides on a tiny model."""

@@ -5,54 +5,22 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import tempfile
 import unittest
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-TOOLS = ROOT / "tools"
-SKIPPED = 77
-sys.path.insert(0, str(TOOLS))
+from support import Scratch, in_environment, run_tool
+
+if __name__ == "__main__":
+    in_environment()
 
 import common  # noqa: E402
-
-PYTHON = common.VENV / "bin" / "python"
-if __name__ == "__main__" and Path(sys.prefix).resolve() != common.VENV.resolve():
-    if not (common.VENV / ".complete").exists():
-        print(f"skipped: {common.VENV} is missing; make it with tools/install-dependencies.sh --python")
-        sys.exit(SKIPPED)
-    os.execv(PYTHON, [str(PYTHON), *sys.argv])
-
 import h5py  # noqa: E402
 import make_synthetic_model as synthetic  # noqa: E402
 import numpy as np  # noqa: E402
 from safetensors.numpy import load_file  # noqa: E402
 
 
-def run_tool(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Runs one tool as a user would."""
-    command = [str(TOOLS / name), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-
-
-class Synthetic(unittest.TestCase):
-    """tools/make_synthetic_model.py, each test in a folder of its own."""
-
-    def setUp(self) -> None:
-        """Makes the folder."""
-        folder = tempfile.TemporaryDirectory()
-        self.addCleanup(folder.cleanup)
-        self.folder = Path(folder.name)
-
-    def tiny_model(self, name: str = "model", *arguments: object) -> Path:
-        """A model by the tool under test."""
-        out = self.folder / name
-        done = run_tool("make_synthetic_model.py", "--shape", "tiny", "--out", out, *arguments)
-        self.assertEqual(done.returncode, 0, done.stderr)
-        return out
+class Synthetic(Scratch):
+    """tools/make_synthetic_model.py."""
 
     def test_tensors_and_config_agree(self) -> None:
         """Every tensor's shape follows from config.json; finite values with the promised deviations."""

@@ -8,31 +8,21 @@ import gzip
 import hashlib
 import io
 import json
-import os
 import struct
 import subprocess
-import sys
 import tempfile
 import unittest
 import zlib
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-TOOLS = ROOT / "tools"
-SKIPPED = 77
-sys.path.insert(0, str(TOOLS))
+from support import Scratch, in_environment, run_tool
 
-import common  # noqa: E402
-
-PYTHON = common.VENV / "bin" / "python"
-if __name__ == "__main__" and Path(sys.prefix).resolve() != common.VENV.resolve():
-    if not (common.VENV / ".complete").exists():
-        print(f"skipped: {common.VENV} is missing; make it with tools/install-dependencies.sh --python")
-        sys.exit(SKIPPED)
-    os.execv(PYTHON, [str(PYTHON), *sys.argv])
+if __name__ == "__main__":
+    in_environment()
 
 import gguf  # noqa: E402
+import common  # noqa: E402
 import h5py  # noqa: E402
 import numpy as np  # noqa: E402
 import zstandard  # noqa: E402
@@ -47,12 +37,6 @@ import tokenize_text  # noqa: E402
 HEADS, KV_HEADS, HEAD_DIM, HIDDEN, MLP, BLOCKS = 4, 2, 8, 32, 64, 2
 SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 MERGES = ["t h", "Ġ th", "Ġth e", "1 9"]
-
-
-def run_tool(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Runs one tool as a user would."""
-    command = [str(TOOLS / name), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 def vocabulary() -> list[str]:
@@ -146,16 +130,6 @@ def read_tokens(path: Path) -> tuple[np.ndarray, dict[str, Any]]:
     """A token file's ids and attributes."""
     with h5py.File(path, "r") as file:
         return file["tokens"][:], dict(file.attrs)
-
-
-class Scratch(unittest.TestCase):
-    """A test with a folder of its own."""
-
-    def setUp(self) -> None:
-        """Makes the folder."""
-        folder = tempfile.TemporaryDirectory()
-        self.addCleanup(folder.cleanup)
-        self.folder = Path(folder.name)
 
 
 class GgufConverter(Scratch):
