@@ -19,8 +19,8 @@ struct PruneOptions {
   bool dry_run = false;
   int assume_ranks = 0;  // dry run for another number of ranks; 0 = this one's
   bool restart = false;
-  bool force_resume = false;  // also where what decides the result has changed
-  double watchdog = 0;        // seconds without a sign of life after which a rank is lost; 0 = default
+  bool force_resume = false;       // also where what decides the result has changed
+  std::optional<double> watchdog;  // seconds without a sign of life after which a rank is lost; 0 = never
   bool quiet = false;
 };
 struct EvalOptions {

@@ -32,6 +32,12 @@ struct Chosen {
   std::function<ExitStatus()> alone;
 };
 
+/// "" or what is wrong with a number of seconds (CLI::Range takes NaN).
+std::string bad_seconds(const std::string& text) {
+  const double value = std::strtod(text.c_str(), nullptr);
+  return value >= 0 && value <= 1e6 ? "" : fmt::format("found {}, expected seconds from 0 to 1000000", text);
+}
+
 void add_prune(CLI::App& app, PruneOptions& options, Chosen& chosen) {
   CLI::App* command = app.add_subcommand("prune", "Prune a model federatedly (alone or under mpirun / srun)");
   command->add_option("CONFIG", options.config, "configuration file (TOML)")->required();
@@ -44,9 +50,11 @@ void add_prune(CLI::App& app, PruneOptions& options, Chosen& chosen) {
   command->add_flag("--force-resume", options.force_resume,
                     "go on with an unfinished run although what decides its result has changed");
   command
-      ->add_option("--watchdog", options.watchdog,
-                   "seconds without a sign of life after which a rank counts as lost (default 30)")
-      ->check(CLI::PositiveNumber);
+      ->add_option(
+          "--watchdog", options.watchdog,
+          "seconds without a sign of life after which a rank counts as lost (default 30); 0 = never, for "
+          "debuggers")
+      ->check(&bad_seconds);
   command->add_flag("--quiet", options.quiet, "warnings and the final table only");
   command->callback([&] {
     chosen.with_signals = [&](comm::Communicator& communicator, Signals& signals) {

@@ -78,10 +78,10 @@ bool already_finished(comm::Communicator& communicator, const config::Config& co
 comm::WatchdogOptions watchdog_options(const PruneOptions& options) {
   comm::WatchdogOptions result;
   result.phases = {phase::setup, phase::dense_evaluation, phase::pruning, phase::saving, phase::evaluation};
-  if (options.watchdog > 0) {
+  if (options.watchdog) {
     constexpr double kStuckPerLost = 4;
-    result.lost_seconds = options.watchdog;
-    result.stuck_seconds = kStuckPerLost * options.watchdog;
+    result.lost_seconds = *options.watchdog;
+    result.stuck_seconds = kStuckPerLost * *options.watchdog;
   }
   return result;
 }

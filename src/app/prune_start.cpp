@@ -74,6 +74,8 @@ void PruneRun::open_directory() {
   if (root() && !lock_->taken_over().empty()) log_->warn("{}", lock_->taken_over());
   if (root() && lock_->lease_only())
     log_->warn("{}: flock does not work here; a lease file alone keeps other jobs out", paths_.dir.string());
+  if (options_.watchdog == 0.0)
+    log_->warn("--watchdog 0: should a rank be lost or stuck, the others wait for it without end");
   for (const std::string& warning : inputs_.warnings) log_->warn("{}", warning);
   decide_identity();
   communicator_.together([&] {

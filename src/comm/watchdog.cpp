@@ -21,7 +21,7 @@ void check_options(const WatchdogOptions& options) {
   require(!options.phases.empty(), "watchdog: phases are not empty");
   require(options.phases.size() <= std::numeric_limits<std::uint16_t>::max(),
           "watchdog: at most 65535 phases");
-  require(options.lost_seconds > 0, "watchdog: 0 < lost_seconds");
+  require(options.lost_seconds >= 0, "watchdog: 0 <= lost_seconds");
   require(options.stuck_seconds >= options.lost_seconds, "watchdog: lost_seconds <= stuck_seconds");
   require(options.connect_seconds > 0, "watchdog: 0 < connect_seconds");
 }
@@ -58,7 +58,7 @@ bool among(const std::vector<int>& ranks, int rank) {
 
 struct Watchdog::Impl {
   std::vector<std::string> phases;
-  std::unique_ptr<Watcher> watcher;
+  std::unique_ptr<Watcher> watcher;  // null: switched off
 
   void connect(Communicator& communicator, Job job);
 };
@@ -97,6 +97,7 @@ Watchdog::Watchdog(Communicator& communicator, WatchdogOptions options, OnLost o
     : impl_(std::make_unique<Impl>()) {
   check_options(options);
   impl_->phases = options.phases;
+  if (options.lost_seconds == 0) return;
   Job job;
   job.rank = communicator.rank();
   job.roster = exchange_roster(communicator);
@@ -115,15 +116,16 @@ Watchdog::~Watchdog() = default;
 void Watchdog::beat(std::string_view phase, std::int64_t block) {
   const auto found = std::find(impl_->phases.begin(), impl_->phases.end(), phase);
   require(found != impl_->phases.end(), "watchdog: beat() with a phase of the options");
+  if (impl_->watcher == nullptr) return;
   impl_->watcher->beat(static_cast<std::uint16_t>(found - impl_->phases.begin()), block);
 }
 
 void Watchdog::finish() {
-  impl_->watcher->finish(std::nullopt);
+  if (impl_->watcher != nullptr) impl_->watcher->finish(std::nullopt);
 }
 
 void Watchdog::finish(const Error& failure) {
-  impl_->watcher->finish(failure.what());
+  if (impl_->watcher != nullptr) impl_->watcher->finish(failure.what());
 }
 
 }  // namespace fedspallm::comm

@@ -58,12 +58,14 @@ class Outcome:
         return MESSAGE.findall(self.stderr)
 
 
-def run(mode: str, ranks: int, victim: int, phase: str = "pruning", recorded: bool = True) -> Outcome:
+def run(
+    mode: str, ranks: int, victim: int, phase: str = "pruning", recorded: bool = True, lost: float = LOST
+) -> Outcome:
     """Runs the program. `recorded`: below a shell that keeps each rank's status and hides its end from mpiexec."""
     with tempfile.TemporaryDirectory(prefix="fedspallm-watchdog-") as name:
         folder = Path(name)
         stuck = HANG if mode == "slow" else STUCK  # slow beyond LOST, which is not lost; nor stuck on a busy machine
-        program = [PROGRAM, name, mode, str(victim), phase, str(LOST), str(stuck)]
+        program = [PROGRAM, name, mode, str(victim), phase, str(lost), str(stuck)]
         # Unbound: two ranks bound to a busy core each could look silent.
         variables = {"FEDSPALLM_STATUSES": name, "OMPI_MCA_hwloc_base_binding_policy": "none"}
         if mode == "slow-handler":  # takes as long as mpiexec's patience
@@ -149,9 +151,9 @@ class WatchdogTest(unittest.TestCase):
         self.check_named(outcome, cause, victim, phase, pattern)
         self.check_statuses(outcome, victim, status)
 
-    def check_quiet(self, mode: str, ranks: int, victim: int, status: int = 0) -> None:
+    def check_quiet(self, mode: str, ranks: int, victim: int, status: int = 0, lost: float = LOST) -> None:
         """A job in which the watchdog has nothing to say."""
-        outcome = run(mode, ranks, victim)
+        outcome = run(mode, ranks, victim, lost=lost)
         self.assertEqual(outcome.statuses, [status] * ranks, outcome.stderr)
         self.assertEqual(outcome.messages, [], outcome.stderr)
         self.assertEqual(outcome.losses, [None] * ranks)
@@ -160,6 +162,9 @@ class WatchdogTest(unittest.TestCase):
 
     def test_a_good_end_is_quiet(self) -> None:
         each(self.check_quiet, *(("normal", ranks, 0) for ranks in (1, 2, 3, 4, 6)))
+
+    def test_switched_off_it_ends_well_too(self) -> None:
+        each(self.check_quiet, ("normal", 1, 0, 0, 0), ("normal", 3, 0, 0, 0), ("shared", 2, 0, 2, 0))
 
     def test_errors_of_all_ranks_slow_ranks_and_early_ones_are_no_loss(self) -> None:
         each(self.check_quiet, ("shared", 1, 0, 2), ("shared", 4, 0, 2), ("slow", 4, 2), ("early", 4, 0))

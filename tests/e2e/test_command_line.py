@@ -50,6 +50,13 @@ class CommandLine(ProgramTest):
                 self.assertNotEqual(outcome.stderr, "")
                 self.assertEqual(outcome.stdout, "")
 
+    def test_seconds_of_the_watchdog(self) -> None:
+        for seconds in ("-1", "nan", "inf", "soon"):
+            with self.subTest(seconds=seconds):
+                outcome = run("prune", "x.toml", "--watchdog", seconds)
+                self.assertEqual(outcome.status, BAD_INPUT, str(outcome))
+                self.assertRegex(outcome.stderr, rf"--watchdog.*{seconds}")
+
     def test_doctor_says_what_this_machine_can_do(self) -> None:
         text = self.done("doctor").stdout
         for word in ("MPI", "HDF5", "rank", "core"):

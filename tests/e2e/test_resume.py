@@ -9,6 +9,7 @@ import os
 import random
 import shutil
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -289,6 +290,18 @@ class Resume(ProgramTest):
                 self.assertRegex(outcome.stderr, rf"error: rank {rank} on \S+ is lost in pruning, block \d+:")
                 self.finish(config, run_dir, expected, 3)
                 shutil.rmtree(run_dir)
+
+    def test_without_a_watchdog_a_rank_may_stand_still(self) -> None:
+        config, run_dir = self.prepared()
+        expected = self.undisturbed(config, run_dir, 2)
+        job = self.held_at(config, run_dir, 3, 2, "--watchdog", "0")
+        job.signal(signal.SIGCONT, 0)
+        time.sleep(5)  # with --watchdog 2 the job is long over by then
+        job.signal(signal.SIGCONT)
+        outcome = job.end()
+        self.assertEqual(outcome.status, DONE, str(outcome))
+        self.assertIn("--watchdog 0: should a rank be lost", outcome.stderr)
+        self.assertEqual(self.digests(run_dir), expected)
 
 
 if __name__ == "__main__":

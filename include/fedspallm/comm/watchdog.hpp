@@ -30,7 +30,7 @@ struct WatchdogOptions {
   /// Names of the parts of the work, in the order of the work; every rank starts in the first. A part that is
   /// come back to has a name for each time ("dense evaluation", "evaluation").
   std::vector<std::string> phases;
-  double lost_seconds = 30;
+  double lost_seconds = 30;  // 0 = no watchdog: nobody is judged, no socket is opened
   double stuck_seconds = 600;
   /// Each rank has so long to reach each hub, in the constructor.
   double connect_seconds = 20;
@@ -60,7 +60,7 @@ class Watchdog {
   using OnLost = std::function<void(const Loss&)>;
 
   /// Collective. In a world of one rank no socket is opened, and only `stuck` can happen.
-  /// @pre phases is not empty; 0 < lost_seconds <= stuck_seconds; connect_seconds > 0
+  /// @pre phases is not empty; 0 <= lost_seconds <= stuck_seconds; connect_seconds > 0
   /// @throws Error with status started_wrongly, on every rank, when one of them cannot reach a hub; it names
   /// the addresses tried
   Watchdog(Communicator& communicator, WatchdogOptions options, OnLost on_lost);
