@@ -13,6 +13,7 @@ Usage: tests/run.sh [--quick | --long | --slurm]
 
 Installs what is missing, builds the preset `release` and runs its tests (unit, mpi, e2e, tools). Where CUDA's
 compiler is installed, the program and the GPU tests are built with it (preset `cuda`, one architecture). Then
+the job files on a Slurm of their own, exchanges between network namespaces with limited bandwidth (as root),
 a minute of fuzzing, and the tests again with the address and undefined-behaviour sanitizers (preset `asan`).
   --quick   only the preset release
   --long    also the tests labelled `long`
@@ -110,20 +111,21 @@ fuzz() {
     if ((status != 0 && status != 77)); then failed+=(fuzz); fi
 }
 
-# The job files on a Slurm that the tests start and end; needs the release build.
-slurm() {
-    printf '\n== slurm\n'
-    local status=0 log=build/tests-slurm.log
-    tests/slurm/run.sh 2>&1 | tee "$log" || status=$?
+# A suite of its own script tests/NAME/run.sh, which needs the release build: what came of it goes to the summary.
+script_suite() {
+    local name="$1"
+    printf '\n== %s\n' "$name"
+    local status=0 log="build/tests-$name.log"
+    "tests/$name/run.sh" 2>&1 | tee "$log" || status=$?
     if ((status == 77)); then
-        summary+=("slurm: 0 tests passed, 0 failed, 1 skipped out of 1")
+        summary+=("$name: 0 tests passed, 0 failed, 1 skipped out of 1")
         return
     fi
     local passed ran
     passed="$(grep -c '\.\.\. ok$' "$log" || :)"
     ran="$(sed -n 's/^Ran \([0-9]*\) tests\?.*/\1/p' "$log")"
-    summary+=("slurm: $passed tests passed, $((${ran:-0} - passed)) failed, 0 skipped out of ${ran:-0}")
-    ((status == 0)) || failed+=(slurm)
+    summary+=("$name: $passed tests passed, $((${ran:-0} - passed)) failed, 0 skipped out of ${ran:-0}")
+    ((status == 0)) || failed+=("$name")
 }
 
 printf '== dependencies\n'
@@ -131,7 +133,7 @@ mkdir -p build
 tools/install-dependencies.sh --python
 if $slurm_only; then
     build_preset release --target fedspallm
-    slurm
+    script_suite slurm
 elif $quick; then
     test_preset release
 else
@@ -145,7 +147,8 @@ else
         printf '\n== release: long tests\n'
         run_tests release-long --test-dir build/release --label-regex long --output-on-failure
     fi
-    slurm
+    script_suite slurm
+    script_suite network
     wait "$ahead" || :
     cuda
     fuzz

@@ -21,12 +21,15 @@ python_packages=(python3 python3-venv)
 fuzz_packages=(clang-16 libclang-rt-16-dev)
 # A Slurm of our own for tests/slurm. Its PMIx plug-in opens the unversioned libpmix.so, which only the -dev package has.
 slurm_packages=(slurmctld slurmd slurm-client slurm-wlm-basic-plugins munge libpmix-dev)
+# Hosts of their own for tests/network: ip and tc.
+network_packages=(iproute2)
 # Only unpacked under build/texts, never installed: r-cran-janeaustenr would pull in all of R.
 text_packages=(r-cran-janeaustenr python3.11-doc dict-gcide dict-jargon)
 
 usage() {
     cat <<'TEXT'
-Usage: tools/install-dependencies.sh [--python] [--model] [--texts] [--fuzz] [--slurm] [--check]
+Usage: tools/install-dependencies.sh [--python] [--model] [--texts] [--fuzz] [--slurm] [--network]
+                                     [--check]
 
 Installs the Debian packages the build needs (with apt-get, as root or through sudo; when neither is
 possible it prints the command to run and exits with status 2).
@@ -36,6 +39,7 @@ possible it prints the command to run and exits with status 2).
   --texts    also download the quickstart's text packages and unpack them under build/texts
   --fuzz     also install clang with libFuzzer, for tests/fuzz/run.sh
   --slurm    also install Slurm and munge, for tests/slurm/run.sh (it starts its own; services are left alone)
+  --network  also install iproute2, for tests/network/run.sh
   --check    only say which Debian packages are missing; exit 2 when some are
   --help     this text
 TEXT
@@ -122,7 +126,7 @@ unpack_texts() {
     done
 }
 
-check_only=false python=false model=false texts=false fuzz=false slurm=false
+check_only=false python=false model=false texts=false fuzz=false slurm=false network=false
 while (($#)); do
     case "$1" in
     --python) python=true ;;
@@ -130,6 +134,7 @@ while (($#)); do
     --texts) texts=true ;;
     --fuzz) fuzz=true ;;
     --slurm) slurm=true ;;
+    --network) network=true ;;
     --check) check_only=true ;;
     -h | --help) usage && exit 0 ;;
     *) usage >&2 && fail "unknown option: $1" ;;
@@ -141,7 +146,9 @@ command -v dpkg-query >/dev/null ||
     fail "this script knows Debian packages only. On another system provide: ${build_packages[*]}"
 $fuzz || fuzz_packages=()
 $slurm || slurm_packages=()
-install_packages "${build_packages[@]}" "${python_packages[@]}" "${fuzz_packages[@]}" "${slurm_packages[@]}"
+$network || network_packages=()
+install_packages "${build_packages[@]}" "${python_packages[@]}" "${fuzz_packages[@]}" "${slurm_packages[@]}" \
+    "${network_packages[@]}"
 $check_only && exit 0
 if $python; then
     if $model; then "$root/tools/make-venv.sh" --model; else "$root/tools/make-venv.sh"; fi

@@ -122,16 +122,31 @@ class Simulation {
       return unit.id.block != block_units_.front().id.block;
     });
     for (comm::PlannedUnit& unit : block_units_) unit.clients = {};
+    for (const comm::ExchangeOptions& one : ways_of(options_))
+      report_.cost_model[name_of_way(one)] =
+          formula_seconds(block_units_, simulate_.clients, layout(one), configured_links());
+  }
+
+  [[nodiscard]] comm::CostRates configured_links() const {
+    comm::CostRates rates;
+    rates.link_bytes_per_second = simulate_.link_bytes;
+    rates.seconds_per_message = simulate_.latency;
+    return rates;
+  }
+
+  /// This run's ranks.
+  [[nodiscard]] Layout layout(const comm::ExchangeOptions& way) const {
+    return {.ranks = communicator_.size(),
+            .root_hosts = simulate_.placement == config::Placement::all,
+            .options = way};
   }
 
   [[nodiscard]] ClockOptions clock_options(const RoundPlan& plan) const {
     ClockOptions options;
     options.work = block_work(model_.architecture, config_.calibration);
     options.deadline = config_.federation.deadline;
-    comm::CostRates rates;
-    rates.link_bytes_per_second = simulate_.link_bytes;
-    rates.seconds_per_message = simulate_.latency;
-    options.merge_seconds = [this, &plan, rates](std::int64_t block, std::int64_t clients) {
+    options.merge_seconds = [this, &plan, rates = configured_links()](std::int64_t block,
+                                                                      std::int64_t clients) {
       const Layout own_machines{.ranks = clients + 1, .root_hosts = false, .options = options_};
       std::vector<comm::PlannedUnit> units;
       for (const std::size_t index : plan.unit[static_cast<std::size_t>(block)])
@@ -180,12 +195,10 @@ class Simulation {
     rates.link_bytes_per_second = report_.link_measured ? 1 / link.per_unit : simulate_.link_bytes;
     rates.seconds_per_message = report_.link_measured ? std::max(link.fixed, 1e-9) : simulate_.latency;
     rates.add_tiles_seconds_per_byte = tiles_seconds_per_byte();
-    const Layout layout{.ranks = communicator_.size(),
-                        .root_hosts = simulate_.placement == config::Placement::all,
-                        .options = options_};
-    report_.performance = fit_model(fitted, block_units_, layout, rates);
+    report_.performance = fit_model(fitted, block_units_, layout(options_), rates);
     for (SizeReport& size : report_.sizes)
-      size.forecast = forecast_seconds(*report_.performance, block_units_, size.size.clients, layout);
+      size.forecast =
+          forecast_seconds(*report_.performance, block_units_, size.size.clients, layout(options_));
     PerformanceModel cluster = *report_.performance;
     cluster.rates.link_bytes_per_second = simulate_.link_bytes;
     cluster.rates.seconds_per_message = simulate_.latency;

@@ -37,6 +37,15 @@ std::vector<std::int64_t> powers_up_to(std::int64_t most) {
 
 }  // namespace
 
+std::array<comm::ExchangeOptions, 3> ways_of(const comm::ExchangeOptions& options) {
+  comm::ExchangeOptions gather = options, reduce = options, owners = options;
+  gather.topology = reduce.topology = comm::Topology::root;
+  gather.transport = owners.transport = comm::Transport::gather;
+  reduce.transport = comm::Transport::reduce;
+  owners.topology = comm::Topology::owners;
+  return {gather, reduce, owners};
+}
+
 double formula_seconds(std::span<const comm::PlannedUnit> units, std::int64_t clients, const Layout& layout,
                        const comm::CostRates& rates) {
   double seconds = 0;
@@ -111,12 +120,7 @@ ScalingForecast forecast_scaling(const PerformanceModel& model, std::span<const 
     return result;
   };
   ScalingForecast forecast;
-  comm::ExchangeOptions gather = options, reduce = options, owners = options;
-  gather.topology = reduce.topology = comm::Topology::root;
-  gather.transport = owners.transport = comm::Transport::gather;
-  reduce.transport = comm::Transport::reduce;
-  owners.topology = comm::Topology::owners;
-  for (const auto& way : {gather, reduce, owners}) {
+  for (const comm::ExchangeOptions& way : ways_of(options)) {
     const double strong = row(1, clients, way).seconds;
     const double weak = row(1, 1, way).seconds;
     for (const std::int64_t gpus : powers_up_to(most_gpus)) {

@@ -7,6 +7,7 @@
 #include "fedspallm/comm/cost_model.hpp"
 
 #include "simulate_model.hpp"
+#include <array>
 #include <cstdint>
 #include <span>
 #include <string>
@@ -34,6 +35,9 @@ struct PerformanceModel {
   double a = 0, b = 0;       // seconds per block = a + b N, as measured: for people
   bool link_scaled = false;  // messages went faster than plain ones one by one: the link's rates were raised
 };
+
+/// The three ways of merging between hosts, all else as in `options`: gather, reduce, owners.
+[[nodiscard]] std::array<comm::ExchangeOptions, 3> ways_of(const comm::ExchangeOptions& options);
 
 /// Seconds to bring one block of `units` together, by the formulas alone.
 [[nodiscard]] double formula_seconds(std::span<const comm::PlannedUnit> units, std::int64_t clients,

@@ -135,6 +135,7 @@ nlohmann::json to_json(const SimulationReport& report) {
                            {"placement", report.placement},
                            {"ranks", report.ranks},
                            {"digest", report.digest},
+                           {"cost_model_seconds_per_block", report.cost_model},
                            {"virtual",
                             {{"seconds", report.clock.seconds()},
                              {"compute_seconds", report.clock.compute_seconds},
@@ -169,6 +170,10 @@ std::string to_text(const nlohmann::json& report) {
       clock["merge_seconds"].get<double>(), clock["dropped"].size(), clock["stragglers"].get<std::int64_t>(),
       report["blocks_run"].get<std::int64_t>(), report["digest"].get<std::string>());
   text += ranks_table(report["ranks"]);
+  text += "\ncost model, links as configured, ms a block:";
+  for (const auto& [way, seconds] : report["cost_model_seconds_per_block"].items())
+    text += fmt::format(" {} {}", way, milliseconds(seconds));
+  text += "\n";
   if (!report["sizes"].empty()) text += "\nmerge and wire, per block\n" + sizes_table(report["sizes"]);
   if (report.contains("performance")) {
     const auto& model = report["performance"];

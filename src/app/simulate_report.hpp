@@ -7,6 +7,7 @@
 #include "simulate_clock.hpp"
 #include "simulate_forecast.hpp"
 #include "simulate_run.hpp"
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -36,6 +37,7 @@ struct SimulationReport {
   std::int64_t blocks = 0, block_weights = 0, blocks_run = 0, clients = 0, stragglers = 0;
   std::string way, reason, placement;
   std::uint64_t seed = 0;
+  std::map<std::string, double> cost_model;  // way -> seconds a block, with configured links, of all clients
   VirtualRound clock;
   std::vector<nlohmann::json> ranks;  // RankUse of each
   std::string digest;
