@@ -2,7 +2,7 @@
 # Helpers that give every target the same warnings, sanitizers and include path.
 
 # FEDSPALLM_UNITY: up to 8 files of a target compile as one, for half the build time where a build is made once
-# (sanitizers in CI). Targets whose files have equal names in their anonymous namespaces stay as they are.
+# (tests/run.sh). Targets whose files have equal names in their anonymous namespaces stay as they are.
 option(FEDSPALLM_UNITY "Compile several files of a target as one" OFF)
 set(FEDSPALLM_NO_UNITY fedspallm_backend fedspallm_config fedspallm_comm fedspallm_store app_tests model_test wire_test aggregate_test
   watchdog_test report_test comm_test nccl_link_test fedspallm_emulated_cuda)
