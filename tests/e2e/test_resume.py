@@ -238,9 +238,12 @@ class Resume(ProgramTest):
                 self.assertEqual(outcome.status, STOPPED, str(outcome))
                 self.assertRegex(outcome.stderr, r"stopped .*before block \d+ of round 1; the same command")
                 self.assertEqual(json.loads((run_dir / "status.json").read_text())["state"], "stopped")
-                metrics = (run_dir / "metrics.jsonl").read_text()
+                records = [run_dir / "metrics.jsonl", *(run_dir / "logs").iterdir()]
+                before = {file: file.read_text() for file in records}
+                self.assertEqual(len(before), 4)
                 self.finish(config, run_dir, expected, 3)
-                self.assertTrue((run_dir / "metrics.jsonl").read_text().startswith(metrics), "appended, never cut")
+                for file, text in before.items():
+                    self.assertTrue(file.read_text().startswith(text), f"{file} is appended to, never cut")
                 self.assertEqual(json.loads((run_dir / "status.json").read_text())["state"], "finished")
                 shutil.rmtree(run_dir)
 
