@@ -3,8 +3,8 @@
 // only.
 #pragma once
 
+#include "../base/merge_elements.hpp"
 #include "../wire/lanes.hpp"
-#include "fixed_point.hpp"
 #include "kernels.hpp"
 #include "prefetch.hpp"
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Purpose: from the sums and counts of a tile to elements, votes and the mask word. For inclusion by
-// tiles.isa.cpp only. Why the elements are the exact means rounded once: see rounding.hpp.
+// tiles.isa.cpp only. Why the elements are the exact means rounded once: base/merge_elements.hpp.
 #pragma once
 
 #include "prefetch.hpp"
@@ -130,7 +130,7 @@ class LaneAverager {
     *votes = rule_.clients - kept;
     largest_ = kept > largest_ ? kept : largest_;
     const std::uint32_t divisor = rule_.divisor != 0 ? rule_.divisor : (kept != 0 ? kept : 1);
-    Element<Stored>::store(static_cast<double>(cut_to_odd(*sums)) / divisor * factor_, elements);
+    Element<Stored>::store(mean_of(*sums, divisor, factor_), elements);
     return {kept > rule_.level ? 1U : 0U, kept == rule_.level ? 1U : 0U};
   }
 

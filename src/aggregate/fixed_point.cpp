@@ -1,9 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "fixed_point.hpp"
-
 #include "fedspallm/aggregate/merge.hpp"
 #include "fedspallm/base/error.hpp"
 
+#include "../base/merge_elements.hpp"
 #include <bit>
 #include <cmath>
 

@@ -4,6 +4,7 @@
 // sets. For inclusion by tiles.isa.cpp only.
 #pragma once
 
+#include "../base/merge_elements.hpp"
 #include "../wire/lanes.hpp"
 #include "kernels.hpp"
 
@@ -52,23 +53,16 @@ void score_keys(const unsigned char* elements, const double* column_weights, std
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(keys + lane + 4), _mm256_castpd_si256(high_key));
   }
 #else
-  for (int lane = 0; lane < 64; ++lane) {
-    const auto value =
-        static_cast<double>(wire::lanes::stored_float<Stored>(elements + lane * Stored::kBytes));
-    const double key = value * value * column_weights[lane];
-    __builtin_memcpy(keys + lane, &key, 8);
-  }
+  for (int lane = 0; lane < 64; ++lane)
+    keys[lane] =
+        score_key(wire::lanes::stored_float<Stored>(elements + lane * Stored::kBytes), column_weights[lane]);
 #endif
 }
 
 template <class Stored>
 void magnitude_keys(const unsigned char* elements, std::uint64_t* keys) {
-  for (int lane = 0; lane < 64; ++lane) {
-    const auto value =
-        static_cast<double>(wire::lanes::stored_float<Stored>(elements + lane * Stored::kBytes));
-    const double key = __builtin_fabs(value);
-    __builtin_memcpy(keys + lane, &key, 8);
-  }
+  for (int lane = 0; lane < 64; ++lane)
+    keys[lane] = magnitude_key(wire::lanes::stored_float<Stored>(elements + lane * Stored::kBytes));
 }
 
 /// Patterns of non-negative doubles have no sign bit, so signed comparisons will do.

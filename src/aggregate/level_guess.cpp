@@ -54,14 +54,6 @@ std::uint64_t key_of_rank(std::vector<std::uint64_t>& keys, std::int64_t rank) {
 
 }  // namespace
 
-Level find_level(std::span<const std::int64_t> kept, std::int64_t count) {
-  for (std::size_t level = 1; level < kept.size() && count > 0; ++level) {
-    if (kept[level] >= count) return {static_cast<std::uint32_t>(level), count};
-    count -= kept[level];
-  }
-  return {};
-}
-
 LevelGuess guess_level(const Kernels& kernels, std::span<const Tile> tiles, const TieOrder& order,
                        DType dtype, AverageRule rule, double dropped_share) {
   const std::vector<std::int64_t> sample = sampled_tiles(std::ssize(tiles));

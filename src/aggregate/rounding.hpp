@@ -1,21 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // Purpose: rounding sums and quotients to elements of a model's dtype, once. For inclusion by average.hpp
-// only.
-//
-// Why the result is the nearest element to the exact sum 2^q / n:
-//  1. |sum| <= 2^56 is cut to 53 bits by rounding to odd (only where it has more). The cut number lies on the
-//  same side
-//     of n * midpoint for each midpoint between elements, because with n < 2^24 those are multiples of 2^4
-//     there.
-//  2. The double division then rounds correctly, and a quotient of a 53-bit integer by n < 2^24 that is not a
-//  midpoint
-//     is further than half a unit of double precision away from one. So the double lies on the right side,
-//     too.
-//  3. Times 2^q is exact in double. Double to f32 is one rounding; to f16 and bf16 it goes over a float that
-//  is rounded
-//     to odd, which has enough bits to make the second rounding the correct one.
+// only. Why the elements are the exact means rounded once: base/merge_elements.hpp.
 #pragma once
 
+#include "../base/merge_elements.hpp"
 #include "../wire/lanes.hpp"
 #include "kernels.hpp"
 
@@ -25,36 +13,6 @@ namespace {
 using wire::lanes::StoredBf16;
 using wire::lanes::StoredF16;
 using wire::lanes::StoredF32;
-
-constexpr std::int64_t kExact = std::int64_t{1} << 53;
-
-inline double power_of_two(int exponent) {
-  const std::uint64_t bits = static_cast<std::uint64_t>(1023 + exponent) << 52;
-  double value;
-  __builtin_memcpy(&value, &bits, 8);
-  return value;
-}
-
-/// Step 1: a multiple of 8 where the sum has more than 53 bits. Two's complement: works for both signs.
-inline std::int64_t cut_to_odd(std::int64_t sum) {
-  if (sum > -kExact && sum < kExact) return sum;
-  return (sum & ~std::int64_t{7}) | ((sum & 7) != 0 ? 8 : 0);
-}
-
-inline std::uint32_t bits_of(float value) {
-  std::uint32_t bits;
-  __builtin_memcpy(&bits, &value, 4);
-  return bits;
-}
-
-/// Pattern of the float next to `value` towards zero, with its last bit set unless it equals `value`.
-inline std::uint32_t float_to_odd(double value) {
-  const auto nearest = static_cast<float>(value);
-  const auto back = static_cast<double>(nearest);
-  std::uint32_t bits = bits_of(nearest);
-  if (__builtin_fabs(back) > __builtin_fabs(value)) --bits;
-  return back != value ? bits | 1U : bits;
-}
 
 /// Step 3 for one element, and for as many as a vector of doubles has.
 template <class Stored>
@@ -106,8 +64,7 @@ template <>
 struct Element<StoredBf16> {
   static constexpr int kBytes = 2;
   static void store(double value, unsigned char* destination) {
-    const std::uint32_t odd = float_to_odd(value);
-    const auto element = static_cast<std::uint16_t>((odd + 0x7fffU + ((odd >> 16) & 1U)) >> 16);
+    const std::uint16_t element = odd_to_bf16(float_to_odd(value));
     __builtin_memcpy(destination, &element, 2);
   }
 #if defined(__AVX512F__)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "device_transport.hpp"
 
+#include "fedspallm/base/counts.hpp"
 #include "fedspallm/base/error.hpp"
 #include "fedspallm/wire/device.hpp"
 
@@ -17,6 +18,12 @@ constexpr double kJoinSeconds = 60;  // for the ranks to find each other
 // The backend's sums are comm's tiles.
 static_assert(sizeof(aggregate::Tile) == 64 * 8 + 64 * 4 && offsetof(aggregate::Tile, sum) == 0 &&
               offsetof(aggregate::Tile, kept) == 64 * 8);
+
+backend::UpdateOps::Tie tie_of(aggregate::TieRule rule) {
+  using backend::UpdateOps;
+  if (rule == aggregate::TieRule::score) return UpdateOps::Tie::score;
+  return rule == aggregate::TieRule::magnitude ? UpdateOps::Tie::magnitude : UpdateOps::Tie::index;
+}
 
 class BackendMerge final : public comm::DeviceMerge {
  public:
@@ -35,9 +42,35 @@ class BackendMerge final : public comm::DeviceMerge {
                                                      q_, tiles_.get());
     return {added.kept, added.padding_set, added.largest};
   }
-  void take(std::span<aggregate::Tile> tiles) override {
-    require(std::ssize(tiles) == wire::mask_words(rows_ * cols_), "DeviceMerge::take: a tile for 64 weights");
-    ops_.read(tiles_.get(), std::as_writable_bytes(tiles));
+  aggregate::MergedMatrix finish(std::int64_t clients, const aggregate::MergeRules& rules,
+                                 std::span<const std::int64_t> diagonal_sums) override {
+    const bool in_groups = rules.expand && rules.group > 0;
+    backend::UpdateOps::Finish how{.rows = rows_,
+                                   .cols = cols_,
+                                   .dtype = dtype_,
+                                   .q = q_,
+                                   .clients = static_cast<std::uint32_t>(clients),
+                                   .divide_by_all = rules.averaging == aggregate::Averaging::mean,
+                                   .tie = tie_of(rules.tie)};
+    if (rules.expand && rules.tie == aggregate::TieRule::score) how.column_weights = diagonal_sums;
+    if (rules.expand && !in_groups) how.target = exact_count(rules.sparsity, rows_ * cols_);
+    if (in_groups) how.keep = rules.keep, how.group = rules.group;
+    backend::UpdateOps::Finished done = ops_.finish(how, tiles_.get());
+    aggregate::MergedMatrix merged;
+    merged.matrix.rows = rows_;
+    merged.matrix.cols = cols_;
+    merged.matrix.dtype = dtype_;
+    merged.matrix.kept = done.kept;
+    merged.matrix.bits = std::move(done.bits);
+    merged.matrix.values = std::move(done.values);
+    merged.votes = std::move(done.votes);
+    merged.histogram.assign(done.kept_by.rbegin(), done.kept_by.rend());
+    merged.common_zeros = done.kept_by[0];
+    merged.expanded = done.expanded;
+    merged.target = in_groups ? rows_ * cols_ / rules.group * (rules.group - rules.keep) : how.target;
+    merged.above_target = done.above_target;
+    merged.kept_zeros = done.kept_zeros;
+    return merged;
   }
 
  private:

@@ -129,6 +129,9 @@ Forecast forecast(const config::Config& config, const model::ModelDirectory& mod
         for (RankForecast& rank : result.ranks)
           rank.transfer_bytes += sizes.largest_matrix / ranks * (12 + 12 + 12) +
                                  comm::ExchangeOptions().window_blocks * way.options.chunk_bytes;
+      if (way.options.transport ==
+          comm::Transport::nccl)  // the root's GPU has sums and arrivals, not its host
+        result.ranks.front().transfer_bytes -= sizes.largest_matrix * (12 + 12);
     }
     for (int rank = 0; rank < ranks; ++rank)
       result.ranks[static_cast<std::size_t>(rank)].wire_bytes +=

@@ -117,6 +117,7 @@ GpuWork gpu_work(const config::Config& config, const model::ModelDirectory& mode
   work.later_rounds = config.federation.rounds > 1;
   work.updates_on_device = on_device;
   work.merges_on_device = on_device && rank == 0;
+  work.vote_bytes = config.clients.size() < (1U << 8) ? 1 : config.clients.size() < (1U << 16) ? 2 : 4;
   return work;
 }
 
@@ -152,8 +153,10 @@ GpuForecast forecast_gpu(const model::Architecture& architecture, const GpuWork&
     result.transfer = comm::ExchangeOptions().window_blocks * clients * packed_bytes(work, shapes.weights);
     result.allowance += kNccl;
   }
-  if (work.merges_on_device)  // sums and counts of the matrix being merged, and updates that arrive
-    result.transfer += 12 * shapes.largest + kUpdatesAtOnce * packed_bytes(work, shapes.largest);
+  if (work.merges_on_device)  // sums and counts of the matrix being merged, averages, votes and bits;
+                              // arrivals
+    result.transfer += (12 + work.value_bytes + work.vote_bytes) * shapes.largest + shapes.largest / 8 +
+                       kUpdatesAtOnce * packed_bytes(work, shapes.largest);
   return result;
 }
 

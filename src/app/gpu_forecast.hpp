@@ -28,6 +28,7 @@ struct GpuWork {
   bool later_rounds = false;            // masks of the round before are needed too
   bool updates_on_device = false;       // transport nccl: updates in flight stay there
   bool merges_on_device = false;        // ... and this rank is the root
+  std::int64_t vote_bytes = 1;          // of a merged weight: as many as hold the number of clients
 };
 
 /// The work of one rank. @param on_device  updates travel from GPU to GPU (transport nccl)

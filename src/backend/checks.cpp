@@ -279,6 +279,25 @@ void add_update(const UpdateOps::Update& update) {
          "add of an update", "bits and values");
 }
 
+void finish_merge(const UpdateOps::Finish& how) {
+  const char* op = "finish of a merge";
+  constexpr std::int64_t largest = 0xffffffffLL;  // ranks and histograms count in 32 bits
+  expect(how.rows >= 0 && how.cols >= 0 && (how.rows == 0 || how.cols <= largest / how.rows), op,
+         fmt::format("rows, cols >= 0 and fewer than 2^32 weights, found {} x {}", how.rows, how.cols));
+  expect(how.clients >= 1 && how.clients < (1U << 24), op,
+         fmt::format("1 <= clients < 2^24, found {}", how.clients));
+  expect(how.target >= -1 && how.target <= how.rows * how.cols, op,
+         fmt::format("a target of -1 or of at most all weights, found {}", how.target));
+  expect(
+      how.group == 0 ? how.keep == 0 : how.keep > 0 && how.keep <= how.group && how.target < 0, op,
+      fmt::format("N:M with 0 < N <= M and without a target, or neither, found {}:{}", how.keep, how.group));
+  expect(how.group == 0 || how.cols % how.group == 0, op,
+         fmt::format("columns in whole groups, found {} and {}", how.cols, how.group));
+  if ((how.target < 0 && how.group == 0) || how.tie != UpdateOps::Tie::score) return;
+  expect(std::ssize(how.column_weights) == how.cols, op, "a weight for each column");
+  for (const std::int64_t weight : how.column_weights) expect(weight >= 0, op, "columns' weights >= 0");
+}
+
 namespace {
 
 void own_csr(const Backend* owner, std::string_view op, const CsrMatrix& matrix) {

@@ -61,6 +61,7 @@ void unpack_mask(const Backend* owner, std::span<const std::uint64_t> bits, cons
 // Backend
 void pack_update(const Backend* owner, const View& w, const View& mask);
 void add_update(const UpdateOps::Update& update);
+void finish_merge(const UpdateOps::Finish& how);
 void csr_compress(const Backend* owner, const View& w);
 void csr_expand(const Backend* owner, const CsrMatrix& matrix, const View& w);
 void csr_linear(const Backend* owner, const View& x, const CsrMatrix& w, const View& bias, const View& y);

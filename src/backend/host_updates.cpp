@@ -5,6 +5,7 @@
 
 #include "checks.hpp"
 #include "cuda/elements.hpp"
+#include "host_tile.hpp"
 #include <algorithm>
 #include <cstring>
 #include <new>
@@ -14,11 +15,6 @@ namespace fedspallm::backend {
 namespace {
 
 constexpr std::align_val_t kAlignment{256};
-
-struct Tile {
-  std::int64_t sum[64];
-  std::uint32_t kept[64];
-};
 
 std::uint32_t magnitude_bits(float value) {
   return cuda::bits_of(value) & 0x7fffffffU;
@@ -61,7 +57,7 @@ UpdateOps::Packed HostUpdates::pack(View w, View mask, DType dtype,
 }
 
 void HostUpdates::clear(std::int64_t weights, std::byte* tiles) {
-  std::memset(tiles, 0, static_cast<std::size_t>((weights + 63) / 64) * sizeof(Tile));
+  std::memset(tiles, 0, static_cast<std::size_t>((weights + 63) / 64) * sizeof(HostTile));
 }
 
 UpdateOps::Added HostUpdates::add(const Update& update, int q, std::byte* tiles) {
@@ -80,7 +76,7 @@ UpdateOps::Added HostUpdates::add(const Update& update, int q, std::byte* tiles)
     float value = 0;
     widen(update.dtype, update.values + place * static_cast<std::int64_t>(size_of(update.dtype)), &value, 1);
     largest = std::max(largest, magnitude_bits(value));
-    Tile& tile = reinterpret_cast<Tile*>(tiles)[index / 64];
+    HostTile& tile = reinterpret_cast<HostTile*>(tiles)[index / 64];
     tile.sum[index % 64] += cuda::quantize_element(value, q);
     ++tile.kept[index % 64];
   }

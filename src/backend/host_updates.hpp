@@ -17,6 +17,7 @@ class HostUpdates final : public UpdateOps {
   Packed pack(View w, View mask, DType dtype, const std::function<Place(std::int64_t kept)>& place) override;
   void clear(std::int64_t weights, std::byte* tiles) override;
   Added add(const Update& update, int q, std::byte* tiles) override;
+  [[nodiscard]] Finished finish(const Finish& how, std::byte* tiles) override;
 
  private:
   SparseOps& sparse_;

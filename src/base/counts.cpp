@@ -16,4 +16,12 @@ std::int64_t exact_count(double sparsity, std::int64_t size) {
   return std::min(static_cast<std::int64_t>(count), size);
 }
 
+Level find_level(std::span<const std::int64_t> kept, std::int64_t count) {
+  for (std::size_t level = 1; level < kept.size() && count > 0; ++level) {
+    if (kept[level] >= count) return {static_cast<std::uint32_t>(level), count};
+    count -= kept[level];
+  }
+  return {};
+}
+
 }  // namespace fedspallm

@@ -92,9 +92,12 @@ class ScopedTime {
 /// A merge state, counted in the memory gauge while it lives.
 class CountedMerge {
  public:
+  /// @param on_device  the tiles are elsewhere, and counted all the same: only the diagonal's sums are here
   CountedMerge(const PlannedUnit& unit, aggregate::FixedPoint scale, aggregate::FixedPoint diagonal_scale,
-               Gauge& gauge)
-      : merge_(unit.rows, unit.cols, scale, diagonal_scale), gauge_(gauge), bytes_(merge_bytes(unit)) {
+               Gauge& gauge, bool on_device = false)
+      : merge_(on_device ? 0 : unit.rows, unit.cols, scale, diagonal_scale),
+        gauge_(gauge),
+        bytes_(merge_bytes(unit)) {
     gauge_.add(bytes_);
   }
   ~CountedMerge() { gauge_.subtract(bytes_); }

@@ -59,7 +59,8 @@ wire::MatrixUpdate decode_announced(const PlanIndex& plan, std::size_t index, co
 void RootMerge::begin(const ReadyUnit& ready) {
   if (current_ != nullptr) return;
   const PlannedUnit& unit = context_.plan.unit(ready.index);
-  current_ = std::make_unique<CountedMerge>(unit, ready.scale, ready.diagonal_scale, context_.merge_memory);
+  current_ = std::make_unique<CountedMerge>(unit, ready.scale, ready.diagonal_scale, context_.merge_memory,
+                                            context_.device != nullptr);
   added_ = 0;
   if (context_.device == nullptr) return;
   on_device_ = context_.device->port->begin_merge(unit.rows, unit.cols, unit.dtype, ready.scale.q);
@@ -85,7 +86,7 @@ bool RootMerge::add_encoded(const ReadyUnit& ready, const Announcement& said,
   return add(ready, {&update, 1});
 }
 
-/// The diagonal comes to the host, which adds it; the tiles follow when all updates are in.
+/// The diagonal comes to the host, which adds it.
 void RootMerge::check_and_add(const ReadyUnit& ready, const Announcement& said,
                               std::span<const std::byte> piece) {
   const PlannedUnit& unit = context_.plan.unit(ready.index);
@@ -121,10 +122,7 @@ bool RootMerge::add_on_device(const ReadyUnit& ready, const Announcement& said,
   } catch (const DataError& error) {
     throw refused(context_.plan, ready.index, said, error);
   }
-  if (++added_ < ready.said.size()) return false;
-  on_device_->take(current_->merge().tiles());
-  on_device_.reset();
-  return true;
+  return ++added_ == ready.said.size();
 }
 
 void RootMerge::complete_added(const ReadyUnit& ready) {
@@ -146,6 +144,13 @@ void RootMerge::complete(const ReadyUnit& ready, const aggregate::PartialMerge* 
   if (merge != nullptr && group != groups_.end()) {
     completed.diagonal_sums = group->second.sums;
     completed.diagonal_scale = group->second.scale;
+  }
+  aggregate::MergedMatrix finished;
+  if (merge != nullptr && on_device_ != nullptr) {
+    finished = on_device_->finish(std::ssize(ready.said), context_.options.rules, completed.diagonal_sums);
+    on_device_.reset();
+    completed.merge = nullptr;
+    completed.finished = &finished;
   }
   on_completed_(completed);
   if (context_.plan.last_of_group(ready.index) == ready.index) groups_.erase(unit.diagonal_unit);

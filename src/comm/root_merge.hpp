@@ -23,7 +23,8 @@ class RootMerge {
   bool add_encoded(const ReadyUnit& ready, const Announcement& said, std::span<const std::byte> bytes);
   /// The same for one that came to the device.
   bool add_on_device(const ReadyUnit& ready, const Announcement& said, std::span<const std::byte> piece);
-  /// Hands over the unit whose updates were added. @pre add() has returned true
+  /// Hands over the unit whose updates were added, finished where that is done on the device.
+  /// @pre adding has returned true
   void complete_added(const ReadyUnit& ready);
   /// Hands over a unit that was merged elsewhere (reduce), or (null) that lost all its clients.
   void complete(const ReadyUnit& ready, const aggregate::PartialMerge* merge);
@@ -39,7 +40,7 @@ class RootMerge {
   void check_and_add(const ReadyUnit& ready, const Announcement& said, std::span<const std::byte> piece);
 
   std::unique_ptr<CountedMerge> current_;
-  std::unique_ptr<DeviceMerge> on_device_;  // nccl: the tiles of current_ until all updates are in
+  std::unique_ptr<DeviceMerge> on_device_;  // nccl: the tiles of current_
   std::size_t added_ = 0;
   std::map<std::size_t, Group> groups_;  // by diagonal unit, until the last unit of the group is done
 };

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Clients prune on a device, updates stay there and travel to the root's, which adds them: the merge has the
-// bits that it has when everything goes through host memory. Built for the CPU backends and the emulated GPU
-// with a link over MPI, and for real GPUs with NCCL (a rank for each, at least one).
+// Clients prune on a device, updates stay there and travel to the root's, which merges them: the result has
+// the bits that it has when everything goes through host memory. Built for the CPU backends and the emulated
+// GPU with a link over MPI, and for real GPUs with NCCL (a rank for each, at least one).
 #include "fedspallm/backend/cuda.hpp"
 #include "fedspallm/prune/block_pruner.hpp"
 
@@ -44,9 +44,10 @@ class DeviceRun : public testing::TestWithParam<std::string> {
     backend_ = GetParam() == "cuda" ? backend::make_cuda_backend(device_) : test::make_backend(GetParam());
   }
 
-  [[nodiscard]] comm::ExchangeOptions options(comm::Transport transport) {
+  [[nodiscard]] comm::ExchangeOptions options(comm::Transport transport, const aggregate::MergeRules& rules) {
     comm::ExchangeOptions options;
     options.transport = transport;
+    options.rules = rules;
     if (transport != comm::Transport::nccl) return options;
     options.device = comm::test::host_device(comm_);
     options.device->port = make_device_port(*backend_);
@@ -63,9 +64,14 @@ class DeviceRun : public testing::TestWithParam<std::string> {
     const bool on_device = transport == comm::Transport::nccl;
     const RoundPlan plan = plan_round(config_, model_, rank_of_client_, {1, 0});
     std::vector<comm::test::Seen> seen;
-    comm::Exchange exchange(comm_, plan.exchange, options(transport), [&](const comm::CompletedUnit& unit) {
+    const auto take = [&](const comm::CompletedUnit& unit) {
+      EXPECT_EQ(unit.finished != nullptr, on_device);
       seen.push_back(comm::test::copy_of(unit));
-    });
+      if (!on_device)
+        seen.back().finished = aggregate::finish(*unit.merge, std::ssize(unit.reports), plan.rules,
+                                                 plan.exchange.units[unit.index].dtype, unit.diagonal_sums);
+    };
+    comm::Exchange exchange(comm_, plan.exchange, options(transport, plan.rules), take);
     const model::SafetensorsFile expected(config_.model.path / "expected.safetensors");
     prune::Workspace workspace(*backend_, model_.architecture(), windows_of(model_, expected, 0).length);
     std::vector<std::unique_ptr<prune::BlockPruner>> pruners;

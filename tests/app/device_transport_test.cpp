@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// The port that a backend makes: packing, sending and summing on a device are the same as doing it in host
+// The port that a backend makes: packing, sending and merging on a device are the same as doing it in host
 // memory. On the CPU backends here; tests/backend has the kernels.
 #include "device_transport.hpp"
 
@@ -10,7 +10,7 @@
 #include <gtest/gtest.h>
 
 #include "support/update_cases.hpp"
-#include <cstring>
+#include <array>
 
 namespace fedspallm::app {
 namespace {
@@ -24,9 +24,40 @@ class Port : public testing::TestWithParam<std::string> {
   std::unique_ptr<comm::DevicePort> port_ = make_device_port(*backend_);
 };
 
-TEST_P(Port, sums_are_those_of_the_host) {
+void expect_same(const aggregate::MergedMatrix& found, const aggregate::MergedMatrix& wanted) {
+  EXPECT_EQ(found.matrix.rows, wanted.matrix.rows);
+  EXPECT_EQ(found.matrix.cols, wanted.matrix.cols);
+  EXPECT_EQ(found.matrix.dtype, wanted.matrix.dtype);
+  EXPECT_EQ(found.matrix.kept, wanted.matrix.kept);
+  EXPECT_TRUE(found.matrix.bits == wanted.matrix.bits);
+  EXPECT_TRUE(found.matrix.values == wanted.matrix.values);
+  EXPECT_TRUE(found.votes == wanted.votes);
+  EXPECT_EQ(found.histogram, wanted.histogram);
+  EXPECT_EQ(found.common_zeros, wanted.common_zeros);
+  EXPECT_EQ(found.expanded, wanted.expanded);
+  EXPECT_EQ(found.target, wanted.target);
+  EXPECT_EQ(found.above_target, wanted.above_target);
+  EXPECT_EQ(found.kept_zeros, wanted.kept_zeros);
+}
+
+/// Rules of every kind, one for each turn.
+aggregate::MergeRules rules_of_turn(std::size_t turn, std::int64_t cols) {
+  using aggregate::TieRule;
+  aggregate::MergeRules rules;
+  rules.tie = std::array{TieRule::score, TieRule::magnitude, TieRule::index}[turn % 3];
+  rules.expand = turn % 5 != 4;
+  rules.sparsity = 0.625;
+  if (turn % 7 == 3) rules.averaging = aggregate::Averaging::mean;
+  if (turn % 4 == 1 && cols % 8 == 0) rules.keep = 4, rules.group = 8;
+  return rules;
+}
+
+TEST_P(Port, merges_to_the_bits_of_the_host) {
+  std::size_t turn = 0;
   for (const UpdateCase& item : test::update_cases()) {
     SCOPED_TRACE(item.name());
+    const aggregate::MergeRules rules = rules_of_turn(turn++, item.cols);
+    const std::vector<std::int64_t> diagonal(static_cast<std::size_t>(item.cols), 5);
     std::vector<wire::PackedMatrix> matrices;
     float largest = 0;
     for (std::uint32_t client = 0; client < 3; ++client) {
@@ -48,9 +79,8 @@ TEST_P(Port, sums_are_those_of_the_host) {
       EXPECT_FALSE(found.padding_set);
       EXPECT_EQ(found.largest, wire::largest_magnitude(matrix));
     }
-    std::vector<aggregate::Tile> tiles(expected.tiles().size());
-    merge->take(tiles);
-    EXPECT_EQ(std::memcmp(tiles.data(), expected.tiles().data(), tiles.size() * sizeof(aggregate::Tile)), 0);
+    expect_same(merge->finish(3, rules, diagonal),
+                aggregate::finish(expected, 3, rules, item.dtype, diagonal));
   }
 }
 
@@ -62,14 +92,14 @@ TEST_P(Port, a_later_merge_starts_from_nothing) {
   const auto image = wire::device_image(update);
   const auto memory = port_->allocate(std::ssize(image));
   port_->upload(image, memory.get());
-  std::vector<aggregate::Tile> first(4), second(4);
-  for (auto* tiles : {&first, &second}) {
-    const auto merge = port_->begin_merge(item.rows, item.cols, item.dtype, -50);
+  aggregate::PartialMerge expected(item.rows, item.cols, {-40}, {});
+  expected.add(matrix);
+  const aggregate::MergeRules rules{.expand = false};
+  for (int turn = 0; turn < 2; ++turn) {
+    const auto merge = port_->begin_merge(item.rows, item.cols, item.dtype, -40);
     (void)merge->add(memory.get(), matrix.kept);
-    merge->take(*tiles);
+    expect_same(merge->finish(1, rules, {}), aggregate::finish(expected, 1, rules, item.dtype, {}));
   }
-  EXPECT_TRUE(first == second);
-  EXPECT_FALSE(first == std::vector<aggregate::Tile>(4));
 }
 
 INSTANTIATE_TEST_SUITE_P(Backends, Port, testing::Values("reference", "cpu"));

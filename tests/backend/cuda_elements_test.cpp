@@ -105,5 +105,38 @@ TEST(CudaElements, GroupsKeepTheLargestAndTiesGoByIndex) {
   for (int i = 0; i < 4; ++i) EXPECT_TRUE(kept(i, 4) && !kept(i, 0));
 }
 
+/// Against arithmetic in long double, which holds a sum of 57 bits and rounds once.
+TEST(CudaElements, MeansAreRoundedOnce) {
+  std::uint64_t state = 99;
+  for (int i = 0; i < 100000; ++i) {
+    state = state * 6364136223846793005ULL + 1442695040888963407ULL;
+    const std::int64_t sum = static_cast<std::int64_t>(state) >> (7 + state % 40);
+    const auto n = static_cast<std::uint32_t>(1 + (state >> 20) % 9);
+    const double mean = mean_of(sum, n, power_of_two(-50));
+    const long double exact = static_cast<long double>(sum) / n * 0x1p-50L;
+    const auto nearest = static_cast<float>(exact);
+    ASSERT_EQ(static_cast<float>(mean), nearest) << sum << " / " << n;
+    const float stored_bf16 = widen_bf16(mean_to_bf16(mean)), stored_f16 = widen_f16(mean_to_f16(mean));
+    const auto off = [&](float stored) { return std::fabs(static_cast<long double>(stored) - exact); };
+    for (const int step : {-1, 1}) {
+      const auto beside = static_cast<std::uint16_t>(mean_to_bf16(mean) + step);
+      ASSERT_LE(off(stored_bf16), off(widen_bf16(beside))) << sum << " / " << n;
+      const auto half_beside = static_cast<std::uint16_t>(mean_to_f16(mean) + step);
+      if ((mean_to_f16(mean) & 0x7fffU) == 0) continue;  // beside 0 lie numbers of the other sign
+      ASSERT_LE(off(stored_f16), off(widen_f16(half_beside))) << sum << " / " << n;
+    }
+  }
+}
+
+TEST(CudaElements, MergedGroupsLoseWhatFewestKeptThenTheSmallestThenTheFirst) {
+  const std::array<MergeOrder, 5> orders{{{2, 9}, {1, 50}, {0, 0}, {2, 9}, {2, 4}}};
+  const auto goes = [&](int element, int keep) {
+    return goes_from_group(element, keep, 5, 4, [&](int i) { return orders[static_cast<std::size_t>(i)]; });
+  };
+  const int order[] = {1, 4, 0, 3};  // the third weight went before
+  for (int keep = 0; keep <= 5; ++keep)
+    for (int place = 0; place < 4; ++place) EXPECT_EQ(goes(order[place], keep), place < 4 - keep) << keep;
+}
+
 }  // namespace
 }  // namespace fedspallm::test

@@ -5,6 +5,7 @@
 #include "../../src/backend/cuda/geometry.hpp"
 #include <cstddef>
 #include <numeric>
+#include <utility>
 
 namespace fedspallm::test {
 namespace {
@@ -63,6 +64,55 @@ TEST(CudaGeometry, SelectionDigitsCoverTheKey) {
     EXPECT_LE(1U << select_digit_bits[digit], select_bins);
     above = select_digit_shift[digit];
   }
+}
+
+TEST(CudaGeometry, MergeDigitsCoverADoubleWithoutItsSign) {
+  int above = 63;
+  for (int digit = 0; digit < merge_digits; ++digit) {
+    EXPECT_EQ(merge_digit_shift[digit] + merge_digit_bits[digit], above);
+    EXPECT_LE(1U << merge_digit_bits[digit], select_bins);
+    above = merge_digit_shift[digit];
+  }
+  EXPECT_EQ(above, 0);
+}
+
+TEST(CudaGeometry, VotesAreAsNarrowAsTheClientsAllow) {
+  EXPECT_EQ(merge_vote_width(1), 1);
+  EXPECT_EQ(merge_vote_width(255), 1);
+  EXPECT_EQ(merge_vote_width(256), 2);
+  EXPECT_EQ(merge_vote_width(65535), 2);
+  EXPECT_EQ(merge_vote_width(65536), 4);
+}
+
+TEST(CudaGeometry, AMergesWorkspaceHoldsItsPartsWithoutOverlap) {
+  for (const std::int64_t size :
+       {std::int64_t{1}, std::int64_t{4096}, std::int64_t{4097}, std::int64_t{45088768}})
+    for (const std::uint32_t clients : {1U, 300U, 70000U})
+      for (const std::int64_t element : {2, 4}) {
+        const std::int64_t columns = 11008, units = (size + 4095) / 4096;
+        const MergeLayout layout = merge_layout(size, columns, clients, element);
+        const std::int64_t votes = clients < 256 ? 1 : clients < 65536 ? 2 : 4;
+        // In the order of the parts: where each begins and what it needs.
+        const std::pair<std::size_t, std::int64_t> parts[] = {{layout.elements, size * element},
+                                                              {layout.votes, size * votes},
+                                                              {layout.bits, (size + 63) / 64 * 8},
+                                                              {layout.column_weights, columns * 8},
+                                                              {layout.kept_by, (clients + 2) * 8},
+                                                              {layout.bins, 2048 * 4},
+                                                              {layout.counts, units * 4},
+                                                              {layout.starts, (units + 1) * 8},
+                                                              {layout.state, 24},
+                                                              {layout.facts, 32}};
+        std::int64_t end = 0;
+        for (const auto& [offset, bytes] : parts) {
+          EXPECT_GE(static_cast<std::int64_t>(offset), end);
+          EXPECT_LT(static_cast<std::int64_t>(offset), end + 256);
+          EXPECT_EQ(offset % 256, 0U);
+          end = static_cast<std::int64_t>(offset) + bytes;
+        }
+        EXPECT_GE(static_cast<std::int64_t>(layout.bytes), end);
+        EXPECT_LT(static_cast<std::int64_t>(layout.bytes), end + 256);
+      }
 }
 
 TEST(CudaGeometry, SweepPiecesHoldWholeGroupsAndFitSharedMemory) {

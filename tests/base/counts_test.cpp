@@ -6,6 +6,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <utility>
 
 namespace fedspallm {
 namespace {
@@ -45,6 +46,22 @@ TEST(ExactCount, BrokenPreconditionsAreNamed) {
   EXPECT_THROW((void)exact_count(1.1, 10), LogicError);
   EXPECT_THROW((void)exact_count(std::nan(""), 10), LogicError);
   EXPECT_THROW((void)exact_count(0.5, -1), LogicError);
+}
+
+TEST(FindLevel, CountsUpFromTheWeightsThatFewestKept) {
+  const std::int64_t kept[] = {7, 3, 0, 5, 2};  // seven that nobody kept
+  const auto found = [&](std::int64_t count) {
+    const Level level = find_level(kept, count);
+    return std::pair(level.level, level.rank);
+  };
+  using Pair = std::pair<std::uint32_t, std::int64_t>;
+  EXPECT_EQ(found(-4), Pair(0, 0));
+  EXPECT_EQ(found(0), Pair(0, 0));
+  EXPECT_EQ(found(1), Pair(1, 1));
+  EXPECT_EQ(found(3), Pair(1, 3));
+  EXPECT_EQ(found(4), Pair(3, 1)) << "nothing at level 2";
+  EXPECT_EQ(found(8), Pair(3, 5));
+  EXPECT_EQ(found(10), Pair(4, 2));
 }
 
 }  // namespace

@@ -45,8 +45,9 @@ class HostMerge final : public DeviceMerge {
     if (fits) merge_.add(matrix);  // false for what is not finite: the caller refuses it
     return found;
   }
-  void take(std::span<aggregate::Tile> tiles) override {
-    std::copy(merge_.tiles().begin(), merge_.tiles().end(), tiles.begin());
+  aggregate::MergedMatrix finish(std::int64_t clients, const aggregate::MergeRules& rules,
+                                 std::span<const std::int64_t> diagonal_sums) override {
+    return aggregate::finish(merge_, clients, rules, dtype_, diagonal_sums);
   }
 
  private:

@@ -173,6 +173,36 @@ class UpdateOps {
   /// tiles += the update in multiples of 2^q, halves away from zero; the same bits as
   /// aggregate::PartialMerge::add.
   virtual Added add(const Update& update, int q, std::byte* tiles) = 0;
+
+  /// Which of equally often kept weights goes first: the one of the smallest value^2 times its column's
+  /// weight, or |value|; equal ones by row-major index.
+  enum class Tie { score, magnitude, index };
+  /// How sums become a merged matrix: what aggregate::finish() is told, in numbers.
+  struct Finish {
+    std::int64_t rows = 0, cols = 0;
+    DType dtype = DType::f32;
+    int q = 0;                   // of the sums
+    std::uint32_t clients = 1;   // no weight was kept by more
+    bool divide_by_all = false;  // plain mean; else by the clients that kept the weight
+    Tie tie = Tie::score;
+    std::span<const std::int64_t> column_weights = {};  // score: cols values >= 0
+    std::int64_t target = -1;  // weights that are to be dropped in all, -1 = those that nobody kept
+    int keep = 0, group = 0;   // group > 0: of each `group` consecutive weights as many stay, and no target
+  };
+  struct Finished {
+    std::vector<std::uint64_t> bits;  // as SparseOps::pack has them
+    std::vector<std::byte> values;
+    std::int64_t kept = 0;
+    std::int64_t kept_zeros = 0;        // kept values that are +-0
+    std::vector<std::uint32_t> votes;   // per weight: clients that dropped it
+    std::vector<std::int64_t> kept_by;  // clients + 1 bins: weights that so many clients kept
+    std::int64_t expanded = 0;          // weights that somebody kept and that were dropped
+    bool above_target = false;          // more (N:M: in some group) than wanted were kept by nobody
+  };
+  /// The same bits as aggregate::finish(). The sums are used up.
+  /// @pre cols is a multiple of group; not both target >= 0 and group > 0; rows cols < 2^32
+  /// @throws LogicError also when a weight was kept by more than all clients
+  [[nodiscard]] virtual Finished finish(const Finish& how, std::byte* tiles) = 0;
 };
 
 class Backend {

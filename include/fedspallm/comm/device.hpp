@@ -1,11 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Purpose: what an exchange needs of a rank's GPU for the transport nccl, so that comm depends on no backend:
-// memory by opaque pointers, sums of a merge, and messages between devices. app makes a port from a backend;
+// memory by opaque pointers, merging, and messages between devices. app makes a port from a backend;
 // nccl_link() is the link of the product, tests have one over MPI. Also the decision whether GPUs can be
 // used so. Non-goals: kernels; what is said about matrices (exchange.hpp).
 #pragma once
 
-#include "fedspallm/aggregate/tile.hpp"
+#include "fedspallm/aggregate/merge.hpp"
 #include "fedspallm/base/dtype.hpp"
 #include "fedspallm/comm/communicator.hpp"
 
@@ -19,7 +19,7 @@
 
 namespace fedspallm::comm {
 
-/// The sums of one matrix on the root's device. Merge thread only.
+/// One matrix merged on the root's device. Merge thread only.
 class DeviceMerge {
  public:
   virtual ~DeviceMerge() = default;
@@ -32,8 +32,11 @@ class DeviceMerge {
   /// Adds an update that lies at `update` as wire::device_layout() says; `kept` is what was announced. No
   /// more than `kept` values are read, whatever the mask says. Waits.
   virtual Found add(const std::byte* update, std::int64_t kept) = 0;
-  /// The sums. @pre one tile for each 64 weights begun
-  virtual void take(std::span<aggregate::Tile> tiles) = 0;
+  /// The result, with the bits of aggregate::finish(); the sums are used up. Waits.
+  /// @param clients, diagonal_sums  as there
+  [[nodiscard]] virtual aggregate::MergedMatrix finish(std::int64_t clients,
+                                                       const aggregate::MergeRules& rules,
+                                                       std::span<const std::int64_t> diagonal_sums) = 0;
 };
 
 /// A rank's device. Each call waits for what it did; calls may come from several threads.

@@ -26,8 +26,8 @@
 
 namespace fedspallm::comm {
 
-/// nccl: as gather, but updates go from GPU to GPU and are added on the root's; the root's own take the same
-/// way.
+/// nccl: as gather, but updates go from GPU to GPU and are added and finished on the root's; the root's own
+/// take the same way.
 enum class Transport { reduce, gather, nccl };
 /// "reduce", "gather", "nccl".
 [[nodiscard]] std::string name_of(Transport transport);
@@ -113,7 +113,7 @@ struct CompletedUnit {
   /// Null where every client of the unit was dropped: nothing was merged, and `reports` is empty. The
   /// callback decides what that means (it may throw). Null too where `finished` is there.
   const aggregate::PartialMerge* merge = nullptr;
-  /// Topology owners: the result, by ExchangeOptions::rules. The callback may move it away.
+  /// Topology owners, transport nccl: the result, by ExchangeOptions::rules. The callback may move it away.
   aggregate::MergedMatrix* finished = nullptr;
   std::span<const std::int64_t> diagonal_sums;  // of its input group; empty when no diagonal travels
   aggregate::FixedPoint diagonal_scale;
@@ -146,7 +146,7 @@ struct ExchangeOptions {
   double deadline_seconds = 0;
   /// What becomes of late clients: dropped, or (false) the exchange fails with PeerError naming them.
   bool drop_late = false;
-  /// Topology owners: how merges are finished, for that happens where the slices are.
+  /// Topology owners, transport nccl: how merges are finished, for that happens where the sums are.
   aggregate::MergeRules rules = {};
   /// Topology owners: the callback for block b is called on rank b mod ranks (its writer), not at the root.
   /// It then returns when what it wrote is durable; `note` is asked at once, and `on_note` gets what it said,

@@ -7,6 +7,7 @@
 
 #include <math.h>  // the names that CUDA also has in device code, outside namespace std
 
+#include "../../base/merge_elements.hpp"
 #include "strided.hpp"
 #include <cstdint>
 #include <cstring>
@@ -91,19 +92,17 @@ namespace fedspallm::backend::cuda {
   return value;
 }
 
-/// The integer multiple of 2^q nearest to a finite value, halves away from zero: aggregate/fixed_point.hpp in
-/// the same words, and tested to give the same. @pre |value| <= 2^(q + 56), else some number
+/// The integer multiple of 2^q nearest to a finite value. @pre |value| <= 2^(q + 56), else some number
 [[nodiscard]] FEDSPALLM_HOST_DEVICE inline std::int64_t quantize_element(float value, int q) {
-  const std::uint32_t bits = bits_of(value);
-  const std::uint32_t exponent = (bits >> 23) & 0xffU;
-  const std::uint64_t mantissa = (bits & 0x7fffffU) | (exponent != 0 ? 0x800000U : 0U);
-  const int shift = static_cast<int>(exponent != 0 ? exponent : 1U) - 150 - q;
-  std::uint64_t magnitude = 0;
-  if (shift >= 0)
-    magnitude = shift < 64 ? mantissa << shift : 0;
-  else if (shift > -40)
-    magnitude = (mantissa + (std::uint64_t{1} << (-shift - 1))) >> -shift;
-  return static_cast<std::int64_t>((bits >> 31) != 0 ? 0 - magnitude : magnitude);
+  return quantize_bits(bits_of(value), q);
+}
+
+/// The element nearest to an exact mean, from the double that mean_of() gives.
+[[nodiscard]] FEDSPALLM_HOST_DEVICE inline std::uint16_t mean_to_bf16(double mean) {
+  return odd_to_bf16(float_to_odd(mean));
+}
+[[nodiscard]] FEDSPALLM_HOST_DEVICE inline std::uint16_t mean_to_f16(double mean) {
+  return narrow_f16(float_of(float_to_odd(mean)));
 }
 
 /// Whether an element of an N:M group goes: its rank among the group's scores (ties: lowest index first) lies
@@ -117,6 +116,30 @@ template <class Score>
     rank += (other < own || (other == own && i < element)) ? 1 : 0;
   }
   return rank >= m - keep;
+}
+
+/// Of a kept weight, what decides when it goes: by fewer clients first, then by smaller key, then by index.
+struct MergeOrder {
+  std::uint32_t kept_by;  // 0: nobody kept it
+  std::uint64_t key;
+};
+/// Whether a kept weight of an N:M group of a merge goes, so that `keep` are left. order(i) gives the i-th's.
+/// @param kept  how many of the group somebody kept
+template <class Order>
+[[nodiscard]] FEDSPALLM_HOST_DEVICE inline bool goes_from_group(int element, int keep, int m, int kept,
+                                                                Order order) {
+  if (kept <= keep) return false;
+  const MergeOrder own = order(element);
+  int before = 0;
+  for (int i = 0; i < m; ++i) {
+    const MergeOrder other = order(i);
+    if (other.kept_by == 0 || i == element) continue;
+    const bool first = other.kept_by != own.kept_by ? other.kept_by < own.kept_by
+                       : other.key != own.key       ? other.key < own.key
+                                                    : i < element;
+    before += first ? 1 : 0;
+  }
+  return before < kept - keep;
 }
 
 }  // namespace fedspallm::backend::cuda

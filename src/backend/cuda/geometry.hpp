@@ -79,6 +79,16 @@ constexpr int select_digit_bits[select_digits] = {11, 11, 10};
 constexpr int select_digit_shift[select_digits] = {21, 10, 0};
 constexpr unsigned select_bins = 2048;
 
+/// Six digits of a 63-bit key (a double without its sign), highest first: the first one is the exponent.
+constexpr int merge_digits = 6;
+constexpr int merge_digit_bits[merge_digits] = {11, 11, 11, 10, 10, 10};
+constexpr int merge_digit_shift[merge_digits] = {52, 41, 30, 20, 10, 0};
+
+/// Bytes of one weight's votes: as few as hold the number of clients.
+[[nodiscard]] constexpr int merge_vote_width(std::uint32_t clients) {
+  return clients < (1U << 8) ? 1 : clients < (1U << 16) ? 2 : 4;
+}
+
 /// Units of sums of squares: one double each.
 constexpr std::int64_t sum_unit = 8192;
 [[nodiscard]] constexpr Units sum_units(std::int64_t size) {
@@ -143,5 +153,32 @@ class Layout {
  private:
   std::size_t bytes_ = 0;
 };
+
+/// Offsets of what finishing a merge of `size` weights needs beside its sums; the packed values lie where the
+/// sums were.
+struct MergeLayout {
+  std::size_t elements = 0, votes = 0, bits = 0, column_weights = 0, kept_by = 0, bins = 0, counts = 0,
+              starts = 0, state = 0, facts = 0;
+  std::size_t bytes = 0;
+};
+/// @param columns  whose weights matter, 0 = none
+[[nodiscard]] constexpr MergeLayout merge_layout(std::int64_t size, std::int64_t columns,
+                                                 std::uint32_t clients, std::int64_t element_bytes) {
+  const std::int64_t units = pack_units(size).count();
+  Layout layout;
+  MergeLayout result;
+  result.elements = layout.add<std::byte>(size * element_bytes);
+  result.votes = layout.add<std::byte>(size * merge_vote_width(clients));
+  result.bits = layout.add<std::uint64_t>(divide_up(size, 64));
+  result.column_weights = layout.add<std::int64_t>(columns);
+  result.kept_by = layout.add<std::uint64_t>(std::int64_t{clients} + 2);
+  result.bins = layout.add<std::uint32_t>(select_bins);
+  result.counts = layout.add<std::uint32_t>(units);
+  result.starts = layout.add<std::uint64_t>(units + 1);
+  result.state = layout.add<std::uint64_t>(3);
+  result.facts = layout.add<std::uint64_t>(4);
+  result.bytes = layout.bytes();
+  return result;
+}
 
 }  // namespace fedspallm::backend::cuda

@@ -82,12 +82,13 @@ void sweep(cudaStream_t stream, ConstFloats u, const SweepGroups& groups, Floats
 
 // selection.cu
 /// What is known of the key that is looked for.
-struct SelectionState {
-  std::uint32_t key;  // its digits so far, the others 0
-  std::uint32_t unused;
-  unsigned long long remaining;  // its index among the scores that share these digits
-  unsigned long long equal;      // scores that have all of its digits
+template <class Key>
+struct RadixState {
+  Key key;                       // its digits so far, the others 0
+  unsigned long long remaining;  // its index among those that share these digits
+  unsigned long long equal;      // how many have all of its digits
 };
+using SelectionState = RadixState<std::uint32_t>;
 /// Device memory that a selection works in.
 struct SelectionWorkspace {
   SelectionState* state;
@@ -135,5 +136,47 @@ void look_at_values(cudaStream_t stream, const void* values, std::int64_t count,
 void accumulate(cudaStream_t stream, const std::uint32_t* bits, std::int64_t size,
                 const unsigned long long* starts, const void* values, std::int64_t kept, DType type, int q,
                 std::byte* tiles, UpdateFacts* facts);
+
+// merge.cu: from sums to a merged matrix.
+/// Merged weights, dense in device memory, and how ties among them are settled.
+struct MergedWeights {
+  std::int64_t size = 0, cols = 0;
+  DType type = DType::f32;
+  std::byte* elements = nullptr;  // of `type`
+  int vote_width = 1;             // bytes
+  std::byte* votes = nullptr;     // clients that dropped the weight
+  std::uint32_t clients = 1;
+  UpdateOps::Tie tie = UpdateOps::Tie::index;
+  const std::int64_t* column_weights = nullptr;
+};
+/// Elements, votes; histogram[k] += weights that k clients kept, for all larger k in bin clients + 1.
+/// @param divisor  0: of each weight the clients that kept it
+void average(cudaStream_t stream, const std::byte* tiles, int q, std::uint32_t divisor,
+             const MergedWeights& weights, unsigned long long* histogram);
+using MergeState = RadixState<std::uint64_t>;
+/// Where the weights that `level` clients kept are cut: the key of the one with index `rank` of `equal`.
+/// @param histogram  select_bins
+void find_cut(cudaStream_t stream, const MergedWeights& weights, std::uint32_t level, unsigned long long rank,
+              unsigned long long equal, MergeState* state, std::uint32_t* histogram);
+/// For each unit of pack_units(size) the weights that `level` clients kept and that have the cut's key; 0
+/// where all of these go.
+void count_cut(cudaStream_t stream, const MergedWeights& weights, std::uint32_t level,
+               const MergeState* state, std::uint32_t* equal_of_unit);
+/// bits = weights that more than `level` clients kept, and those of the level beyond the cut (state null:
+/// none).
+/// @param equal_before  of each unit, those of count_cut()
+void mark(cudaStream_t stream, const MergedWeights& weights, std::uint32_t level, const MergeState* state,
+          const unsigned long long* equal_before, std::uint32_t* bits, std::uint32_t* kept_of_unit);
+/// What N:M groups lose; starts at 0.
+struct GroupFacts {
+  unsigned long long expanded;  // weights that went although somebody kept them
+  unsigned above_target;        // 1: of some group fewer than `keep` were kept
+  unsigned unused;
+};
+void mark_groups(cudaStream_t stream, const MergedWeights& weights, int keep, int group, std::uint32_t* bits,
+                 std::uint32_t* kept_of_unit, GroupFacts* facts);
+/// values = the elements at set bits.
+void gather_elements(cudaStream_t stream, const MergedWeights& weights, const std::uint32_t* bits,
+                     const unsigned long long* starts, std::byte* values);
 
 }  // namespace fedspallm::backend::cuda

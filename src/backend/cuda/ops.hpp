@@ -96,6 +96,7 @@ class CudaUpdates final : public UpdateOps {
   Packed pack(View w, View mask, DType dtype, const std::function<Place(std::int64_t kept)>& place) override;
   void clear(std::int64_t weights, std::byte* tiles) override;
   Added add(const Update& update, int q, std::byte* tiles) override;
+  [[nodiscard]] Finished finish(const Finish& how, std::byte* tiles) override;
 
   [[nodiscard]] std::int64_t allocated_bytes() const { return memory_.allocated_bytes(); }
   /// An upper bound beside the engine's peak, which may be at another time.

@@ -5,53 +5,19 @@
 #include "elements.hpp"
 #include "kernels.hpp"
 #include "launch.cuh"
+#include "radix.cuh"
 
 namespace fedspallm::backend::cuda {
 
 namespace {
 
-/// One digit of the key and what was found before it.
-struct Digit {
-  int shift, bits;
-  [[nodiscard]] __device__ bool shares_prefix(std::uint32_t key, std::uint32_t known) const {
-    return shift + bits >= 32 || key >> (shift + bits) == known >> (shift + bits);
-  }
-  [[nodiscard]] __device__ std::uint32_t of(std::uint32_t key) const {
-    return (key >> shift) & ((1U << bits) - 1U);
-  }
-};
-
 constexpr Digit digits[select_digits] = {{select_digit_shift[0], select_digit_bits[0]},
                                          {select_digit_shift[1], select_digit_bits[1]},
                                          {select_digit_shift[2], select_digit_bits[2]}};
 
-/// Finds the bin that holds the score with index state->remaining and narrows the state to it; the whole
-/// block calls it. The histogram, in shared or global memory, is zero afterwards.
-__device__ void take_bin(std::uint32_t* histogram, Digit digit, SelectionState* state,
-                         unsigned long long* shared) {
-  constexpr unsigned bins_per_thread = select_bins / block_threads;
-  const unsigned first = threadIdx.x * bins_per_thread;
-  const unsigned long long remaining = state->remaining;
-  unsigned long long own = 0;
-  for (unsigned i = 0; i < bins_per_thread; ++i) own += histogram[first + i];
-  unsigned long long total = 0;
-  unsigned long long before = block_exclusive_sum(own, shared, total);
-  // The scan has synchronised: every thread has read `remaining`.
-  if (before <= remaining && remaining < before + own) {
-    unsigned bin = first;
-    while (before + histogram[bin] <= remaining) before += histogram[bin++];
-    state->key |= bin << digit.shift;
-    state->remaining = remaining - before;
-    state->equal = histogram[bin];
-  }
-  __syncthreads();
-  for (unsigned i = 0; i < bins_per_thread; ++i) histogram[first + i] = 0;
-  __syncthreads();
-}
-
 __global__ void __launch_bounds__(block_threads)
     start_kernel(SelectionState* state, std::uint32_t* histogram, unsigned long long index) {
-  if (threadIdx.x == 0) *state = {0, 0, index, 0};
+  if (threadIdx.x == 0) *state = {0, index, 0};
   for (unsigned bin = threadIdx.x; bin < select_bins; bin += blockDim.x) histogram[bin] = 0;
 }
 
@@ -69,8 +35,7 @@ __global__ void __launch_bounds__(block_threads)
     if (digit.shares_prefix(key, known)) atomicAdd(&own[digit.of(key)], 1U);
   }
   __syncthreads();
-  for (unsigned bin = threadIdx.x; bin < select_bins; bin += blockDim.x)
-    if (own[bin] != 0) atomicAdd(&histogram[bin], own[bin]);
+  add_bins(own, histogram);
 }
 
 __global__ void __launch_bounds__(block_threads)
@@ -147,7 +112,7 @@ __global__ void __launch_bounds__(block_threads)
     for (std::int64_t i = threadIdx.x; i < own.cols; i += blockDim.x) own.data[i] = 1;
     return;
   }
-  if (threadIdx.x == 0) state = {0, 0, static_cast<unsigned long long>(count - 1), 0};
+  if (threadIdx.x == 0) state = {0, static_cast<unsigned long long>(count - 1), 0};
   for (unsigned bin = threadIdx.x; bin < select_bins; bin += blockDim.x) histogram[bin] = 0;
   __syncthreads();
   const auto narrow = [&](Digit digit) {

@@ -3,14 +3,9 @@
 // Non-goals: ownership; checks (an op calls checks.hpp first); what a View knows about its backend.
 #pragma once
 
+#include "../../base/host_device.hpp"
 #include <cstdint>
 #include <type_traits>
-
-#if defined(__CUDACC__)
-#define FEDSPALLM_HOST_DEVICE __host__ __device__
-#else
-#define FEDSPALLM_HOST_DEVICE
-#endif
 
 namespace fedspallm::backend::cuda {
 
