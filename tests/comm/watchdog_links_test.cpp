@@ -17,11 +17,11 @@ using test::expect_error;
 
 constexpr std::array<std::uint64_t, 2> kCaller = {1, 2}, kAnswer = {3, 4};
 constexpr Hello kHello{kCaller, 1, 0};
-constexpr std::chrono::seconds kLimit{20};
+constexpr std::chrono::seconds kLimit{120};
 
 void wait_readable(int fd) {
   pollfd item{fd, POLLIN, 0};
-  ASSERT_EQ(poll(&item, 1, 20'000), 1);
+  ASSERT_EQ(poll(&item, 1, 120'000), 1);
 }
 
 /// A hub that answers one caller with `answer` ("" = hangs up).

@@ -24,7 +24,7 @@ from harness import MPIEXEC, environment  # noqa: E402
 
 PROGRAM = os.environ["FEDSPALLM_WATCHDOG_PROGRAM"]
 LOST, STUCK = 3.0, 5.0
-HANG = 60
+HANG = 300
 AT_A_TIME = 3  # jobs; they mostly wait
 PEER_LOST, KILLED = 6, 128 + 9
 # Writes down a rank's status. mpiexec ends the job when it sees the first rank end badly: it sees that late.

@@ -62,7 +62,7 @@ class Job:
                 found[int(rank.split(b"=")[1])] = int(entry.name)
         return found
 
-    def wait_until(self, what: Callable[[], bool], seconds: float = 60) -> bool:
+    def wait_until(self, what: Callable[[], bool], seconds: float = 300) -> bool:
         """False when the job ended before `what` came true."""
         end = time.monotonic() + seconds
         while self._process.poll() is None and time.monotonic() < end:
@@ -140,7 +140,7 @@ class Job:
         self._statuses.cleanup()
         return texts
 
-    def end(self, seconds: float = 60) -> Outcome:
+    def end(self, seconds: float = 300) -> Outcome:
         """Waits for the end; a job that does not come to it fails the test with what it said."""
         try:
             self._process.wait(seconds)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model that one client's text spoils, and what tests of failing runs ask of it. To be imported after enter_venv()."""
+"""A model that one client's text spoils, and what tests of failing runs ask of it. Imported after enter_venv()."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ PROGRAM = os.environ.get("FEDSPALLM_PROGRAM", str(ROOT / "build" / "release" / "
 MPIEXEC = os.environ.get("FEDSPALLM_MPIEXEC", "mpiexec")
 VENV = Path(os.environ.get("FEDSPALLM_VENV", ROOT / "build" / "venv"))
 SKIPPED = 77
-TIMEOUT = 120
+TIMEOUT = 600  # tells an end from a hang
 
 # The exit statuses of --help.
 DONE, CHECK_FAILED, BAD_INPUT, STARTED_WRONGLY, NO_RESOURCES, NUMERICAL = 0, 1, 2, 3, 4, 7

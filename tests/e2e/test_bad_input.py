@@ -19,6 +19,7 @@ from harness import (
     DONE,
     NO_RESOURCES,
     PROGRAM,
+    TIMEOUT,
     ProgramTest,
     enter_venv,
     environment,
@@ -240,7 +241,7 @@ class Places(BadInput):
             capture_output=True,
             text=True,
             check=False,
-            timeout=60,
+            timeout=TIMEOUT,
             env=environment({"HOME": "/tmp"}),
         )
 

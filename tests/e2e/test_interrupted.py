@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""A run is caught at a chosen place: inside a write, in each phase, after a first signal. A disk that is slow to sync
-(tests/slurm/slow_disk.c) makes places last long enough to be caught in, and a job stands still while it is disturbed."""
+"""A run is caught at a chosen place: inside a write, in each phase, after a first signal. A disk that is slow to
+sync (tests/slurm/slow_disk.c) makes places last long enough to be caught in; jobs stand still while disturbed."""
 
 from __future__ import annotations
 
@@ -64,7 +64,8 @@ class Interrupted(ProgramTest):
         return self.write_config(config, f"{self._testMethodName}/config.toml")
 
     def digests(self) -> dict[str, Any]:
-        found = {"model": file_digests(self.run_dir / "model"), "run": oracle.digest_of_blocks(self.run_dir / "run.h5")}
+        run_file = oracle.digest_of_blocks(self.run_dir / "run.h5")
+        found = {"model": file_digests(self.run_dir / "model"), "run.h5": run_file}
         for file in sorted((self.run_dir / "clients").glob("*.h5")):
             found[file.name] = oracle.digest_of_blocks(file)
         return found
@@ -80,7 +81,12 @@ class Interrupted(ProgramTest):
         self.assertEqual(self.digests(), expected, str(outcome))
 
     def caught(
-        self, config: Path, place: Callable[[], bool], *options: str, ranks: int = 2, env: Mapping[str, str] | None = None
+        self,
+        config: Path,
+        place: Callable[[], bool],
+        *options: str,
+        ranks: int = 2,
+        env: Mapping[str, str] | None = None,
     ) -> Job:
         """A job that stands still at a place."""
         return held(
@@ -186,7 +192,7 @@ class Interrupted(ProgramTest):
         job = self.caught(config, lambda: quick_one.exists() and self.merged_blocks() == 0, ranks=3)
         job.signal(signal.SIGTERM, 1)
         job.signal(signal.SIGCONT)
-        outcome = job.end(120)
+        outcome = job.end()
         self.assertEqual(outcome.status, STOPPED, str(outcome))
         said = "the grace time was over before all ranks came to a common block"
         self.assertEqual(outcome.stderr.count(said), 1, str(outcome))

@@ -104,7 +104,7 @@ class Resume(ProgramTest):
                 self.assertEqual(outcome.status, DONE, str(outcome))
             elif victims:
                 job.signal(signal.SIGKILL, draw.choice(victims))
-                outcome = job.end(30)
+                outcome = job.end()
                 late = (run_dir / "summary.json").exists()
                 self.assertTrue(late or DONE not in outcome.statuses, str(outcome))
                 kills += 1

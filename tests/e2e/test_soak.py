@@ -56,7 +56,7 @@ class Soak(ProgramTest):
         if not job.wait_until(lambda: job.under_way(self.run_dir)):
             return job.end()
         job.signal(number, draw.randrange(ranks))
-        outcome = job.end(60)
+        outcome = job.end()
         if number != signal.SIGKILL:
             # After the program's last step a signal has its default meaning.
             for status in outcome.statuses:
@@ -92,7 +92,7 @@ class Soak(ProgramTest):
             outcome = None
             if not self.finished():
                 job, _ = self.start(draw)
-                outcome = job.end(120)
+                outcome = job.end()
                 self.assertEqual(outcome.status, DONE, f"seed {SEED}, run {index}\n{outcome}")
             self.assertEqual(self.digests(), expected, f"seed {SEED}, run {index}\n{outcome}")
             if (index + 1) % 20 == 0:

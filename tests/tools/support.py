@@ -32,7 +32,7 @@ def in_environment() -> None:
 def run_tool(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """Runs one tool as a user would."""
     command = [str(TOOLS / name), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
 
 
 class Scratch(unittest.TestCase):
