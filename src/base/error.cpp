@@ -38,8 +38,9 @@ std::string nearest_name(std::string_view word, const std::string* known, std::s
   std::string best;
   std::size_t best_distance = std::max<std::size_t>(2, word.size() / 2) + 1;
   for (std::size_t i = 0; i < count; ++i) {
-    const auto [shorter, longer] = std::minmax(word.size(), known[i].size());
-    if (longer - shorter >= best_distance) continue;  // as far apart at least; words can be of any length
+    // The difference of their lengths is the least that they can be apart; words can be of any length.
+    const std::size_t length = known[i].size();
+    if (std::max(word.size(), length) - std::min(word.size(), length) >= best_distance) continue;
     const std::size_t distance = edit_distance(word, known[i]);
     if (distance < best_distance) {
       best_distance = distance;

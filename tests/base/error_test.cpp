@@ -80,6 +80,10 @@ TEST(NearestName, FindsTyposAndGivesUpOnStrangers) {
   EXPECT_EQ(nearest("transport_layer_xyz", keys), "");
   EXPECT_EQ(nearest("qqqqqq", keys), "");
   EXPECT_EQ(nearest("", {"abcdef"}), "");
+  EXPECT_EQ(nearest("ab", {"abcde"}), "") << "three letters more";
+  EXPECT_EQ(nearest("abcdefgh", {"abcd"}), "abcd") << "half of the word";
+  EXPECT_EQ(nearest("abcdefghi", {"abcd"}), "") << "more than half of it";
+  EXPECT_EQ(nearest(std::string(1'000'000, 's'), keys), "");
   EXPECT_EQ(nearest("anything", {}), "");
 }
 
