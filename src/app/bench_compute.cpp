@@ -32,6 +32,12 @@ BenchReport backend_bench(backend::Backend& backend, const BenchOptions& options
   BenchReport report;
   for (const auto& row :
        backend::run_backend_bench(backend, options.name, backend_bench_sizes(options, threads))) {
+    if (!row.lacks.empty()) {
+      report.facts["not_measured"].push_back(
+          {{"name", row.name}, {"shape", row.shape}, {"lacks", row.lacks}});
+      report.remarks += fmt::format("{} ({}): not measured: {}\n", row.name, row.shape, row.lacks);
+      continue;
+    }
     nlohmann::json object = bench_row(row.name, row.shape, row.limit == "triad" ? "bytes" : "flop", row.work,
                                       row.seconds, row.limit, row.work / row.limit_rate);
     object["per_block"] = row.per_block;

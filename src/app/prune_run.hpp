@@ -139,6 +139,7 @@ class PruneRun {
   std::vector<report::Perplexity> dense_, merged_;
   std::map<std::string, std::vector<report::Perplexity>> standalone_;
   std::vector<std::int64_t> peak_rss_;
+  std::vector<std::int64_t> peak_gpu_;  // of the backend; 0 on a CPU
   std::vector<nlohmann::json> rank_times_;
 };
 

@@ -15,6 +15,7 @@ void PruneRun::collect_events() {
   const prune::PhaseSeconds& phases = clients_->seconds();
   const nlohmann::json mine = {{"events", clients_->events()},
                                {"peak_rss_bytes", report::peak_rss_bytes()},
+                               {"peak_gpu_bytes", backend_->name() == "cuda" ? backend_->peak_bytes() : 0},
                                {"seconds",
                                 {{"forward", phases.forward},
                                  {"hessian", phases.hessian},
@@ -41,6 +42,7 @@ void PruneRun::write_events(const std::vector<std::string>& of_ranks) {
       metrics_->write({name, event});
     }
     peak_rss_.push_back(theirs["peak_rss_bytes"]);
+    peak_gpu_.push_back(theirs["peak_gpu_bytes"]);
     rank_times_.push_back(theirs["seconds"]);
     ++rank;
   }
@@ -112,6 +114,8 @@ nlohmann::json PruneRun::summary() const {
   result["bytes_on_wire"] = bytes_on_wire_;
   result["peak_rss_bytes"] = peak_rss_;
   result["peak_merge_bytes"] = peak_merge_bytes_;
+  if (std::any_of(peak_gpu_.begin(), peak_gpu_.end(), [](std::int64_t bytes) { return bytes > 0; }))
+    result["peak_gpu_bytes"] = peak_gpu_;  // without the driver's and the libraries' own
   for (const auto& client : config_.clients) result["clients"].push_back(client.name);
   result["dropped"] = to_json(identity_.dropped);
   for (auto& one : result["dropped"]) one["client"] = config_.clients[one["client"].get<std::size_t>()].name;

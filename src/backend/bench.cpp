@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fedspallm/backend/bench.hpp"
 
+#include "fedspallm/backend/structured.hpp"
 #include "fedspallm/base/error.hpp"
 #include "fedspallm/base/random.hpp"
 #include "fedspallm/base/thread_pool.hpp"
@@ -95,6 +96,7 @@ class Bench {
   void time_factor(const std::string& name, std::int64_t columns, int per_block);
   void time_sweep(const std::string& name, std::int64_t out, std::int64_t in, int per_block);
   void time_spmm(const std::string& name, std::int64_t in, std::int64_t out);
+  void time_structured(const std::string& name, const std::string& shape, const Tensor& x, std::int64_t out);
   /// `kept` of every `group` consecutive weights of a row stay, or (group = 0) a share of all by chance.
   void thin(const Tensor& w, double share, int kept, int group);
   /// A damped Hessian of random inputs and its factor U.
@@ -321,6 +323,25 @@ void Bench::time_spmm(const std::string& name, std::int64_t in, std::int64_t out
   sparse("csr 70 %", 0.7, 0, 0);
   sparse("csr 90 %", 0.9, 0, 0);
   sparse("csr 2:4", 0.5, 2, 4);
+  if (backend_.name() == "cuda") time_structured(name, shape, x, out);
+}
+
+void Bench::time_structured(const std::string& name, const std::string& shape, const Tensor& x,
+                            std::int64_t out) {
+  const std::int64_t in = x.view().cols();
+  const Tensor w = random(out, in);
+  thin(w, 0.5, 2, 4);
+  const StructuredChoice choice = make_structured_product(backend_, x, w);
+  if (choice.product != nullptr) {
+    time(choice.product->name() + " 2:4 " + name, shape, 1, 2.0 * static_cast<double>(tokens_ * in * out),
+         "sgemm", [&] { choice.product->run(); });
+    return;
+  }
+  BenchRow row;
+  row.name = "cusparselt 2:4 " + name;
+  row.shape = shape;
+  row.lacks = choice.lacks;
+  rows.push_back(std::move(row));
 }
 
 void Bench::spmm() {

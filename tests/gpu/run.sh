@@ -6,34 +6,73 @@ set -uo pipefail
 
 usage() {
     cat <<'TEXT'
-Usage: tests/gpu/run.sh [--bundle DIR] [--quick]
+Usage: tests/gpu/run.sh [--bundle DIR] [--parts LIST] [--seconds N] [--out DIR] [--quick]
 
-Runs on a machine with a GPU and prints a report (Markdown): the tests labelled `gpu` (updates over NCCL among
-them, between GPUs where there are several), benchmarks in fp32, f16 and bf16, sparse products beside dense ones,
-and compute-sanitizer's four tools over the backend's tests and the merge of updates. It takes the programs from DIR
-(tests/gpu/bundle.sh made it; default: build/gpu-bundle if that is there) or else builds the preset `cuda`
-here, for the GPU that is here. A part that fails does not stop the others.
-  --quick   no compute-sanitizer, the small model's shapes only
-Exit status: 0 all passed, 1 a test or a check failed, 2 nothing could be run.
+Runs on a machine with a GPU, prints a report (Markdown) and leaves it in DIR. It takes the programs from the
+bundle (tests/gpu/bundle.sh made it; default: build/gpu-bundle if that is there) or else builds the preset
+`cuda` here, for the GPU that is here. A part that fails does not stop the others. Parts, all by default:
+  tests      the tests labelled `gpu`, updates over NCCL among them (between GPUs where there are several)
+  bench      `bench sparsegpt` in fp32, f16 and bf16, sparse products beside dense ones
+  published  the published SparseGPT code on the same matrices (its checkout is in the bundle; needs torch)
+  client     one client of a LLaMA-2-7B with made-up weights, 128 x 2048 tokens, through `prune`: time of each
+             phase, peak of the GPU's memory beside the forecast (14 GB in /dev/shm, the run as much again)
+  sanitizer  compute-sanitizer's four tools over the backend's tests and the merge of updates
+Options:
+  --parts LIST   with commas between
+  --seconds N    for everything together; what no longer fits is not run and counts as failed
+  --out DIR      default: $OUT, or build/gpu-report
+  --quick        small shapes only
+Where the GPU is lent for ten minutes a command: --parts tests,bench, then published,client, then sanitizer,
+each with --seconds 560.
+Exit status: 0 all passed, 1 a test or a check failed or did not fit, 2 nothing could be run.
 TEXT
 }
 
-root="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)"
-bundle="$root/build/gpu-bundle" quick=false
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+root="$(cd "$here/../.." && pwd)"
+[[ -x "$here/bin/backend_gpu_test" ]] && bundle="$here" || bundle="$root/build/gpu-bundle"
+quick=false parts=tests,bench,published,client,sanitizer seconds=86400 out="${OUT:-$root/build/gpu-report}"
 while (($#)); do
     case "$1" in
     --bundle) bundle="${2:?tests/gpu/run.sh: --bundle needs a folder}" && shift ;;
+    --parts) parts="${2:?tests/gpu/run.sh: --parts needs a list}" && shift ;;
+    --seconds) seconds="${2:?tests/gpu/run.sh: --seconds needs a number}" && shift ;;
+    --out) out="${2:?tests/gpu/run.sh: --out needs a folder}" && shift ;;
     --quick) quick=true ;;
     -h | --help) usage && exit 0 ;;
     *) usage >&2 && exit 2 ;;
     esac
     shift
 done
+for part in ${parts//,/ }; do
+    [[ " tests bench published client sanitizer " == *" $part "* ]] || { usage >&2 && exit 2; }
+done
+mkdir -p "$out" || exit 2
 
+# Folders of CUDA's libraries: the toolkit's, then those that PyTorch's packages bring.
+cuda_folders() {
+    ls -d "${CUDA_HOME:-/usr/local/cuda}/lib64" 2>/dev/null
+    command -v python3 >/dev/null && python3 - <<'PY'
+import glob
+import sys
+
+for folder in sys.path:
+    for found in sorted(glob.glob(folder + "/nvidia/*/lib")):
+        print(found)
+PY
+}
+
+python=(env LD_LIBRARY_PATH="${LD_LIBRARY_PATH:-}" python3) # its packages want their own libraries
 if [[ -x "$bundle/bin/backend_gpu_test" ]]; then
-    bin="$bundle/bin"
-    export LD_LIBRARY_PATH="$bundle/lib:/usr/local/cuda/lib64${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+    bin="$bundle/bin" tools="$bundle/tools"
+    folders="$(cuda_folders | paste -sd:)"
+    export LD_LIBRARY_PATH="$bundle/lib${folders:+:$folders}${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
     export FEDSPALLM_TEST_DATA="$bundle/data"
+    # Without an MPI of the machine's own: the bundle's components, and no daemon for a single rank.
+    if ! command -v mpirun >/dev/null; then
+        export OMPI_MCA_mca_base_component_path="$bundle/openmpi" OMPI_MCA_ess_singleton_isolated=1
+        export OMPI_MCA_mca_base_component_show_load_errors=0
+    fi
     revision="$(paste -sd' ' "$bundle/revision")"
 else
     cd "$root" || exit 2
@@ -45,76 +84,204 @@ else
     }
     mkdir -p build/gpu-bin
     ln -sf "$PWD"/build/cuda/tests/{backend,pipeline,device_run}_gpu_test "$PWD"/build/cuda/{backend_bench,fedspallm} build/gpu-bin
-    bin="$root/build/gpu-bin"
+    bin="$root/build/gpu-bin" tools="$root/tools"
     revision="$(git rev-parse HEAD)"
 fi
-[[ -d "$bin" ]] || exit 2
-log="$(mktemp)"
-trap 'rm -f "$log"' EXIT
-failed=0
+missing="$(ldd "$bin"/* 2>/dev/null | awk '/not found/ { print $1 }' | sort -u | paste -sd' ')"
+if [[ -n "$missing" ]]; then
+    echo "tests/gpu/run.sh: libraries are missing: $missing; found those of CUDA in: $(cuda_folders | paste -sd' ')" >&2
+    exit 2
+fi
+log="$(mktemp)" work="" failed=0
 
-# Runs a test program or a check, prints its outcome as a row and, when it fails, the end of its output.
-# What is skipped has not passed: on this machine it is a failure.
+# Seconds that a step may take: its own limit, or what is left of all.
+limit_of() {
+    local left=$((seconds - SECONDS))
+    echo $((left < $1 ? left : $1))
+}
+
+# check NAME LIMIT COMMAND...: runs a test program or a check, prints its outcome as a row and, when it fails,
+# the end of its output. What is skipped has not passed: on this machine it is a failure.
 check() {
-    local name="$1" begin=$SECONDS status
-    shift
-    timeout 600 "$@" >"$log" 2>&1
+    local name="$1" limit begin=$SECONDS status
+    limit="$(limit_of "$2")"
+    shift 2
+    if ((limit < 10)); then
+        printf '| %s | not run: no time left | | |\n' "$name"
+        failed=1
+        return
+    fi
+    timeout --kill-after=10 "$limit" "$@" >"$log" 2>&1
     status=$?
     if ((status == 0)) && grep -q 'SKIPPED' "$log"; then status=skipped; fi
     printf '| %s | %s | %s s | %s |\n' "$name" "$([[ $status == 0 ]] && echo passed || echo "FAILED ($status)")" \
         $((SECONDS - begin)) "$(grep -E '^\[  (PASSED|FAILED)  \]|ERROR SUMMARY|RACECHECK SUMMARY' "$log" | head -3 | paste -sd' ')"
+    { printf '\n===== %s\n' "$name" && tail -c 1000000 "$log"; } >>"$out/checks.log"
     [[ $status == 0 ]] && return
     failed=1
     grep -E 'FAILED|Failure|error|Error|hazard' "$log" | head -40
     tail -15 "$log"
 }
 
-printf '# CUDA backend on a GPU\n\n'
-printf -- '- date: %s\n- revision: %s\n' "$(date -u +%Y-%m-%dT%H:%MZ)" "$revision"
-nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm --format=csv,noheader | sed 's/^/- GPU: /'
-printf -- '- command: tests/gpu/run.sh\n\n## Tests\n\n| what | outcome | time | |\n|---|---|---|---|\n'
-check "backend against the reference" "$bin/backend_gpu_test"
-check "models, pruning, sparse products, updates on the device" "$bin/pipeline_gpu_test"
-if command -v mpirun >/dev/null; then
-    check "one rank, three clients, updates over NCCL to itself" "$bin/device_run_gpu_test"
-else
-    printf '| updates over NCCL | not run: no mpirun on the PATH, whose library they need | | |\n'
-fi
-gpus="$(nvidia-smi --list-gpus | wc -l)"
-if ((gpus > 1)) && command -v mpirun >/dev/null; then
-    check "a rank on each of $gpus GPUs, updates over NCCL" mpirun --oversubscribe -np "$gpus" "$bin/device_run_gpu_test"
-else
-    printf '| updates over NCCL between GPUs | not run: %s GPU, mpirun %s | | |\n' "$gpus" \
-        "$(command -v mpirun >/dev/null && echo found || echo missing)"
-fi
+# measure LIMIT COMMAND...: prints what it prints.
+measure() {
+    local limit
+    limit="$(limit_of "$1")"
+    shift
+    if ((limit < 10)); then
+        echo "not run: no time left: $*"
+        failed=1
+        return 1
+    fi
+    timeout --kill-after=10 "$limit" "$@" || {
+        echo "FAILED ($?): $*"
+        failed=1
+        return 1
+    }
+}
 
-printf '\n## Benchmarks\n'
-shapes=(smollm2-135m)
-$quick || shapes+=(llama-2-7b)
-for shape in "${shapes[@]}"; do
-    for backend in cuda cuda-f16 cuda-bf16; do
-        printf '\n### %s, %s\n\n' "$shape" "$backend"
-        timeout 240 "$bin/backend_bench" sparsegpt 1 5 "$backend" "$shape" || failed=1
-        [[ $backend != cuda ]] || { echo && timeout 240 "$bin/backend_bench" spmm 1 5 "$backend" "$shape"; } || failed=1
+run_tests() {
+    printf '\n## Tests\n\n| what | outcome | time | |\n|---|---|---|---|\n'
+    check "backend against the reference" 180 "$bin/backend_gpu_test"
+    check "models, pruning, sparse products, updates and merges on the device" 240 "$bin/pipeline_gpu_test" \
+        --gtest_filter='-*Structured*'
+    check "one rank, three clients, updates over NCCL to itself" 120 "$bin/device_run_gpu_test"
+    local gpus
+    gpus="$(nvidia-smi --list-gpus | wc -l)"
+    if ((gpus > 1)) && command -v mpirun >/dev/null; then
+        check "a rank on each of $gpus GPUs, updates over NCCL" 180 mpirun --oversubscribe -np "$gpus" "$bin/device_run_gpu_test"
+    else
+        printf '| updates over NCCL between GPUs | not run: %s GPU, mpirun %s | | |\n' "$gpus" \
+            "$(command -v mpirun >/dev/null && echo found || echo missing)"
+    fi
+    # cuSPARSELt need not be here.
+    printf '\nProducts with 2:4 matrices: %s\n' "$(timeout 60 "$bin/pipeline_gpu_test" --gtest_filter='*Structured*' 2>&1 |
+        grep -E '^\[ +(PASSED|FAILED|SKIPPED) +\]|cuSPARSELt|cusparseLt' | sort -u | paste -sd' ')"
+}
+
+run_bench() {
+    printf '\n## Benchmarks\n'
+    local shapes=(smollm2-135m) shape backend
+    $quick || shapes=(llama-2-7b smollm2-135m)
+    for shape in "${shapes[@]}"; do
+        for backend in cuda cuda-bf16 cuda-f16; do
+            printf '\n### %s, %s\n\n' "$shape" "$backend"
+            measure 240 "$bin/backend_bench" sparsegpt 1 5 "$backend" "$shape"
+            [[ $backend == cuda-bf16 ]] || { echo && measure 240 "$bin/backend_bench" spmm 1 5 "$backend" "$shape"; }
+        done
     done
-done
-printf '\n### fedspallm bench sparsegpt --backend cuda\n\n```\n'
-timeout 120 "$bin/fedspallm" bench sparsegpt --backend cuda || failed=1
-printf '```\n'
+    printf '\n### fedspallm bench sparsegpt --backend cuda\n\n```\n'
+    measure 120 "$bin/fedspallm" bench sparsegpt --backend cuda
+    printf '```\n'
+}
 
-if ! $quick; then
+run_published() {
+    printf '\n## The published code, same matrices (beside gram, factorization and sweep of the benchmark)\n\n'
+    if [[ ! -f "$bundle/published/sparsegpt.py" ]]; then
+        echo "not run: no checkout in the bundle (PUBLISHED=DIR tests/gpu/bundle.sh)"
+    else
+        measure 300 "${python[@]}" "$here/published.py" --published "$bundle/published" \
+            --shape "$($quick && echo smollm2-135m || echo llama-2-7b)"
+    fi
+}
+
+# Writes the configuration of one client's run; $1: products.
+client_config() {
+    cat >"$work/client.toml" <<TEXT
+[model]
+path = "model"
+[run]
+dir = "run-$1"
+backend = "cuda"
+products = "$1"
+[prune]
+sparsity = 0.5
+[calibration]
+samples = $samples
+sequence_length = 2048
+sampling = "sequential"
+[[client]]
+name = "one"
+tokens = "tokens.h5"
+TEXT
+}
+
+# Prunes with products $1 while the GPU's memory is looked at twice a second.
+prune_client() {
+    local watch
+    client_config "$1"
+    printf '\n### products %s\n\n```\n' "$1"
+    measure 60 "$bin/fedspallm" prune "$work/client.toml" --dry-run
+    nvidia-smi --query-gpu=memory.used --format=csv,noheader,nounits --loop-ms=500 >"$work/memory" 2>/dev/null &
+    watch=$!
+    measure 300 "$bin/fedspallm" prune "$work/client.toml"
+    kill "$watch" 2>/dev/null
+    wait "$watch" 2>/dev/null
+    printf '```\n\nmost memory of the GPU in use, by nvidia-smi: %s MiB\n' "$(sort -n "$work/memory" | tail -1)"
+    local run="$work/run-$1"
+    [[ -f "$run/summary.json" ]] || return
+    cp "$run/summary.json" "$out/client-$1-summary.json"
+    cp "$run/metrics.jsonl" "$out/client-$1-metrics.jsonl"
+    "${python[@]}" - "$run/summary.json" <<'PY'
+import json
+import sys
+
+summary = json.load(open(sys.argv[1], encoding="utf-8"))
+print("\n```")
+for key in ("seconds", "rank_seconds", "time_shares", "peak_gpu_bytes", "transport"):
+    print(key, json.dumps(summary.get(key)))
+print("```")
+PY
+    rm -rf "$run"
+}
+
+run_client() {
+    printf '\n## One client, end to end, in memory\n'
+    local shape=llama-2-7b samples=128
+    if $quick; then shape=smollm2-135m samples=16; fi
+    work="$(mktemp -d -p /dev/shm 2>/dev/null || mktemp -d)"
+    measure 400 "${python[@]}" "$tools/make_synthetic_model.py" --shape "$shape" --out "$work/model" \
+        --tokens "$work/tokens.h5" --token-count $((samples * 2048)) || return
+    prune_client bf16
+    prune_client f32
+}
+
+run_sanitizer() {
     printf '\n## compute-sanitizer\n\n| tool | outcome | time | |\n|---|---|---|---|\n'
     # Own kernels only: the libraries' are NVIDIA's, and these tools slow them down a hundredfold.
-    own='-*linear*:*gram*:*inverse*:*Factorization*:*SixteenBit*:*Tf32*:*Copies*:*MemoryThat*:*attention*'
+    local own='-*linear*:*gram*:*inverse*:*Factorization*:*SixteenBit*:*Tf32*:*Copies*:*MemoryThat*:*attention*' tool
     for tool in memcheck racecheck initcheck synccheck; do
         if command -v compute-sanitizer >/dev/null; then
-            check "$tool" compute-sanitizer --tool "$tool" --error-exitcode 9 "$bin/backend_gpu_test" \
+            check "$tool" 300 compute-sanitizer --tool "$tool" --error-exitcode 9 "$bin/backend_gpu_test" \
                 --gtest_filter="$own"
-            check "$tool, updates" compute-sanitizer --tool "$tool" --error-exitcode 9 "$bin/pipeline_gpu_test" \
-                --gtest_filter='*Updates*:*Hidden*'
+            check "$tool, updates and merges" 300 compute-sanitizer --tool "$tool" --error-exitcode 9 \
+                "$bin/pipeline_gpu_test" --gtest_filter='*Updates*:*Hidden*:*FinishedMerges*'
         else
             printf '| %s | not run: no compute-sanitizer on the PATH | | |\n' "$tool"
         fi
     done
-fi
-exit "$failed"
+}
+
+main() {
+    trap 'rm -rf "$log" ${work:+"$work"}' EXIT
+    local part
+    printf '# CUDA backend on a GPU\n\n'
+    printf -- '- date: %s\n- revision: %s\n' "$(date -u +%Y-%m-%dT%H:%MZ)" "$revision"
+    nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm --format=csv,noheader | sed 's/^/- GPU: /'
+    printf -- '- command: tests/gpu/run.sh --parts %s\n' "$parts"
+    for part in ${parts//,/ }; do
+        case "$part" in
+        tests) run_tests ;;
+        bench) run_bench ;;
+        published) run_published ;;
+        client) run_client ;;
+        sanitizer) run_sanitizer ;;
+        esac
+    done
+    printf '\n%s s in all; %s\n' "$SECONDS" "$( ((failed)) && echo 'something failed' || echo 'nothing failed')"
+    exit "$failed"
+}
+
+# A pipe, so that the report is whole when this script ends.
+main 2>&1 | tee "$out/report.md"
+exit "${PIPESTATUS[0]}"

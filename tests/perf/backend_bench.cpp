@@ -22,6 +22,10 @@ void print_table(backend::Backend& backend, const std::string& name, const backe
   fmt::print("{}, {} threads\n", backend.kernel_set(), options.threads);
   fmt::print("| piece | shape | per block | ms | rate | limit | share |\n|---|---|---|---|---|---|---|\n");
   for (const backend::BenchRow& row : run_backend_bench(backend, name, options)) {
+    if (!row.lacks.empty()) {
+      fmt::print("| {} | {} | | not measured: {} | | | |\n", row.name, row.shape, row.lacks);
+      continue;
+    }
     const char* unit = row.limit == "sgemm" ? "GFLOP/s" : "GB/s";
     fmt::print("| {} | {} | {} | {:.3f} | {:.1f} {} | {:.1f} {} | {:.0f} % |\n", row.name, row.shape,
                row.per_block, row.seconds * 1e3, row.rate() * 1e-9, unit, row.limit_rate * 1e-9, row.limit,

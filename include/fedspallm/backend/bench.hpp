@@ -32,6 +32,7 @@ struct BenchRow {
   double seconds = 0;     // median
   std::string limit;      // "sgemm" (work is flop) or "triad" (work is bytes)
   double limit_rate = 0;  // flop/s or bytes/s
+  std::string lacks;      // why it was not measured, "" = it was
   [[nodiscard]] double rate() const { return work / seconds; }
   /// 1 = as fast as the limit.
   [[nodiscard]] double share() const { return rate() / limit_rate; }
@@ -39,7 +40,8 @@ struct BenchRow {
 
 /// @param name  "forward", "hessian", "factorization", "sweep", or "sparsegpt" for all of them and a last row
 ///   "decoder block" that adds them up: work = all flop, limit = sgemm; "spmm": products with pruned matrices
-///   by their non-zeros (CSR) beside the dense product, each credited with the dense one's flop.
+///   by their non-zeros (CSR) and, on a GPU, with 2:4 ones by cuSPARSELt beside the dense product, each
+///   credited with the dense one's flop.
 /// @throws ConfigError naming the known ones when there is no such benchmark.
 [[nodiscard]] std::vector<BenchRow> run_backend_bench(Backend& backend, std::string_view name,
                                                       const BenchOptions& options);

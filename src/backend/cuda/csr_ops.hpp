@@ -29,6 +29,7 @@ class CudaCsr final : public CsrOps {
   [[nodiscard]] std::unique_ptr<CsrMatrix> compress(View w) override;
   void expand(const CsrMatrix& matrix, View w) override;
   void linear(View x, const CsrMatrix& w, View bias, View y, bool add) override;
+  [[nodiscard]] Engine& engine() { return engine_; }
 
  private:
   [[nodiscard]] cusparseHandle_t handle();

@@ -12,7 +12,7 @@ enum cusparseStatus_t {
   CUSPARSE_STATUS_INVALID_VALUE,
   CUSPARSE_STATUS_NOT_SUPPORTED,
 };
-enum cusparseOperation_t { CUSPARSE_OPERATION_NON_TRANSPOSE };
+enum cusparseOperation_t { CUSPARSE_OPERATION_NON_TRANSPOSE, CUSPARSE_OPERATION_TRANSPOSE };
 enum cusparseIndexType_t { CUSPARSE_INDEX_32I };
 enum cusparseIndexBase_t { CUSPARSE_INDEX_BASE_ZERO };
 enum cusparseOrder_t { CUSPARSE_ORDER_COL, CUSPARSE_ORDER_ROW };
