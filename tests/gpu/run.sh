@@ -65,6 +65,8 @@ PY
 python=(env LD_LIBRARY_PATH="${LD_LIBRARY_PATH:-}" python3) # its packages want their own libraries
 if [[ -x "$bundle/bin/backend_gpu_test" ]]; then
     bin="$bundle/bin" tools="$bundle/tools"
+    # The machine's Python is the project's environment, where there is one at all.
+    python=(env LD_LIBRARY_PATH="${LD_LIBRARY_PATH:-}" FEDSPALLM_VENV="$(python3 -c 'import sys; print(sys.prefix)' 2>/dev/null)" python3)
     folders="$(cuda_folders | paste -sd:)"
     export LD_LIBRARY_PATH="$bundle/lib${folders:+:$folders}${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
     export FEDSPALLM_TEST_DATA="$bundle/data"
@@ -92,6 +94,7 @@ if [[ -n "$missing" ]]; then
     echo "tests/gpu/run.sh: libraries are missing: $missing; found those of CUDA in: $(cuda_folders | paste -sd' ')" >&2
     exit 2
 fi
+PATH="$PATH:${CUDA_HOME:-/usr/local/cuda}/bin" # compute-sanitizer
 log="$(mktemp)" work="" failed=0
 
 # Seconds that a step may take: its own limit, or what is left of all.
