@@ -9,7 +9,7 @@ usage() {
 Usage: tests/gpu/bundle.sh [DIR]
 
 Builds the preset `cuda` for one architecture and copies the GPU tests, the benchmarks, the program and what
-tests/gpu/run.sh runs beside them into DIR (default: build/gpu-bundle; about 50 MB), with all libraries but
+tests/gpu/run.sh runs beside them into DIR (default: build/gpu-bundle; 48 MB), with all libraries but
 those of CUDA, C and C++, and with Open MPI's components. A machine with a GPU, the libraries of CUDA 13 (its
 toolkit, or PyTorch's packages) and an x86-64 Linux no older than this one needs nothing else: no network,
 compiler, HDF5 or MPI. Python with numpy and h5py makes the model for the part `client`.
@@ -33,10 +33,11 @@ cmake --build --preset cuda --target "${targets[@]}"
 rm -rf "$bundle"
 mkdir -p "$bundle"/{bin,lib,openmpi,tools}
 cp build/cuda/tests/{backend,pipeline,device_run}_gpu_test build/cuda/{backend_bench,fedspallm} "$bundle/bin"
+strip "$bundle"/bin/*
 # Open MPI opens its components at run time. Those for networks want libraries that are not needed here.
 components="$(ompi_info --parsable --path pkglibdir | cut -d: -f3)"
 for component in "$components"/mca_*.so; do
-    ldd "$component" | grep -qE 'lib(fabric|uc[pst]|psm2?|ibverbs|rdmacm|cuda)[.-]' || cp "$component" "$bundle/openmpi"
+    ldd "$component" | grep -qE 'lib(fabric|uc[pst]|psm|ibverbs|rdmacm|cuda|oshmem|munge)' || cp "$component" "$bundle/openmpi"
 done
 # The C and C++ libraries have to be the machine's own, and CUDA must match its driver.
 ldd "$bundle"/bin/* "$bundle"/openmpi/* | awk '$2 == "=>" && $3 ~ /^\// { print $3 }' | sort -u |

@@ -62,6 +62,7 @@ for folder in sys.path:
 PY
 }
 
+alone=(env)
 python=(env LD_LIBRARY_PATH="${LD_LIBRARY_PATH:-}" python3) # its packages want their own libraries
 if [[ -x "$bundle/bin/backend_gpu_test" ]]; then
     bin="$bundle/bin" tools="$bundle/tools"
@@ -70,11 +71,9 @@ if [[ -x "$bundle/bin/backend_gpu_test" ]]; then
     folders="$(cuda_folders | paste -sd:)"
     export LD_LIBRARY_PATH="$bundle/lib${folders:+:$folders}${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
     export FEDSPALLM_TEST_DATA="$bundle/data"
-    # Without an MPI of the machine's own: the bundle's components, and no daemon for a single rank.
-    if ! command -v mpirun >/dev/null; then
-        export OMPI_MCA_mca_base_component_path="$bundle/openmpi" OMPI_MCA_ess_singleton_isolated=1
-        export OMPI_MCA_mca_base_component_show_load_errors=0
-    fi
+    # A single rank needs no MPI of the machine's own: the bundle's components, and no daemon.
+    alone=(env OMPI_MCA_mca_base_component_path="$bundle/openmpi" OMPI_MCA_ess_singleton_isolated=1
+        OMPI_MCA_mca_base_component_show_load_errors=0)
     revision="$(paste -sd' ' "$bundle/revision")"
 else
     cd "$root" || exit 2
@@ -148,7 +147,7 @@ run_tests() {
     check "backend against the reference" 180 "$bin/backend_gpu_test"
     check "models, pruning, sparse products, updates and merges on the device" 240 "$bin/pipeline_gpu_test" \
         --gtest_filter='-*Structured*'
-    check "one rank, three clients, updates over NCCL to itself" 120 "$bin/device_run_gpu_test"
+    check "one rank, three clients, updates over NCCL to itself" 120 "${alone[@]}" "$bin/device_run_gpu_test"
     local gpus
     gpus="$(nvidia-smi --list-gpus | wc -l)"
     if ((gpus > 1)) && command -v mpirun >/dev/null; then
@@ -214,10 +213,10 @@ prune_client() {
     local watch
     client_config "$1"
     printf '\n### products %s\n\n```\n' "$1"
-    measure 60 "$bin/fedspallm" prune "$work/client.toml" --dry-run
+    measure 60 "${alone[@]}" "$bin/fedspallm" prune "$work/client.toml" --dry-run
     nvidia-smi --query-gpu=memory.used --format=csv,noheader,nounits --loop-ms=500 >"$work/memory" 2>/dev/null &
     watch=$!
-    measure 300 "$bin/fedspallm" prune "$work/client.toml"
+    measure 300 "${alone[@]}" "$bin/fedspallm" prune "$work/client.toml"
     kill "$watch" 2>/dev/null
     wait "$watch" 2>/dev/null
     printf '```\n\nmost memory of the GPU in use, by nvidia-smi: %s MiB\n' "$(sort -n "$work/memory" | tail -1)"
