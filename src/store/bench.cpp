@@ -159,16 +159,17 @@ class Bench {
     const fs::path input = folder_.path() / "input";
     write_bench_model(input, options_);
     const model::ModelDirectory dense(input);
-    const BlockRecord record = bench_block(options_);
+    BlockRecord record = bench_block(options_);
+    for (MatrixRecord& matrix : record.matrices) matrix.votes.clear();
+    const BlockSource blocks = [&](std::int64_t block) {
+      for (std::size_t i = 0; i < record.matrices.size(); ++i)
+        record.matrices[i].name = dense.matrix_name(block, i);
+      return record;
+    };
     const fs::path output = folder_.path() / "output";
     time("output model", fmt::format("{} blocks, vocabulary {}", options_.model_blocks, options_.vocabulary),
-         size_of_tree(input), Plain::write_and_sync, [&](int repeat) {
-           ModelWriter writer(dense, output / fmt::format("{}", repeat));
-           for (std::int64_t block = 0; block < options_.model_blocks; ++block)
-             for (std::size_t i = 0; i < record.matrices.size(); ++i)
-               writer.write_matrix(block, i, record.matrices[i].matrix);
-           writer.finish();
-         });
+         size_of_tree(input), Plain::write_and_sync,
+         [&](int repeat) { write_model(dense, output / fmt::format("{}", repeat), false, blocks); });
   }
 
   [[nodiscard]] std::int64_t weights_of_block() const {

@@ -21,18 +21,13 @@
 #pragma once
 
 #include "fedspallm/model/model_directory.hpp"
-#include "fedspallm/store/records.hpp"
+#include "fedspallm/store/model_writer.hpp"
 
 #include "output_plan.hpp"
 #include <filesystem>
-#include <functional>
-#include <optional>
 #include <string>
 
 namespace fedspallm::store {
-
-/// What the pruned matrices of a block are, nothing when the block stays dense.
-using BlockSource = std::function<std::optional<BlockRecord>(std::int64_t block)>;
 
 /// @return the bytes written. @pre records agree with the plan in shape and dtype
 std::int64_t write_bitmask_file(const std::filesystem::path& path, const model::ModelDirectory& input,

@@ -216,7 +216,7 @@ void read_mask_and_values(const hdf5::Group& group, std::int64_t size, wire::Pac
       matrix.dtype == DType::f32 ? read_values_as<float>(group) : read_values_as<std::uint16_t>(group);
 }
 
-MatrixRecord read_matrix(const hdf5::Group& group) {
+MatrixRecord read_matrix(const hdf5::Group& group, Votes votes) {
   constexpr std::int64_t kLargest = std::numeric_limits<std::int64_t>::max();
   read_count(group, "format_version", kFormatVersion, kFormatVersion);
   MatrixRecord record;
@@ -235,7 +235,7 @@ MatrixRecord read_matrix(const hdf5::Group& group) {
   const std::int64_t size =
       checked_size(record.matrix.rows, record.matrix.cols, fmt::format("{}: {}", group.file(), group.path()));
   if (record.pruned) read_mask_and_values(group, size, record.matrix);
-  record.votes = read_votes(group, record.matrix.rows, record.matrix.cols);
+  if (votes == Votes::read) record.votes = read_votes(group, record.matrix.rows, record.matrix.cols);
   if (group.contains("histogram")) record.histogram = group.read<std::int64_t>("histogram");
   record.clients = read_clients(group, size);
   return record;
@@ -255,7 +255,7 @@ void write_block_file(const std::filesystem::path& path, const BlockRecord& reco
   file.close();
 }
 
-BlockRecord read_block_file(const std::filesystem::path& path) {
+BlockRecord read_block_file(const std::filesystem::path& path, Votes votes) {
   const hdf5::File file = hdf5::File::open(path);
   const hdf5::Group& root = file.root();
   read_count(root, "format_version", kFormatVersion, kFormatVersion);
@@ -277,7 +277,7 @@ BlockRecord read_block_file(const std::filesystem::path& path) {
     const auto index = static_cast<std::size_t>(read_count(group, "index", 0, count - 1));
     if (filled[index]) fail(group, fmt::format("index {} occurs twice", index));
     filled[index] = true;
-    record.matrices[index] = read_matrix(group);
+    record.matrices[index] = read_matrix(group, votes);
   }
   return record;
 }

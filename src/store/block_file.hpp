@@ -13,6 +13,7 @@
 // Non-goals: checksums, renaming, manifests (run_store.cpp); what the counts ought to be (recount.cpp).
 #pragma once
 
+#include "fedspallm/store/block_files.hpp"
 #include "fedspallm/store/records.hpp"
 
 #include <filesystem>
@@ -26,6 +27,6 @@ void write_block_file(const std::filesystem::path& path, const BlockRecord& reco
 /// Reads what is there, checking only what memory safety and meaning need: types, shapes, sizes. Counts may
 /// disagree with the mask: `inspect` reports that, BlockStore refuses it. @throws DataError naming file and
 /// object
-[[nodiscard]] BlockRecord read_block_file(const std::filesystem::path& path);
+[[nodiscard]] BlockRecord read_block_file(const std::filesystem::path& path, Votes votes = Votes::read);
 
 }  // namespace fedspallm::store

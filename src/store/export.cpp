@@ -93,11 +93,20 @@ void require_same_model(const model::ModelDirectory& model, const std::string& e
                                 model.path().string(), run_file.string(), found, expected));
 }
 
+bool is_matrix(const model::ModelDirectory& model, std::int64_t block, const std::string& name) {
+  for (std::size_t i = 0; i < model.architecture().matrices.size(); ++i)
+    if (model.matrix_name(block, i) == name) return true;
+  return false;
+}
+
 /// A record must fit the model: the run may be older than a change of the directory whose digest was not
 /// recorded.
 void require_fits(const model::ModelDirectory& model, const BlockRecord& record, bool widen) {
   for (const MatrixRecord& entry : record.matrices) {
     if (!entry.pruned) continue;
+    check<ModelError>(is_matrix(model, record.block, entry.name),
+                      fmt::format("{}: {}: is no prunable matrix of block {}", model.path().string(),
+                                  entry.name, record.block));
     const model::TensorView tensor = model.tensor(entry.name);
     const std::vector<std::int64_t> shape = {entry.matrix.rows, entry.matrix.cols};
     check<ModelError>(
@@ -111,23 +120,9 @@ void require_fits(const model::ModelDirectory& model, const BlockRecord& record,
   }
 }
 
-std::size_t index_of(const model::ModelDirectory& model, std::int64_t block, const std::string& name) {
-  for (std::size_t i = 0; i < model.architecture().matrices.size(); ++i)
-    if (model.matrix_name(block, i) == name) return i;
-  throw ModelError(
-      fmt::format("{}: {}: is no prunable matrix of block {}", model.path().string(), name, block));
-}
-
 ExportResult export_directory(const model::ModelDirectory& model, const fs::path& out, bool widen,
                               const BlockSource& blocks) {
-  ModelWriter writer(model, out, widen);
-  for (std::int64_t block = 0; block < model.architecture().blocks; ++block) {
-    const std::optional<BlockRecord> record = blocks(block);
-    if (!record) continue;
-    for (const MatrixRecord& entry : record->matrices)
-      if (entry.pruned) writer.write_matrix(block, index_of(model, block, entry.name), entry.matrix);
-  }
-  writer.finish();
+  write_model(model, out, widen, blocks);
   const std::int64_t bytes = plan_output(model, widen).bytes();
   return {bytes, bytes};
 }
@@ -166,7 +161,7 @@ ExportResult export_run(const fs::path& run_dir, const fs::path& out, ExportForm
   const std::string digest = entry_of(provenance, "model_sha256");
   require_same_model(model, digest, paths.run_file());
   const BlockSource blocks = [&](std::int64_t block) {
-    std::optional<BlockRecord> record = store.newest(static_cast<std::uint32_t>(block));
+    std::optional<BlockRecord> record = store.newest(static_cast<std::uint32_t>(block), Votes::skip);
     if (record) require_fits(model, *record, config.widen);
     return record;
   };

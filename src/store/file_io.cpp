@@ -178,14 +178,11 @@ std::string read_small_file(const std::filesystem::path& path, std::int64_t limi
 
 void write_file_atomically(const std::filesystem::path& path, std::string_view bytes) {
   const std::filesystem::path part = part_path(path);
-  try {
+  write_part(part, [&] {
     const Descriptor file = create_file(part);
     write_at(file, 0, std::as_bytes(std::span(bytes.data(), bytes.size())), part);
     publish_file(part, path);
-  } catch (...) {
-    ::unlink(part.c_str());  // best effort: a full disk should not also keep our remains
-    throw;
-  }
+  });
 }
 
 }  // namespace fedspallm::store

@@ -12,6 +12,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <system_error>
 
 namespace fedspallm::store {
 
@@ -35,6 +36,17 @@ void sync_folder(const std::filesystem::path& folder);
 
 /// fsyncs PART, renames it to PATH, fsyncs the folder.
 void publish_file(const std::filesystem::path& part, const std::filesystem::path& path);
+/// Makes PART by `write`, and leaves no remains where that fails.
+template <class Write>
+void write_part(const std::filesystem::path& part, Write write) {
+  try {
+    write();
+  } catch (...) {
+    std::error_code ignored;  // best effort: a full disk should not also keep our remains
+    std::filesystem::remove(part, ignored);
+    throw;
+  }
+}
 /// PATH.part
 [[nodiscard]] std::filesystem::path part_path(const std::filesystem::path& path);
 /// The folder that holds `path`: "." for a bare name.

@@ -32,6 +32,12 @@ Json to_json(const FileStamp& stamp) {
   return {{"file", stamp.file}, {"bytes", stamp.bytes}, {"xxh3", to_hex(stamp.checksum)}};
 }
 
+Json to_json(const BlockEntry& entry) {
+  Json json = {{"round", entry.round}, {"block", entry.block}};
+  json.update(to_json(entry.stamp));
+  return json;
+}
+
 FileStamp stamp_from_json(const nlohmann::json& json) {
   FileStamp stamp{json.at("file").get<std::string>(), whole_number(json, "bytes"),
                   from_hex(json.at("xxh3").get<std::string>())};
@@ -44,11 +50,7 @@ FileStamp stamp_from_json(const nlohmann::json& json) {
 /// What the manifest's checksum covers: everything but itself.
 Json contents_to_json(const Manifest& manifest) {
   Json entries = Json::array();
-  for (const BlockEntry& entry : manifest.entries) {
-    Json json = {{"round", entry.round}, {"block", entry.block}};
-    json.update(to_json(entry.stamp));
-    entries.push_back(std::move(json));
-  }
+  for (const BlockEntry& entry : manifest.entries) entries.push_back(to_json(entry));
   Json links = Json::array();
   for (const FileStamp& stamp : manifest.links) links.push_back(to_json(stamp));
   return {{"format_version", kFormatVersion}, {"entries", std::move(entries)}, {"links", std::move(links)}};
@@ -85,6 +87,20 @@ Manifest parse_manifest(const std::string& text) {
   return manifest;
 }
 
+/// Runs `parse`; what it finds wrong comes as a DataError that begins with `name`.
+template <class Parse>
+auto understood(const std::string& name, const std::string& expected, Parse parse) {
+  try {
+    return parse();
+  } catch (const nlohmann::json::exception& error) {
+    throw DataError(fmt::format("{}: damaged, expected {}: {}", name, expected, error.what()));
+  } catch (const DataError& error) {
+    throw DataError(fmt::format("{}: damaged: {}", name, error.what()));
+  } catch (const ModelError& error) {  // no JSON
+    throw DataError(fmt::format("{}: damaged: {}", name, error.what()));
+  }
+}
+
 }  // namespace
 
 const BlockEntry* Manifest::find(std::uint32_t round, std::uint32_t block) const {
@@ -106,24 +122,31 @@ void Manifest::erase(std::uint32_t round, std::uint32_t block) {
                 [&](const BlockEntry& entry) { return entry.round == round && entry.block == block; });
 }
 
+std::string to_text(const Manifest& manifest) {
+  Json json = contents_to_json(manifest);
+  json["xxh3"] = to_hex(checksum_of(json.dump()));
+  return json.dump(1) + "\n";
+}
+
+Manifest manifest_from_text(const std::string& text, const std::string& name) {
+  return understood(name, "a manifest of fedspallm", [&] { return parse_manifest(text); });
+}
+
+std::string to_text(const BlockEntry& entry) {
+  return to_json(entry).dump();
+}
+
+BlockEntry entry_from_text(const std::string& text) {
+  return understood("an entry of a manifest", "one of a block file",
+                    [&] { return entry_from_json(model::parse_json(text, "its JSON")); });
+}
+
 Manifest read_manifest(const std::filesystem::path& path) {
-  const std::string text = read_small_file(path, kLargestManifest);
-  try {
-    return parse_manifest(text);
-  } catch (const nlohmann::json::exception& error) {
-    throw DataError(
-        fmt::format("{}: damaged, expected a manifest of fedspallm: {}", path.string(), error.what()));
-  } catch (const DataError& error) {
-    throw DataError(fmt::format("{}: damaged: {}", path.string(), error.what()));
-  } catch (const ModelError& error) {  // no JSON
-    throw DataError(fmt::format("{}: damaged: {}", path.string(), error.what()));
-  }
+  return manifest_from_text(read_small_file(path, kLargestManifest), path.string());
 }
 
 void write_manifest(const std::filesystem::path& path, const Manifest& manifest) {
-  Json json = contents_to_json(manifest);
-  json["xxh3"] = to_hex(checksum_of(json.dump()));
-  write_file_atomically(path, json.dump(1) + "\n");
+  write_file_atomically(path, to_text(manifest));
 }
 
 FileStamp stamp_of(const std::filesystem::path& path) {

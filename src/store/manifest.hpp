@@ -36,6 +36,13 @@ struct Manifest {
   void erase(std::uint32_t round, std::uint32_t block);
 };
 
+/// As text, with a checksum of its own, and back. @throws DataError that begins with `name`
+[[nodiscard]] std::string to_text(const Manifest& manifest);
+[[nodiscard]] Manifest manifest_from_text(const std::string& text, const std::string& name);
+/// One entry, as it is in the manifest. @throws DataError
+[[nodiscard]] std::string to_text(const BlockEntry& entry);
+[[nodiscard]] BlockEntry entry_from_text(const std::string& text);
+
 /// @throws DataError naming the file and what is wrong
 [[nodiscard]] Manifest read_manifest(const std::filesystem::path& path);
 void write_manifest(const std::filesystem::path& path, const Manifest& manifest);

@@ -3,66 +3,41 @@
 
 #include "fedspallm/base/error.hpp"
 
-#include <fcntl.h>
-#include <stdio.h>
-#include <unistd.h>
-
 #include "directory_swap.hpp"
 #include "file_io.hpp"
 #include "output_plan.hpp"
 #include "packed_checks.hpp"
 #include <algorithm>
+#include <map>
 #include <system_error>
 #include <utility>
+#include <vector>
 
 namespace fedspallm::store {
 
 namespace {
 
-/// Carries out the plan for one file. Copies run inside the kernel; widened pieces come from the mapping.
-void write_output_file(const OutputFile& file, const model::MappedFile* mapping,
-                       const std::filesystem::path& folder) {
-  const std::filesystem::path path = folder / file.name;
-  const Descriptor out = create_file(path);
-  Descriptor in;
-  for (const Segment& segment : file.segments) {
+/// One file of the plan, being written. Copies run inside the kernel; widened pieces come from the mapping.
+class PlannedFile {
+ public:
+  PlannedFile(const OutputFile& file, const model::MappedFile* mapping, const std::filesystem::path& folder)
+      : file_(file), mapping_(mapping), path_(folder / file.name), out_(create_file(path_)) {}
+
+  /// As in the input.
+  void copy(const Segment& segment) {
     if (segment.kind == SegmentKind::copy) {
-      if (!in) in = open_file(file.source);
-      copy_range(in, segment.begin, segment.end, out, segment.offset, file.source, path);
-      continue;
+      if (!in_) in_ = open_file(file_.source);
+      copy_range(in_, segment.begin, segment.end, out_, segment.offset, file_.source, path_);
+      return;
     }
     std::int64_t offset = segment.offset;
-    for_each_piece(mapping, segment, [&](std::span<const std::byte> bytes) {
-      write_at(out, offset, bytes, path);
+    for_each_piece(mapping_, segment, [&](std::span<const std::byte> bytes) {
+      write_at(out_, offset, bytes, path_);
       offset += static_cast<std::int64_t>(bytes.size());
     });
   }
-}
 
-}  // namespace
-
-class ModelWriter::Impl {
- public:
-  Impl(const model::ModelDirectory& input, std::filesystem::path directory, bool widen)
-      : input_(input), folder_(std::move(directory)), plan_(plan_output(input, widen)) {
-    folder_.refuse_to_replace(input.path());
-    folder_.start(plan_.bytes());
-    // The plan's first files are the shards, in order.
-    for (std::size_t i = 0; i < plan_.files.size(); ++i) {
-      const bool shard = i < input.shards().size();
-      write_output_file(plan_.files[i], shard ? &input.shards()[i].mapping() : nullptr, folder_.part());
-    }
-  }
-
-  void write_matrix(std::int64_t block, std::size_t matrix, const wire::PackedMatrix& packed) {
-    const std::string name = input_.matrix_name(block, matrix);
-    check_agrees(name, packed);
-    const OutputPlan::Place place = plan_.tensors.at(name);
-    const OutputFile& file = plan_.files[place.file];
-    const Segment& segment = file.segments[place.segment];
-    const std::filesystem::path path = folder_.part() / file.name;
-    const Descriptor out(::open(path.c_str(), O_WRONLY | O_CLOEXEC));
-    check<ResourceError>(static_cast<bool>(out), errno_message(path, "cannot be opened for writing"));
+  void unpack(const Segment& segment, const wire::PackedMatrix& packed) {
     const auto width = static_cast<std::int64_t>(size_of(packed.dtype));
     std::vector<std::byte> dense;
     std::int64_t value = 0;
@@ -71,17 +46,88 @@ class ModelWriter::Impl {
       const wire::PackedMatrix part = wire::slice(packed, begin, end, value);
       dense.resize(static_cast<std::size_t>((end - begin) * width));
       wire::unpack_stored(part, dense);
-      write_at(out, segment.offset + begin * width, dense, path);
+      write_at(out_, segment.offset + begin * width, dense, path_);
     }
   }
 
+  void make_durable() const { sync(out_, path_); }
+
+ private:
+  const OutputFile& file_;
+  const model::MappedFile* mapping_;
+  std::filesystem::path path_;
+  Descriptor out_, in_;
+};
+
+const wire::PackedMatrix* find_matrix(const std::optional<BlockRecord>& record, const std::string& name) {
+  if (!record) return nullptr;
+  for (const MatrixRecord& entry : record->matrices)
+    if (entry.pruned && entry.name == name) return &entry.matrix;
+  return nullptr;
+}
+
+}  // namespace
+
+class ModelWriter::Impl {
+ public:
+  Impl(const model::ModelDirectory& input, std::filesystem::path directory, bool widen)
+      : input_(input), folder_(std::move(directory)), plan_(plan_output(input, widen)) {}
+
+  void start() {
+    folder_.refuse_to_replace(input_.path());
+    folder_.start(plan_.bytes());
+    for (std::size_t i = shards(); i < plan_.files.size(); ++i) {
+      PlannedFile file(plan_.files[i], nullptr, folder_.part());
+      for (const Segment& segment : plan_.files[i].segments) file.copy(segment);
+      file.make_durable();
+    }
+  }
+
+  /// The plan's first files are the shards, in order.
+  [[nodiscard]] std::size_t shards() const { return input_.shards().size(); }
+
+  void write_shard(std::size_t shard, const BlockSource& blocks) const {
+    require(shard < shards(), "ModelWriter::write_shard: there is such a shard");
+    const OutputFile& planned = plan_.files[shard];
+    PlannedFile file(planned, &input_.shards()[shard].mapping(), folder_.part());
+    std::map<std::int64_t, std::vector<const Segment*>> matrices;  // by block
+    for (const Segment& segment : planned.segments) {
+      if (segment.matrix)
+        matrices[segment.matrix->block].push_back(&segment);
+      else
+        file.copy(segment);
+    }
+    for (const auto& [block, segments] : matrices) {
+      const std::optional<BlockRecord> record = blocks(block);
+      for (const Segment* segment : segments) {
+        if (const wire::PackedMatrix* packed = find_matrix(record, segment->tensor)) {
+          require_agrees(segment->tensor, *packed);
+          file.unpack(*segment, *packed);
+        } else {
+          file.copy(*segment);
+        }
+      }
+    }
+    file.make_durable();
+  }
+
   void finish() {
-    for (const OutputFile& file : plan_.files) sync_file(folder_.part() / file.name);
+    for (const OutputFile& file : plan_.files) {
+      const std::filesystem::path path = folder_.part() / file.name;
+      std::error_code error;
+      const std::uintmax_t bytes = std::filesystem::file_size(path, error);
+      check<ResourceError>(
+          !error && bytes == static_cast<std::uintmax_t>(file.bytes),
+          fmt::format("{}: {}, expected {} bytes; the folder must be one and the same for "
+                      "all processes that write into it",
+                      path.string(), error ? error.message() : fmt::format("found {} bytes", bytes),
+                      file.bytes));
+    }
     folder_.publish();
   }
 
  private:
-  void check_agrees(const std::string& name, const wire::PackedMatrix& packed) const {
+  void require_agrees(const std::string& name, const wire::PackedMatrix& packed) const {
     const model::TensorView tensor = input_.tensor(name);
     const std::vector<std::int64_t>& shape = tensor.entry->shape;
     require(shape.size() == 2 && shape[0] == packed.rows && shape[1] == packed.cols,
@@ -103,12 +149,28 @@ ModelWriter::ModelWriter(const model::ModelDirectory& input, std::filesystem::pa
 
 ModelWriter::~ModelWriter() = default;
 
-void ModelWriter::write_matrix(std::int64_t block, std::size_t matrix, const wire::PackedMatrix& packed) {
-  impl_->write_matrix(block, matrix, packed);
+void ModelWriter::start() {
+  impl_->start();
+}
+
+std::size_t ModelWriter::shards() const {
+  return impl_->shards();
+}
+
+void ModelWriter::write_shard(std::size_t shard, const BlockSource& blocks) const {
+  impl_->write_shard(shard, blocks);
 }
 
 void ModelWriter::finish() {
   impl_->finish();
+}
+
+void write_model(const model::ModelDirectory& input, const std::filesystem::path& directory, bool widen,
+                 const BlockSource& blocks) {
+  ModelWriter writer(input, directory, widen);
+  writer.start();
+  for (std::size_t shard = 0; shard < writer.shards(); ++shard) writer.write_shard(shard, blocks);
+  writer.finish();
 }
 
 }  // namespace fedspallm::store

@@ -3,13 +3,9 @@
 
 #include "fedspallm/base/error.hpp"
 
-#include <unistd.h>
-
-#include "block_file.hpp"
 #include "file_io.hpp"
 #include "link_file.hpp"
 #include "manifest.hpp"
-#include "packed_checks.hpp"
 #include <algorithm>
 #include <cctype>
 #include <system_error>
@@ -18,10 +14,6 @@
 namespace fedspallm::store {
 
 namespace {
-
-std::string block_name(std::uint32_t round, std::uint32_t block) {
-  return fmt::format("r{:02}-b{:04}.h5", round, block);
-}
 
 /// Moves `text` behind `letter` and at least `digits` digits.
 bool skip_number(std::string_view& text, std::string_view letter, std::size_t digits) {
@@ -32,7 +24,7 @@ bool skip_number(std::string_view& text, std::string_view letter, std::size_t di
   return end >= digits;
 }
 
-/// Whether write_block() makes files of this name (finished or not).
+/// Whether files of this name are block_file()s (finished or not).
 bool is_block_name(std::string_view name) {
   return skip_number(name, "r", 2) && skip_number(name, "-b", 4) && (name == ".h5" || name == ".h5.part");
 }
@@ -46,17 +38,6 @@ void remove_file(const std::filesystem::path& path) {
 bool is_there(const std::filesystem::path& path) {
   std::error_code error;
   return std::filesystem::exists(path, error);
-}
-
-/// Writes PATH.part by `write`, and leaves no remains where that fails.
-template <class Write>
-void write_part(const std::filesystem::path& part, Write write) {
-  try {
-    write();
-  } catch (...) {
-    ::unlink(part.c_str());
-    throw;
-  }
 }
 
 }  // namespace
@@ -75,10 +56,9 @@ std::string client_file_name(const std::string& client_name) {
 
 BlockStore::BlockStore(std::filesystem::path link_file, std::filesystem::path folder,
                        std::filesystem::path manifest)
-    : link_file_(std::move(link_file)),
-      folder_(std::move(folder)),
-      manifest_path_(std::move(manifest)),
-      manifest_(std::make_unique<Manifest>()) {
+    : BlockFiles(std::move(folder), manifest.string(), std::make_unique<Manifest>()),
+      link_file_(std::move(link_file)),
+      manifest_path_(std::move(manifest)) {
   // A process that was killed while it replaced the manifest leaves the one before under its other name.
   const std::filesystem::path path = is_there(manifest_path_) ? manifest_path_ : previous_manifest();
   if (!is_there(path)) return;
@@ -89,10 +69,6 @@ BlockStore::BlockStore(std::filesystem::path link_file, std::filesystem::path fo
   }
 }
 
-BlockStore::~BlockStore() = default;
-BlockStore::BlockStore(BlockStore&&) noexcept = default;
-BlockStore& BlockStore::operator=(BlockStore&&) noexcept = default;
-
 BlockStore BlockStore::of_run(const RunPaths& paths) {
   return {paths.run_file(), paths.blocks(), paths.manifest()};
 }
@@ -101,15 +77,6 @@ BlockStore BlockStore::of_client(const RunPaths& paths, const std::string& clien
   const std::string name = client_file_name(client_name);
   const std::filesystem::path folder = paths.clients() / name;
   return {paths.clients() / (name + ".h5"), folder, folder / "manifest.json"};
-}
-
-const Manifest& BlockStore::sound_manifest() const {
-  check<DataError>(damage_.empty(), damage_);
-  return *manifest_;
-}
-
-std::filesystem::path BlockStore::block_file(std::uint32_t round, std::uint32_t block) const {
-  return folder_ / block_name(round, block);
 }
 
 void BlockStore::clear() {
@@ -160,23 +127,27 @@ std::string BlockStore::recover() {
 
 void BlockStore::write_block(const BlockRecord& record) {
   check<DataError>(damage_.empty(), damage_);
-  make_folders(folder_);
   make_folders(folder_of(manifest_path_));
-  const std::filesystem::path path = block_file(record.round, record.block);
-  const std::filesystem::path part = part_path(path);
-  FileStamp stamp;
-  write_part(part, [&] {
-    write_block_file(part, record);
-    stamp = stamp_of(part);
-  });
-  stamp.file = path.filename().string();
+  const BlockEntry entry = write_part_of(record);
   if (manifest_->find(record.round, record.block) != nullptr) {
     // Between the two renames the manifest must not list a checksum that the file no longer has.
     manifest_->erase(record.round, record.block);
     replace_manifest();
   }
-  write_part(part, [&] { publish_file(part, path); });
-  manifest_->put({record.round, record.block, stamp});
+  publish(entry);
+  manifest_->put(entry);
+  replace_manifest();
+}
+
+void BlockStore::list_block(const std::string& text) {
+  check<DataError>(damage_.empty(), damage_);
+  const BlockEntry entry = entry_from_text(text);
+  const std::string expected = block_file(entry.round, entry.block).filename().string();
+  check<DataError>(entry.stamp.file == expected,
+                   fmt::format("block {} of round {} in file '{}', expected '{}'", entry.block, entry.round,
+                               entry.stamp.file, expected));
+  make_folders(folder_of(manifest_path_));
+  manifest_->put(entry);
   replace_manifest();
 }
 
@@ -203,33 +174,6 @@ void BlockStore::write_links(const Provenance& provenance, bool complete) {
   write_part(part, [&] { publish_file(part, link_file_); });
 }
 
-BlockRecord BlockStore::read_block_as_recorded(std::uint32_t round, std::uint32_t block) const {
-  const BlockEntry* entry = sound_manifest().find(round, block);
-  check<DataError>(entry != nullptr,
-                   fmt::format("{}: holds no round {}, block {}", manifest_path_.string(), round, block));
-  const std::filesystem::path path = folder_ / entry->stamp.file;
-  verify(path, entry->stamp);
-  BlockRecord record = read_block_file(path);
-  check<DataError>(record.round == round && record.block == block,
-                   fmt::format("{}: is of round {}, block {}, expected round {}, block {}", path.string(),
-                               record.round, record.block, round, block));
-  return record;
-}
-
-BlockRecord BlockStore::read_block(std::uint32_t round, std::uint32_t block) const {
-  BlockRecord record = read_block_as_recorded(round, block);
-  for (const MatrixRecord& matrix : record.matrices) {
-    const std::string fault = matrix.pruned ? packing_fault(matrix.matrix) : "";
-    check<DataError>(fault.empty(),
-                     fmt::format("{}: {}: {}", block_file(round, block).string(), matrix.name, fault));
-  }
-  return record;
-}
-
-bool BlockStore::has_block(std::uint32_t round, std::uint32_t block) const {
-  return sound_manifest().find(round, block) != nullptr;
-}
-
 void BlockStore::verify_link_file() const {
   const Manifest& manifest = sound_manifest();
   check<DataError>(is_there(link_file_), fmt::format("{}: no such file", link_file_.string()));
@@ -252,25 +196,6 @@ bool BlockStore::complete() const {
   if (!is_there(link_file_)) return false;
   verify_link_file();
   return read_link_file(link_file_).complete;
-}
-
-std::vector<std::pair<std::uint32_t, std::uint32_t>> BlockStore::blocks() const {
-  std::vector<std::pair<std::uint32_t, std::uint32_t>> pairs;
-  for (const BlockEntry& entry : sound_manifest().entries) pairs.emplace_back(entry.round, entry.block);
-  return pairs;
-}
-
-std::optional<std::uint32_t> BlockStore::newest_round(std::uint32_t block) const {
-  std::optional<std::uint32_t> round;
-  for (const BlockEntry& entry : sound_manifest().entries)
-    if (entry.block == block) round = std::max(round.value_or(0), entry.round);
-  return round;
-}
-
-std::optional<BlockRecord> BlockStore::newest(std::uint32_t block) const {
-  const std::optional<std::uint32_t> round = newest_round(block);
-  if (!round) return std::nullopt;
-  return read_block(*round, block);
 }
 
 }  // namespace fedspallm::store

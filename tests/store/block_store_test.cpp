@@ -133,6 +133,69 @@ TEST(BlockStore, ReplacesABlockThatIsWrittenAgain) {
   EXPECT_EQ(store.blocks().size(), 1U);
 }
 
+TEST(BlockFiles, OfSeveralWritersCountOnceTheKeeperOfTheListHasTakenThemUp) {
+  const TemporaryFolder folder;
+  BlockStore keeper = BlockStore::of_run({folder.path()});
+  keeper.write_block(small_block(1, 0, 1));
+  const BlockFiles writer(RunPaths{folder.path()}.blocks(), keeper.list());
+  expect_equal(writer.read_block(1, 0), small_block(1, 0, 1));
+  const std::string entry = writer.write_file(small_block(1, 3, 2));
+  EXPECT_FALSE(writer.has_block(1, 3));
+  EXPECT_FALSE(keeper.has_block(1, 3));
+  EXPECT_EQ(names_in(folder.path() / "blocks"), (std::vector<std::string>{"r01-b0000.h5", "r01-b0003.h5"}));
+  EXPECT_EQ(BlockStore::of_run({folder.path()}).blocks().size(), 1U);
+  keeper.list_block(entry);
+  expect_equal(keeper.read_block(1, 3), small_block(1, 3, 2));
+  expect_equal(BlockStore::of_run({folder.path()}).read_block(1, 3), small_block(1, 3, 2));
+  expect_equal(BlockFiles(RunPaths{folder.path()}.blocks(), keeper.list()).read_block(1, 3),
+               small_block(1, 3, 2));
+}
+
+TEST(BlockFiles, ReplacedButNotTakenUpCountAsDamaged) {
+  const TemporaryFolder folder;
+  BlockStore keeper = BlockStore::of_run({folder.path()});
+  keeper.write_block(small_block(1, 0, 1));
+  const std::string entry =
+      BlockFiles(RunPaths{folder.path()}.blocks(), keeper.list()).write_file(small_block(1, 0, 2));
+  expect_error<DataError>([&] { (void)keeper.read_block(1, 0); }, {"r01-b0000.h5"});
+  keeper.list_block(entry);
+  expect_equal(keeper.read_block(1, 0), small_block(1, 0, 2));
+  EXPECT_EQ(keeper.blocks().size(), 1U);
+}
+
+TEST(BlockFiles, WithoutVotesHaveEverythingElse) {
+  const TemporaryFolder folder;
+  BlockStore store = BlockStore::of_run({folder.path()});
+  BlockRecord record = small_block(1, 0, 1);
+  store.write_block(record);
+  ASSERT_FALSE(record.matrices.front().votes.empty());
+  for (MatrixRecord& matrix : record.matrices) matrix.votes.clear();
+  expect_equal(store.read_block(1, 0, Votes::skip), record);
+  const std::optional<BlockRecord> newest = store.newest(0, Votes::skip);
+  ASSERT_TRUE(newest.has_value());
+  expect_equal(*newest, record);
+}
+
+TEST(BlockFiles, RefuseListsAndEntriesThatAreNone) {
+  const TemporaryFolder folder;
+  BlockStore keeper = BlockStore::of_run({folder.path()});
+  keeper.write_block(small_block(1, 0, 1));
+  std::string list = keeper.list();
+  list[list.find("\"bytes\": ") + 9] ^= 1;
+  for (const std::string& bad : {std::string("{}"), std::string("x"), list})
+    expect_error<DataError>([&] { (void)BlockFiles(folder.path() / "blocks", bad); }, {"blocks", "damaged"});
+  const BlockFiles none(folder.path() / "blocks", "");
+  EXPECT_TRUE(none.blocks().empty());
+  expect_error<DataError>([&] { (void)none.read_block(1, 0); }, {"blocks", "holds no round 1, block 0"});
+  const std::string entry = none.write_file(small_block(1, 1, 1));
+  std::string moved = entry;
+  moved.replace(moved.find("b0001"), 5, "b0002");
+  expect_error<DataError>([&] { keeper.list_block(moved); }, {"r01-b0002.h5", "r01-b0001.h5"});
+  for (const std::string& bad : {std::string(""), std::string("[]"), std::string("{\"round\":1}")})
+    expect_error<DataError>([&] { keeper.list_block(bad); }, {"an entry of a manifest"});
+  EXPECT_EQ(keeper.blocks().size(), 1U);
+}
+
 TEST(BlockStore, NamesWhatItDoesNotHold) {
   const TemporaryFolder folder;
   const BlockStore store = BlockStore::of_run({folder.path()});

@@ -218,7 +218,7 @@ TEST(FullDisk, AModelThatDoesNotFitIsRefusedBeforeAnythingIsCopied) {
       {
         if (!mount_tiny(folder.path() / "disk")) std::exit(2);
         const model::ModelDirectory model(folder.path() / "model");
-        leave_after([&] { const ModelWriter writer(model, folder.path() / "disk" / "out"); },
+        leave_after([&] { ModelWriter(model, folder.path() / "disk" / "out").start(); },
                     "too little disk space");
       },
       testing::ExitedWithCode(kGood), "");

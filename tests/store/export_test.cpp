@@ -18,13 +18,10 @@ class Export : public testing::Test {
   void write_run(bool widen = false) {
     const ModelDirectory model(input);
     BlockStore store = BlockStore::of_run(paths);
-    ModelWriter writer(model, paths.model(), widen);
     const DType dtype = widen ? DType::f32 : model.matrix_dtype(0, 0);
     const BlockRecord record = pruned_block(model, 0, dtype);
     store.write_block(record);
-    for (std::size_t i = 0; i < record.matrices.size(); ++i)
-      writer.write_matrix(0, i, record.matrices[i].matrix);
-    writer.finish();
+    write_model(model, paths.model(), widen, source_of({{0, record}}));
     store.write_links(provenance_of(model, widen ? "float32" : "stored"), true);
     BlockStore client = BlockStore::of_client(paths, "novels");
     if (model.architecture().blocks > 1) client.write_block(pruned_block(model, 1, dtype));

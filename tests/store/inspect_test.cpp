@@ -25,15 +25,13 @@ class Inspect : public testing::Test {
     const ModelDirectory model(folder.path() / "in");
     BlockStore store = BlockStore::of_run(paths);
     store.clear();
-    ModelWriter writer(model, paths.model());
+    std::map<std::int64_t, BlockRecord> blocks;
     for (std::uint32_t block = 0; block < 2; ++block) {
-      BlockRecord record = pruned_block(model, block, DType::f32);
+      BlockRecord& record = blocks[block] = pruned_block(model, block, DType::f32);
       if (block == 1) change(record);
       store.write_block(record);
-      for (std::size_t i = 0; i < record.matrices.size(); ++i)
-        if (record.matrices[i].pruned) writer.write_matrix(block, i, record.matrices[i].matrix);
     }
-    writer.finish();
+    write_model(model, paths.model(), false, source_of(blocks));
     store.write_links(provenance_of(model), true);
   }
   void expect_problem(const std::string& fragment) {
@@ -155,9 +153,7 @@ TEST_F(Inspect, CountsUnprunedAndUnwrittenBlocksIntoThePrunedSet) {
   const ModelDirectory model(folder.path() / "in");
   BlockStore store = BlockStore::of_run(paths);
   store.write_block(pruned_block(model, 0, DType::f32));
-  ModelWriter writer(model, paths.model());
-  for (std::size_t i = 0; i < 7; ++i) writer.write_matrix(0, i, prune_tensor(model, 0, i, DType::f32));
-  writer.finish();
+  write_model(model, paths.model(), false, source_of({{0, pruned_block(model, 0, DType::f32)}}));
   store.write_links(provenance_of(model), true);
   const Inspection unwritten = inspect(paths.dir);
   EXPECT_EQ(unwritten.problems, std::vector<std::string>{});
@@ -371,16 +367,12 @@ TEST_F(Inspect, FindsCountsThatAreNotThoseOfTheMask) {
 TEST_F(Inspect, FindsAModelThatIsNotTheRuns) {
   write_run();
   const ModelDirectory dense(folder.path() / "in");
-  ModelWriter(dense, paths.model()).finish();
+  write_model(dense, paths.model(), false, nothing_pruned());
   expect_problem("model.layers.0.self_attn.q_proj.weight: found 0 zeros, expected 22");
-  ModelWriter writer(dense, paths.model());
-  for (std::uint32_t block = 0; block < 2; ++block)
-    for (std::size_t i = 0; i < 7; ++i) {
-      wire::PackedMatrix matrix = prune_tensor(dense, block, i, DType::f32);
-      if (block == 1 && i == 4) matrix.values[4 * 6 + 2] ^= std::byte{1};  // a kept weight, by its last bit
-      writer.write_matrix(block, i, matrix);
-    }
-  writer.finish();
+  std::map<std::int64_t, BlockRecord> blocks = {{0, pruned_block(dense, 0, DType::f32)},
+                                                {1, pruned_block(dense, 1, DType::f32)}};
+  blocks[1].matrices[4].matrix.values[4 * 6 + 2] ^= std::byte{1};  // a kept weight, by its last bit
+  write_model(dense, paths.model(), false, source_of(blocks));
   const Inspection inspection = inspect(paths.dir);
   // Every third weight is dropped, from the first on: the kept weight number 6 is weight 10, in row 1 of 8
   // columns.

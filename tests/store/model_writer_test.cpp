@@ -34,25 +34,25 @@ class UnchangedModel : public Writer, public testing::WithParamInterface<std::st
 
 TEST_P(UnchangedModel, IsByteIdenticalToTheInput) {
   const ModelDirectory model(golden(GetParam()));
-  ModelWriter writer(model, out);
-  writer.finish();
+  write_model(model, out, false, nothing_pruned());
   EXPECT_EQ(files_of(out), files_of(model.path()));
   EXPECT_FALSE(fs::exists(out.string() + ".part"));
 }
 
 TEST_P(UnchangedModel, IsByteIdenticalWhenEveryMatrixIsWrittenWithNothingDropped) {
   const ModelDirectory model(golden(GetParam()));
-  ModelWriter writer(model, out);
+  std::map<std::int64_t, BlockRecord> blocks;
   for (std::int64_t block = 0; block < model.architecture().blocks; ++block)
     for (std::size_t i = 0; i < model.architecture().matrices.size(); ++i) {
       const std::string name = model.matrix_name(block, i);
       const model::TensorView tensor = model.tensor(name);
-      const std::vector<float> dense = values_of(model, name);
-      writer.write_matrix(block, i,
-                          wire::pack(tensor.entry->shape[0], tensor.entry->shape[1], tensor.dtype(), dense,
-                                     std::vector<std::uint8_t>(dense.size(), 1)));
+      const std::vector<float> all = values_of(model, name);
+      blocks[block].matrices.push_back(
+          weights_of(model, block, i,
+                     wire::pack(tensor.entry->shape[0], tensor.entry->shape[1], tensor.dtype(), all,
+                                std::vector<std::uint8_t>(all.size(), 1))));
     }
-  writer.finish();
+  write_model(model, out, false, source_of(blocks));
   EXPECT_EQ(files_of(out), files_of(model.path()));
 }
 
@@ -67,17 +67,17 @@ TEST_P(PrunedModel, DiffersInTheWrittenMatricesOnlyAndHasExactZerosThere) {
   const ModelDirectory model(golden(GetParam()));
   const std::string name = model.matrix_name(0, 1);
   const wire::PackedMatrix packed = prune_tensor(model, 0, 1, model.matrix_dtype(0, 1));
-  ModelWriter writer(model, out);
-  writer.write_matrix(0, 1,
-                      prune_tensor(model, 0, 1, model.matrix_dtype(0, 1), 1, 2));  // replaced by the next
-  writer.write_matrix(0, 1, packed);
-  writer.finish();
+  BlockRecord record{.round = 1, .block = 0, .matrices = {weights_of(model, 0, 1, packed)}};
+  record.matrices.emplace_back();  // nobody pruned it
+  record.matrices.back().name = model.matrix_name(0, 0);
+  record.matrices.back().pruned = false;
+  write_model(model, out, false, source_of({{0, record}}));
   const ModelDirectory pruned(out);
   std::vector<float> expected(static_cast<std::size_t>(packed.size()));
   wire::unpack(packed, expected);
   EXPECT_EQ(values_of(pruned, name), expected);
-  const std::vector<float> dense = values_of(model, name);
-  for (std::size_t i = 0; i < dense.size(); ++i) EXPECT_EQ(expected[i], i % 3 == 0 ? 0.0F : dense[i]);
+  const std::vector<float> all = values_of(model, name);
+  for (std::size_t i = 0; i < all.size(); ++i) EXPECT_EQ(expected[i], i % 3 == 0 ? 0.0F : all[i]);
   for (std::size_t s = 0; s < model.shards().size(); ++s)
     for (const model::TensorEntry& entry : model.shards()[s].tensors()) {
       if (entry.name == name) continue;
@@ -103,7 +103,7 @@ TEST_F(Writer, CopiesSideFilesButNoOtherWeightsNoFoldersAndNoUnfinishedFiles) {
     write_file(input / name, "other weights");
   fs::create_directories(input / "original");
   write_file(input / "original" / "x", "");
-  ModelWriter(ModelDirectory(input), out).finish();
+  write_model(ModelDirectory(input), out, false, nothing_pruned());
   EXPECT_EQ(names_in(out),
             (std::vector<std::string>{".gitattributes", "README.md", "chat_template.jinja", "config.json",
                                       "generation_config.json", "model.safetensors", "tokenizer.json",
@@ -120,7 +120,7 @@ TEST_F(Writer, FollowsTheLinksOfAHuggingFaceCache) {
     fs::rename(real / name, folder.path() / std::to_string(blob));
     fs::create_symlink(folder.path() / std::to_string(blob++), cache / name);
   }
-  ModelWriter(ModelDirectory(cache), out).finish();
+  write_model(ModelDirectory(cache), out, false, nothing_pruned());
   EXPECT_EQ(files_of(out), files_of(cache));
   for (const auto& entry : fs::directory_iterator(out)) EXPECT_FALSE(entry.is_symlink()) << entry.path();
 }
@@ -128,9 +128,9 @@ TEST_F(Writer, FollowsTheLinksOfAHuggingFaceCache) {
 TEST_F(Writer, NamesALinkToNothingButNotAnEditorsLock) {
   const fs::path input = golden("goldens/llama-transformers4");
   fs::create_symlink("nobody@nowhere", input / ".#config.json");
-  ModelWriter(ModelDirectory(input), out).finish();
+  write_model(ModelDirectory(input), out, false, nothing_pruned());
   fs::create_symlink("gone", input / "tokenizer.json");
-  expect_error<ModelError>([&] { const ModelWriter writer(ModelDirectory(input), out); },
+  expect_error<ModelError>([&] { write_model(ModelDirectory(input), out, false, nothing_pruned()); },
                            {"tokenizer.json", "link to nothing"});
 }
 
@@ -141,28 +141,30 @@ TEST_F(Writer, LeavesTheOldDirectoryUntilTheNewOneIsFinished) {
   fs::create_directories(out.string() + ".part");
   write_file(fs::path(out.string() + ".part") / "torn", "");
   {
-    const ModelWriter abandoned(model, out);
+    ModelWriter abandoned(model, out);
+    abandoned.start();
+    abandoned.write_shard(0, nothing_pruned());
     EXPECT_EQ(names_in(out), (std::vector<std::string>{"old"}));
   }
   EXPECT_EQ(names_in(out), (std::vector<std::string>{"old"}));
   EXPECT_FALSE(fs::exists(out.string() + ".part"));
-  ModelWriter(model, out).finish();
+  write_model(model, out, false, nothing_pruned());
   EXPECT_EQ(files_of(out), files_of(model.path()));
   EXPECT_FALSE(fs::exists(out.string() + ".part"));
 }
 
 TEST_F(Writer, TakesATrailingSlashAndMissingFoldersAbove) {
   const ModelDirectory model(golden("goldens/llama-transformers4"));
-  ModelWriter(model, folder.path() / "a" / "b" / "").finish();
+  write_model(model, folder.path() / "a" / "b" / "", false, nothing_pruned());
   EXPECT_EQ(files_of(folder.path() / "a" / "b"), files_of(model.path()));
 }
 
 TEST_F(Writer, RefusesToReplaceItsInputOrAFile) {
   const ModelDirectory model(golden("goldens/llama-transformers4"));
   for (const fs::path& bad : {model.path(), folder.path(), model.path() / "x" / ".."})
-    expect_error<ConfigError>([&] { const ModelWriter writer(model, bad); }, {"would replace the input"});
+    expect_error<ConfigError>([&] { ModelWriter(model, bad).start(); }, {"would replace the input"});
   fs::create_directory_symlink(model.path(), folder.path() / "alias");
-  expect_error<ConfigError>([&] { const ModelWriter writer(model, folder.path() / "alias"); },
+  expect_error<ConfigError>([&] { ModelWriter(model, folder.path() / "alias").start(); },
                             {"would replace the input"});
   write_file(out, "a file");
   expect_error<ConfigError>([&] { const ModelWriter writer(model, out); }, {"not a directory"});
@@ -174,15 +176,78 @@ TEST_F(Writer, RefusesToReplaceItsInputOrAFile) {
 TEST_F(Writer, RefusesMatricesThatAreNotTheInputs) {
   const ModelDirectory model(golden("goldens/llama-transformers4"));
   ModelWriter writer(model, out);
+  writer.start();
+  const auto refused = [&](const wire::PackedMatrix& packed, const std::vector<std::string>& fragments) {
+    const BlockRecord record{.round = 1, .block = 0, .matrices = {weights_of(model, 0, 0, packed)}};
+    expect_error<LogicError>([&] { writer.write_shard(0, source_of({{0, record}})); }, fragments);
+  };
   wire::PackedMatrix packed = prune_tensor(model, 0, 0, model.matrix_dtype(0, 0));
   const wire::PackedMatrix good = packed;
   ++packed.rows;
-  expect_error<LogicError>([&] { writer.write_matrix(0, 0, packed); }, {model.matrix_name(0, 0), "shape"});
-  packed = prune_tensor(model, 0, 0, good.dtype == DType::f32 ? DType::f16 : DType::f32);
-  expect_error<LogicError>([&] { writer.write_matrix(0, 0, packed); }, {"dtype"});
+  refused(packed, {model.matrix_name(0, 0), "shape"});
+  refused(prune_tensor(model, 0, 0, good.dtype == DType::f32 ? DType::f16 : DType::f32), {"dtype"});
   packed = good;
   packed.values.pop_back();
-  expect_error<LogicError>([&] { writer.write_matrix(0, 0, packed); }, {"values"});
+  refused(packed, {"values"});
+  expect_error<LogicError>([&] { writer.write_shard(writer.shards(), nothing_pruned()); },
+                           {"there is such a shard"});
+}
+
+// ---------------------------------------------------------------- several writers
+
+TEST_F(Writer, ShardsMayBeWrittenByOthersThanWhoStartsAndInAnyOrder) {
+  const ModelDirectory model(golden("goldens/llama-sharded"));
+  ASSERT_GT(model.shards().size(), 1U);
+  std::map<std::int64_t, BlockRecord> blocks;
+  for (std::uint32_t block = 0; block < model.architecture().blocks; ++block)
+    blocks[block] = pruned_block(model, block, model.matrix_dtype(block, 0));
+  const fs::path alone = folder.path() / "alone";
+  write_model(model, alone, false, source_of(blocks));
+  ModelWriter first(model, out);
+  first.start();
+  std::size_t readings = 0;
+  for (std::size_t shard = model.shards().size(); shard-- > 0;) {
+    std::map<std::int64_t, int> asked;
+    const BlockSource source = source_of(blocks);
+    const ModelWriter other(model, out);
+    other.write_shard(shard, [&](std::int64_t block) {
+      ++asked[block];
+      return source(block);
+    });
+    for (const auto& [block, times] : asked) EXPECT_EQ(times, 1) << block;
+    readings += asked.size();
+  }
+  EXPECT_GT(readings, blocks.size()) << "the test's model has a block in two shards";
+  EXPECT_FALSE(fs::exists(out));
+  first.finish();
+  EXPECT_EQ(files_of(out), files_of(alone));
+  EXPECT_NE(files_of(out), files_of(model.path()));
+}
+
+TEST_F(Writer, DoesNotPublishAModelThatIsNotWhole) {
+  const ModelDirectory model(golden("goldens/llama-sharded"));
+  const std::string last = model.shards().back().path().filename().string();
+  ModelWriter writer(model, out);
+  writer.start();
+  for (std::size_t shard = 0; shard + 1 < writer.shards(); ++shard)
+    writer.write_shard(shard, nothing_pruned());
+  expect_error<ResourceError>([&] { writer.finish(); }, {last, "No such file", "one and the same"});
+  writer.write_shard(writer.shards() - 1, nothing_pruned());
+  const fs::path file = fs::path(out.string() + ".part") / last;
+  fs::resize_file(file, fs::file_size(file) - 1);
+  expect_error<ResourceError>([&] { writer.finish(); }, {last, "found", "expected"});
+  EXPECT_FALSE(fs::exists(out));
+}
+
+TEST_F(Writer, NamesTheShardThatFindsNoSpace) {
+  if (!fs::exists("/dev/full")) GTEST_SKIP() << "no /dev/full here";
+  const ModelDirectory model(golden("goldens/llama-sharded"));
+  const std::string name = model.shards().back().path().filename().string();
+  ModelWriter writer(model, out);
+  writer.start();
+  fs::create_symlink("/dev/full", fs::path(out.string() + ".part") / name);
+  expect_error<ResourceError>([&] { writer.write_shard(writer.shards() - 1, nothing_pruned()); },
+                              {name, "No space left on device"});
 }
 
 // ---------------------------------------------------------------- widening
@@ -191,10 +256,9 @@ TEST_F(Writer, WidensSixteenBitModelsExactlyAndSaysSoInConfigAndIndex) {
   for (const std::string name :
        {"goldens/llama-fp16", "goldens/llama-sharded", "goldens/llama-transformers4"}) {
     const ModelDirectory model(golden(name));
-    ModelWriter writer(model, out, /*widen=*/true);
     const wire::PackedMatrix packed = prune_tensor(model, 1, 2, DType::f32);
-    writer.write_matrix(1, 2, packed);
-    writer.finish();
+    const BlockRecord record{.round = 1, .block = 1, .matrices = {weights_of(model, 1, 2, packed)}};
+    write_model(model, out, /*widen=*/true, source_of({{1, record}}));
     const ModelDirectory wide(out);  // checks header, offsets, shapes, index
     std::int64_t total = 0;
     for (std::size_t s = 0; s < model.shards().size(); ++s)
@@ -223,7 +287,7 @@ TEST_F(Writer, WideningAnIndexWhoseMetadataAreNoObjectIsAnErrorOfTheModel) {
   auto json = nlohmann::json::parse(read_file(index));
   json["metadata"] = {1, 2};
   write_file(index, json.dump());
-  expect_error<ModelError>([&] { ModelWriter(ModelDirectory(input), out, /*widen=*/true).finish(); },
+  expect_error<ModelError>([&] { write_model(ModelDirectory(input), out, /*widen=*/true, nothing_pruned()); },
                            {index.string(), "'metadata'"});
 }
 
@@ -242,7 +306,7 @@ TEST_F(Writer, WideningKeepsMetadataOtherDtypesAndOddNames) {
   header.insert(1, "\"__metadata__\":{\"format\":\"pt\"},");
   const std::string data = builder.bytes().substr(8 + builder.header().size());
   write_file(input / "model.safetensors", fedspallm::test::safetensors_bytes(header, data));
-  ModelWriter(ModelDirectory(input), out, /*widen=*/true).finish();
+  write_model(ModelDirectory(input), out, /*widen=*/true, nothing_pruned());
   const ModelDirectory wide(out);
   const std::string found = read_file(out / "model.safetensors");
   EXPECT_THAT(found, testing::HasSubstr("\"__metadata__\":{\"format\":\"pt\"}"));

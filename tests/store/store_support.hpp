@@ -22,6 +22,7 @@
 #include <fstream>
 #include <iterator>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -152,6 +153,28 @@ inline BlockRecord pruned_block(const model::ModelDirectory& model, std::uint32_
     record.matrices.push_back(
         consistent_record(model.matrix_name(block, i), prune_tensor(model, block, i, dtype), clients, i + 1));
   return record;
+}
+
+/// One record of a matrix of the model, without anything but its weights.
+inline MatrixRecord weights_of(const model::ModelDirectory& model, std::int64_t block, std::size_t matrix,
+                               wire::PackedMatrix packed) {
+  MatrixRecord record;
+  record.name = model.matrix_name(block, matrix);
+  record.matrix = std::move(packed);
+  return record;
+}
+
+/// Blocks by number.
+inline BlockSource source_of(std::map<std::int64_t, BlockRecord> blocks) {
+  return [blocks = std::move(blocks)](std::int64_t block) -> std::optional<BlockRecord> {
+    const auto found = blocks.find(block);
+    if (found == blocks.end()) return std::nullopt;
+    return found->second;
+  };
+}
+
+inline BlockSource nothing_pruned() {
+  return source_of({});
 }
 
 inline Provenance provenance_of(const model::ModelDirectory& model, const std::string& dtype = "stored") {

@@ -1,21 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
-// Purpose: the run directory's HDF5 files. Each (round, block) is its own file, written as .part, closed,
-// fsynced and renamed; then manifest.json with checksums is replaced by rename; run.h5 (config, provenance,
-// external links to the blocks) is rewritten whole. A reader never sees a torn file as complete; no file
-// stays open across blocks. Non-goals: hidden states (resume), the model directory (model_writer.hpp).
+// Purpose: the run directory's HDF5 files as the one process sees them that keeps the list of block files
+// (block_files.hpp): manifest.json with checksums, replaced by rename after each block; run.h5 (config,
+// provenance, external links to the blocks), rewritten whole. A reader never sees a torn file as complete; no
+// file stays open across blocks. Non-goals: hidden states (resume), the model directory (model_writer.hpp).
 #pragma once
 
+#include "fedspallm/store/block_files.hpp"
 #include "fedspallm/store/records.hpp"
 
-#include <cstdint>
 #include <filesystem>
-#include <memory>
-#include <optional>
-#include <span>
 #include <string>
 #include <string_view>
-#include <utility>
-#include <vector>
 
 namespace fedspallm::store {
 
@@ -40,19 +35,14 @@ void write_file_atomically(const std::filesystem::path& path, std::string_view b
 /// leading '.'), other bytes as %XX, so that any client name is one plain file name.
 [[nodiscard]] std::string client_file_name(const std::string& client_name);
 
-struct Manifest;
-
-/// A set of block files with a manifest and a linking file: the run's merged blocks, or one client's updates.
-/// One writer per store. Readers change nothing on disk and need no locks.
-class BlockStore {
+/// Block files with a manifest and a linking file: the run's merged blocks, or one client's updates. One
+/// process keeps them. Readers change nothing on disk and need no locks.
+class BlockStore : public BlockFiles {
  public:
   /// @param link_file  run.h5 or clients/NAME.h5; the block files are in `folder`, the manifest is
   /// `manifest`. Folders are created by the first write. Existing content is kept until clear(). A damaged
   /// manifest is no error here: clear() must work then; every other member throws DataError naming it.
   BlockStore(std::filesystem::path link_file, std::filesystem::path folder, std::filesystem::path manifest);
-  ~BlockStore();
-  BlockStore(BlockStore&&) noexcept;
-  BlockStore& operator=(BlockStore&&) noexcept;
   [[nodiscard]] static BlockStore of_run(const RunPaths& paths);
   /// clients/NAME.h5, with blocks and manifest in clients/NAME/ (NAME: client_file_name).
   [[nodiscard]] static BlockStore of_client(const RunPaths& paths, const std::string& client_name);
@@ -63,49 +53,26 @@ class BlockStore {
   /// before a damaged newest one. @return what happened, for the log; "" = the newest
   /// one is sound, or there is none. @throws DataError when neither is sound
   std::string recover();
-  /// Writes one block file and replaces the manifest. A block written again replaces the earlier one. @throws
-  /// ResourceError
-  /// @pre pruned matrices agree with their counts; votes are empty or one per weight
+  /// write_file(), and replaces the manifest. A block written again replaces the earlier one.
   void write_block(const BlockRecord& record);
+  /// Takes up what write_file() of another process returned, and replaces the manifest. @throws DataError for
+  /// text that is no entry of a block file; ResourceError
+  void list_block(const std::string& entry);
   /// Rewrites the linking file: config, provenance, external links to all blocks written. `complete` marks a
   /// finished run.
   void write_links(const Provenance& provenance, bool complete);
 
-  /// @throws DataError naming the file when missing, torn (checksum of the manifest differs) or malformed.
-  [[nodiscard]] BlockRecord read_block(std::uint32_t round, std::uint32_t block) const;
-  /// The same without comparing counts with masks: `inspect` wants to see what the record claims.
-  [[nodiscard]] BlockRecord read_block_as_recorded(std::uint32_t round, std::uint32_t block) const;
-  /// Whether the manifest lists it; read_block() finds out whether the file is good.
-  [[nodiscard]] bool has_block(std::uint32_t round, std::uint32_t block) const;
   [[nodiscard]] Provenance read_provenance() const;
   /// The linking file exists and is marked complete. @throws DataError when it exists and is damaged
   [[nodiscard]] bool complete() const;
-  /// (round, block) pairs in the manifest, ascending.
-  [[nodiscard]] std::vector<std::pair<std::uint32_t, std::uint32_t>> blocks() const;
-  /// The newest round in which `block` was written, nothing when it never was.
-  [[nodiscard]] std::optional<std::uint32_t> newest_round(std::uint32_t block) const;
-  /// The newest record of `block` over the rounds, nothing when it was never pruned.
-  [[nodiscard]] std::optional<BlockRecord> newest(std::uint32_t block) const;
   [[nodiscard]] const std::filesystem::path& link_file() const { return link_file_; }
-  [[nodiscard]] std::filesystem::path block_file(std::uint32_t round, std::uint32_t block) const;
 
  private:
-  [[nodiscard]] const Manifest& sound_manifest() const;
   void replace_manifest();
   void remove_unfinished();
   [[nodiscard]] std::filesystem::path previous_manifest() const;
   void verify_link_file() const;
-  std::filesystem::path link_file_, folder_, manifest_path_;
-  std::unique_ptr<Manifest> manifest_;
-  std::string damage_;  // of the manifest; "" = none
+  std::filesystem::path link_file_, manifest_path_;
 };
-
-/// The merged block as bytes for clients of the next round, and back (checksummed; checked before use). What
-/// a client needs travels: round, block and of each matrix name, pruned, shape, dtype, N:M, mask and values.
-/// Votes, histogram, counts of the merge and other clients' statistics do not.
-/// @pre pruned matrices agree with their counts
-[[nodiscard]] std::vector<std::byte> encode_block(const BlockRecord& record);
-/// @throws DataError: what was found, what was expected
-[[nodiscard]] BlockRecord decode_block(std::span<const std::byte> bytes);
 
 }  // namespace fedspallm::store
