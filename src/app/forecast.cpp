@@ -75,11 +75,6 @@ RankForecast forecast_rank(const config::Config& config, const model::ModelDirec
     result.hessian_bytes = hessian_bytes(config, architecture, sizes.attended);
     result.transfer_bytes = 2 * result.clients * sizes.packed_block;
   }
-  if (rank == 0 && config.federation.aggregation != config::Aggregation::none)
-    result.transfer_bytes +=
-        sizes.largest_matrix * (12 + 12)  // the matrix being merged, and room for arrivals
-        + sizes.block_weights * 4         // votes of the block until it is written
-        + 2 * sizes.packed_block;         // the merged block and its file image
   if (!config.evaluations.empty()) {
     const std::int64_t ranks = 1 + *std::max_element(rank_of_client.begin(), rank_of_client.end());
     const bool own = config.report.standalone || config.federation.aggregation == config::Aggregation::none;
@@ -93,6 +88,22 @@ RankForecast forecast_rank(const config::Config& config, const model::ModelDirec
                                   4;
   }
   return result;
+}
+
+/// Of a rank that writes blocks: votes until the block is written, the merged block and its file image.
+std::int64_t writer_bytes(const Sizes& sizes) {
+  return sizes.block_weights * 4 + 2 * sizes.packed_block;
+}
+
+/// What merging and writing take of a rank.
+std::int64_t merge_bytes(const Sizes& sizes, const comm::ExchangeOptions& options, int rank, int ranks) {
+  std::int64_t bytes = rank == 0 || options.spread_writing ? writer_bytes(sizes) : 0;
+  if (options.topology == comm::Topology::owners)  // two merge states, one of them being finished
+    bytes += sizes.largest_matrix / ranks * (12 + 12 + 12) +
+             comm::ExchangeOptions().window_blocks * options.chunk_bytes;
+  else if (rank == 0 && options.transport != comm::Transport::nccl)  // then the root's GPU has these
+    bytes += sizes.largest_matrix * (12 + 12);  // the matrix being merged, and room for arrivals
+  return bytes;
 }
 
 std::string megabytes(std::int64_t bytes) {
@@ -120,18 +131,13 @@ Forecast forecast(const config::Config& config, const model::ModelDirectory& mod
     const RoundPlan plan = plan_round(config, model, rank_of_client, {static_cast<std::uint32_t>(round), 0});
     for (const auto& drawn : plan.drawn) client_blocks += std::count(drawn.begin(), drawn.end(), true);
     if (plan.exchange.units.empty()) continue;
-    const MergeWay way = choose_way(config, plan, ranks);
+    const MergeWay way = choose_way(config, plan, ranks, /*shared_folder=*/true);
     result.transport = comm::name_of(way.options.transport);
     result.topology = name_of(way.options.topology);
     if (round == 1) {
       result.reasons = way.reasons;
-      if (way.options.topology == comm::Topology::owners)  // two merge states, one of them being finished
-        for (RankForecast& rank : result.ranks)
-          rank.transfer_bytes += sizes.largest_matrix / ranks * (12 + 12 + 12) +
-                                 comm::ExchangeOptions().window_blocks * way.options.chunk_bytes;
-      if (way.options.transport ==
-          comm::Transport::nccl)  // the root's GPU has sums and arrivals, not its host
-        result.ranks.front().transfer_bytes -= sizes.largest_matrix * (12 + 12);
+      for (RankForecast& rank : result.ranks)
+        rank.transfer_bytes += merge_bytes(sizes, way.options, rank.rank, ranks);
     }
     for (int rank = 0; rank < ranks; ++rank)
       result.ranks[static_cast<std::size_t>(rank)].wire_bytes +=

@@ -44,7 +44,7 @@ std::string name_of_way(const comm::ExchangeOptions& options) {
   return options.topology == comm::Topology::owners ? name_of(options.topology) : name_of(options.transport);
 }
 
-MergeWay choose_way(const config::Config& config, const RoundPlan& plan, int ranks,
+MergeWay choose_way(const config::Config& config, const RoundPlan& plan, int ranks, bool shared_folder,
                     const DeviceChoice& device) {
   const config::Federation& federation = config.federation;
   MergeWay way;
@@ -84,6 +84,7 @@ MergeWay choose_way(const config::Config& config, const RoundPlan& plan, int ran
   options.transport = options.topology == comm::Topology::root
                           ? root_transport(federation, plan, ranks, way.reasons)
                           : comm::Transport::gather;  // what owners are sent
+  options.spread_writing = options.topology == comm::Topology::owners && shared_folder;
   return way;
 }
 

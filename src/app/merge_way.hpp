@@ -18,9 +18,10 @@ struct MergeWay {
   std::vector<std::string> reasons;  // a line each
 };
 
+/// @param shared_folder  all ranks see one run directory: owners then write blocks each
 /// @param device  what all ranks decided of updates from GPU to GPU: with its transport they go that way
 [[nodiscard]] MergeWay choose_way(const config::Config& config, const RoundPlan& plan, int ranks,
-                                  const DeviceChoice& device = {});
+                                  bool shared_folder, const DeviceChoice& device = {});
 
 [[nodiscard]] std::string name_of(comm::Topology topology);
 /// "owners", or the transport to the root: "gather", "reduce", "nccl".

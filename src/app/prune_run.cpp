@@ -7,6 +7,7 @@
 #include "setup.hpp"
 #include <algorithm>
 #include <new>
+#include <utility>
 
 namespace fedspallm::app {
 
@@ -122,12 +123,36 @@ void PruneRun::evaluate_dense() {
 }
 
 comm::ExchangeOptions PruneRun::exchange_options(const RoundPlan& plan) {
-  MergeWay way = choose_way(config_, plan, communicator_.size(), device_);
+  MergeWay way = choose_way(config_, plan, communicator_.size(), shared_folder_, device_);
   transport_ = comm::name_of(way.options.transport);
   topology_ = name_of(way.options.topology);
   if (plan.round == 1)
     for (const std::string& reason : way.reasons) log_->info("{}", reason);
   return way.options;
+}
+
+/// Collective: what counts now, as the root knows it.
+store::BlockFiles PruneRun::block_files() {
+  std::string list;
+  at_root([&] { list = ledger_->list(); });
+  return {paths_.blocks(), communicator_.broadcast(std::move(list))};
+}
+
+/// How the root hears of blocks that are written: from its own merge thread, or, where each has a writer,
+/// with the exchange's notes.
+comm::Exchange::OnCompleted PruneRun::on_completed(BlockMerger& merger, comm::ExchangeOptions& options) {
+  if (!options.spread_writing)
+    return [this, &merger](const comm::CompletedUnit& unit) {
+      if (const auto block = merger.complete(unit)) ledger_->take(*block);
+    };
+  const auto note = std::make_shared<std::string>();  // asked for at once, on the same thread
+  options.note = [note](std::size_t) { return std::exchange(*note, {}); };
+  options.on_note = [this](std::size_t, const std::string& text) {
+    if (!text.empty()) ledger_->take(written_block_from_text(text));
+  };
+  return [note, &merger](const comm::CompletedUnit& unit) {
+    if (const auto block = merger.complete(unit)) *note = to_text(*block);
+  };
 }
 
 void PruneRun::prune_rounds() {
@@ -154,14 +179,15 @@ void PruneRun::listen(comm::Exchange& exchange) {
 
 void PruneRun::one_round(const RoundPlan& plan) {
   round_ = plan.round;
-  if (root()) merger_->begin_round(plan);
+  if (root()) ledger_->begin_round(plan.round);
+  BlockMerger merger(*inputs_.model, plan, block_files(), communicator_.rank());
+  comm::ExchangeOptions options = exchange_options(plan);
+  comm::Exchange::OnCompleted completed = on_completed(merger, options);
   // The merge thread may have a block as soon as there is an exchange: it waits until it can be seen.
   std::unique_lock seen(exchange_mutex_);
   // Without merging the exchange is empty and only carries failures and signals between ranks.
-  comm::Exchange exchange(
-      communicator_, plan.exchange, exchange_options(plan),
-      [this](const comm::CompletedUnit& unit) { merger_->complete(unit); },
-      [this](std::uint32_t block) { return merger_->provide(block); });
+  comm::Exchange exchange(communicator_, plan.exchange, std::move(options), std::move(completed),
+                          [this](std::uint32_t block) { return ledger_->provide(block); });
   exchange_ = &exchange;
   seen.unlock();
   run_clients(plan, exchange);
@@ -175,6 +201,7 @@ void PruneRun::one_round(const RoundPlan& plan) {
   peak_merge_bytes_ = std::max(peak_merge_bytes_, statistics.peak_merge_bytes);
   seconds_["waiting"] += statistics.seconds_waited;
   seconds_["merging"] += statistics.seconds_merging;
+  writing_blocks_ += merger.writing_seconds();
   if (const auto stopped = exchange.stopped_at())
     throw Stopped(fmt::format("stopped{} before block {} of round {}; the same command goes on from there",
                               signals_.stop_signal().empty() ? "" : " on " + signals_.stop_signal(), *stopped,
@@ -234,8 +261,8 @@ std::string PruneRun::dropped_text(const DroppedClient& one) const {
                      config_.clients[one.client].name, one.from.block, one.from.round, one.reason);
 }
 
-/// At the root, before a merged block is written: who was dropped is on disk no later than what was merged
-/// without them, or a later process would compute another block.
+/// At the root, before a merged block counts: who was dropped is on disk earlier than what was merged without
+/// them, or a later process would compute another block.
 void PruneRun::before_block() {
   const std::scoped_lock lock(exchange_mutex_);
   bool changed = false;
@@ -244,7 +271,7 @@ void PruneRun::before_block() {
   if (changed) store::write_identity(paths_.dir / "resume.json", identity_);
 }
 
-/// Runs on the exchange's merge thread (or, without merging, on the client thread).
+/// Runs on a thread of the exchange (or, without merging, on the client thread).
 void PruneRun::on_block(const BlockSummary& summary) {
   dropped_weights_[summary.block] = summary.dropped;
   status_.running(phase_, summary.round, summary.block);
@@ -270,6 +297,7 @@ void PruneRun::on_block(const BlockSummary& summary) {
   metrics_->write({"block",
                    {{"round", summary.round},
                     {"block", summary.block},
+                    {"rank", summary.rank},
                     {"seconds", now()},
                     {"error", summary.error},
                     {"sparsity", sparsity},
@@ -278,21 +306,6 @@ void PruneRun::on_block(const BlockSummary& summary) {
                     {"recomputed", summary.recomputed},
                     {"merge_seconds", summary.merge_seconds},
                     {"write_seconds", summary.write_seconds}}});
-}
-
-void PruneRun::save() {
-  communicator_.together([&] {
-    store::Provenance mine;
-    if (config_.run.keep_clients || root()) mine = provenance();
-    clients_->finish(mine, identity_.dropped);
-    if (!root()) return;
-    if (merges()) {
-      merger_->record_dense_blocks();
-      writer_->finish();
-    }
-    store_->write_links(mine, /*complete=*/true);
-    log_->info("{}: written and complete", (merges() ? paths_.model() : paths_.clients()).string());
-  });
 }
 
 void PruneRun::evaluate_results() {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Purpose: one run of `fedspallm prune`, step by step. The order of the steps is run(); each step is
-// collective. prune_start.cpp: from where the run goes on; prune_summary.cpp: its end.
+// collective. prune_start.cpp: from where the run goes on; prune_save.cpp: the output; prune_summary.cpp: its
+// end.
 // Non-goals: parsing, dry runs (forecast.hpp), finished runs (prune_command.cpp).
 #pragma once
 
@@ -8,10 +9,12 @@
 #include "fedspallm/comm/watchdog.hpp"
 #include "fedspallm/report/metrics.hpp"
 #include "fedspallm/report/progress.hpp"
+#include "fedspallm/store/model_writer.hpp"
 #include "fedspallm/store/run_lock.hpp"
 
 #include <nlohmann/json.hpp>
 
+#include "block_merger.hpp"
 #include "checkpoint.hpp"
 #include "client.hpp"
 #include "commands.hpp"
@@ -54,6 +57,7 @@ class PruneRun {
   void open_directory();
   void decide_identity();
   void start_over();
+  void find_shared_folder();
   [[nodiscard]] LocalClients::Hooks client_hooks();
   void place_on_gpu(LocalClients::Hooks& hooks) const;
   void find_position();
@@ -63,15 +67,16 @@ class PruneRun {
   void evaluate_dense();
   void prune_rounds();
   void one_round(const RoundPlan& plan);
+  [[nodiscard]] store::BlockFiles block_files();
   void run_clients(const RoundPlan& plan, comm::Exchange& exchange);
   void listen(comm::Exchange& exchange);
   void share_dropped(const std::vector<DroppedClient>& mine);
   bool note_dropped(const DroppedClient& one);
   [[nodiscard]] std::string dropped_text(const DroppedClient& one) const;
   [[nodiscard]] comm::ExchangeOptions exchange_options(const RoundPlan& plan);
+  [[nodiscard]] comm::Exchange::OnCompleted on_completed(BlockMerger& merger, comm::ExchangeOptions& options);
   void before_block();
   void on_block(const BlockSummary& summary);
-  void save();
   void evaluate_results();
   void evaluate_merged();
   void evaluate_standalone();
@@ -80,6 +85,10 @@ class PruneRun {
   [[nodiscard]] report::BlockSource interruptible(report::BlockSource source);
   /// Collective: whether any rank was asked to stop. @throws Stopped on all ranks alike
   void stop_if_asked(const std::string& where);
+
+  // prune_save.cpp
+  void save();
+  void write_model();
 
   // prune_summary.cpp
   void collect_events();
@@ -117,12 +126,13 @@ class PruneRun {
   // The same on all ranks.
   RunIdentity identity_;
   bool goes_on_ = false;
-  store::Position position_;  // where this process begins
+  store::Position position_;                    // where this process begins
+  bool shared_folder_ = false;                  // all ranks see the root's run directory
+  std::unique_ptr<store::ModelWriter> writer_;  // null where nothing is merged
   // At the root only.
   std::unique_ptr<store::RunLock> lock_;
   std::optional<store::BlockStore> store_;
-  std::unique_ptr<store::ModelWriter> writer_;
-  std::unique_ptr<RootMerger> merger_;
+  std::unique_ptr<RootLedger> ledger_;
   std::unique_ptr<report::MetricsWriter> metrics_;
   std::unique_ptr<report::Progress> progress_;
   std::map<std::int64_t, std::int64_t> dropped_weights_;  // by block, of the newest round that pruned it
@@ -136,6 +146,7 @@ class PruneRun {
   std::string topology_ = "none";
   std::int64_t bytes_on_wire_ = 0;
   std::int64_t peak_merge_bytes_ = 0;
+  double writing_blocks_ = 0, writing_model_ = 0;  // seconds of this rank
   std::vector<report::Perplexity> dense_, merged_;
   std::map<std::string, std::vector<report::Perplexity>> standalone_;
   std::vector<std::int64_t> peak_rss_;

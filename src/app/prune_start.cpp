@@ -12,6 +12,7 @@
 #include "prune_run.hpp"
 #include "setup.hpp"
 #include <cstdio>
+#include <fstream>
 #include <random>
 
 namespace fedspallm::app {
@@ -78,19 +79,21 @@ void PruneRun::open_directory() {
     log_->warn("--watchdog 0: should a rank be lost or stuck, the others wait for it without end");
   for (const std::string& warning : inputs_.warnings) log_->warn("{}", warning);
   decide_identity();
+  find_shared_folder();
   communicator_.together([&] {
+    if (merges())
+      writer_ = std::make_unique<store::ModelWriter>(*inputs_.model, paths_.model(),
+                                                     config_.model.dtype == config::ModelDType::float32);
     if (!root()) return;
+    if (writer_ != nullptr) writer_->start();
     store::write_file_atomically(paths_.config(), config::to_toml(config_));
     metrics_ = std::make_unique<report::MetricsWriter>(paths_.metrics());
     progress_ = std::make_unique<report::Progress>(architecture.blocks * config_.federation.rounds,
                                                    /*to_terminal=*/!options_.quiet && report::is_terminal());
-    if (merges())
-      writer_ = std::make_unique<store::ModelWriter>(*inputs_.model, paths_.model(),
-                                                     config_.model.dtype == config::ModelDType::float32);
     const bool required = config_.federation.coverage == config::Coverage::required;
-    merger_ = std::make_unique<RootMerger>(
-        *inputs_.model, *store_, writer_.get(), required,
-        RootMerger::Hooks{[this] { before_block(); },
+    ledger_ = std::make_unique<RootLedger>(
+        *store_, required,
+        RootLedger::Hooks{[this] { before_block(); },
                           [this](const BlockSummary& summary) { on_block(summary); }});
     for (const DroppedClient& one : identity_.dropped) log_->warn("{}", dropped_text(one));
     metrics_->write({goes_on_ ? "run_resumed" : "run_started",
@@ -135,6 +138,26 @@ void PruneRun::decide_identity() {
   decision = nlohmann::json::parse(communicator_.broadcast(decision.dump()));
   if (!root()) identity_ = from_json(decision);
   goes_on_ = decision["goes_on"];
+}
+
+/// Collective: whether every rank finds what the root has just put into its run directory. Where ranks have
+/// folders of their own, the root alone writes what is one for all.
+void PruneRun::find_shared_folder() {
+  const std::filesystem::path probe = paths_.dir / "probe";
+  std::string mark;
+  at_root([&] {
+    mark = fmt::format("{:016x}", random_id());
+    store::write_file_atomically(probe, mark);
+  });
+  mark = communicator_.broadcast(std::move(mark));
+  std::string found;
+  std::ifstream(probe) >> found;
+  shared_folder_ = communicator_.maximum(found == mark ? 0 : 1) == 0;
+  std::error_code ignored;
+  if (root()) std::filesystem::remove(probe, ignored);
+  if (!shared_folder_)
+    log_->info(
+        "not every rank sees the run directory of rank 0, which therefore writes all blocks and the model");
 }
 
 /// At the root: nothing of an earlier run counts from here on.
@@ -212,11 +235,7 @@ void PruneRun::find_position() {
   if (!goes_on_) return;
   log_->info("going on with block {} of round {}", position_.block, position_.round);
   communicator_.together([&] {
-    if (!root() || !merges()) return;
-    merger_->replay(position_, [this](const store::BlockRecord& record) {
-      for (const auto& matrix : record.matrices)
-        dropped_weights_[record.block] += matrix.pruned ? matrix.matrix.dropped() : 0;
-    });
+    if (root() && merges()) dropped_weights_ = ledger_->dropped_before(position_);
   });
   if (root()) progress_->skip(blocks_before(shape_, position_));  // end_of() is after all of them
 }

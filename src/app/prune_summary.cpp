@@ -25,7 +25,9 @@ void PruneRun::collect_events() {
                                  {"saving_states", clients_->saving_seconds()},
                                  {"pruning", seconds_["pruning"]},
                                  {"waiting", seconds_["waiting"]},
-                                 {"merging", seconds_["merging"]}}}};
+                                 {"merging", seconds_["merging"]},
+                                 {"writing_blocks", writing_blocks_},
+                                 {"writing_model", writing_model_}}}};
   const std::vector<std::string> all = communicator_.gather(mine.dump());
   at_root([&] { write_events(all); });
 }

@@ -1,92 +1,56 @@
 // SPDX-License-Identifier: Apache-2.0
-// Purpose: what rank 0 does with complete merges: finish them, write each block to the run file and the
-// output model, and report. Holds the block in work and nothing of other blocks. Runs on the exchange's merge
-// thread.
+// Purpose: what rank 0 does with merged blocks, whichever rank wrote them: takes their files into the run's
+// list, reports them, and hands them to clients of the next round. It knows of blocks what the list and the
+// files say. Non-goals: finishing and writing blocks (block_merger.hpp), the output model (prune_save.cpp).
 #pragma once
 
-#include "fedspallm/comm/exchange.hpp"
 #include "fedspallm/model/model_directory.hpp"
-#include "fedspallm/store/model_writer.hpp"
 #include "fedspallm/store/run_store.hpp"
 #include "fedspallm/store/state_store.hpp"
 
-#include <nlohmann/json.hpp>
-
-#include "plan.hpp"
+#include "block_merger.hpp"
+#include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <mutex>
+#include <string>
 #include <vector>
 
 namespace fedspallm::app {
 
-/// What is known of a block when it is finished.
-struct BlockSummary {
-  std::uint32_t round = 1;
-  std::int64_t block = 0;
-  std::int64_t clients = 0;  // that pruned it
-  std::int64_t weights = 0;
-  std::int64_t dropped = 0;
-  std::int64_t expanded = 0;
-  double error = 0;       // mean over clients of the sum of squared scaled errors
-  int damping_steps = 0;  // largest of any client
-  bool above_target = false;
-  bool recomputed = false;  // it was on disk already, equal
-  double merge_seconds = 0;
-  double write_seconds = 0;
-};
-
-/// A complete merge, finished: what its block file holds.
-struct FinishedMatrix {
-  store::MatrixRecord record;
-  bool above_target = false;  // as in aggregate::MergedMatrix
-};
-[[nodiscard]] FinishedMatrix finish_matrix(const comm::CompletedUnit& unit, const comm::PlannedUnit& planned,
-                                           const aggregate::MergeRules& rules);
-
-class RootMerger {
+class RootLedger {
  public:
-  /// @param writer  null when nothing is merged (aggregation = "none"): no unit is then ever complete
   struct Hooks {
-    std::function<void()> before_block;  // before a block is written: what must be on disk earlier
+    std::function<void()> before_block;  // before a block counts: what must be on disk earlier
     std::function<void(const BlockSummary&)> after_block;
   };
   /// @param coverage_required  a block whose clients were all dropped is an error, else it stays as it is
-  RootMerger(const model::ModelDirectory& model, store::BlockStore& store, store::ModelWriter* writer,
-             bool coverage_required, Hooks hooks);
+  RootLedger(store::BlockStore& store, bool coverage_required, Hooks hooks);
 
-  /// Writes the blocks before `start` that an earlier process merged into the output model.
-  void replay(store::Position start, const std::function<void(const store::BlockRecord&)>& on_record);
-
-  /// Starts a round; `plan` must live until its last unit is complete.
-  void begin_round(const RoundPlan& plan);
-  /// Exchange::OnCompleted. @throws CheckFailed when a block comes out otherwise than it is on disk
-  void complete(const comm::CompletedUnit& unit);
+  void begin_round(std::uint32_t round);
+  /// From here on the block counts. On the thread on which the exchange tells of it, one block at a time.
+  /// @throws DataError where `coverage_required` is not met; what the hooks throw
+  void take(const WrittenBlock& block);
   /// Records as dense the blocks that nobody ever pruned, so that the run file names every block.
-  void record_dense_blocks();
+  void record_dense_blocks(const model::ModelDirectory& model);
+  /// For store::BlockFiles on any rank: what counts now. Any thread.
+  [[nodiscard]] std::string list() const;
+  /// By block: the weights that are dropped in its newest record before `start`.
+  [[nodiscard]] std::map<std::int64_t, std::int64_t> dropped_before(store::Position start) const;
   /// Exchange::Provider: the newest merged block of earlier rounds, empty when nobody has pruned it. Any
   /// thread.
   [[nodiscard]] std::vector<std::byte> provide(std::uint32_t block) const;
 
  private:
-  void add_merged(const comm::CompletedUnit& unit, const comm::PlannedUnit& planned);
-  void add_uncovered(const comm::PlannedUnit& planned);
-  void finish_block();
   /// The newest round in which `block` was written and that lies before `position`; 0 = none.
   [[nodiscard]] std::uint32_t newest_round_before(std::uint32_t block, store::Position position) const;
-  [[nodiscard]] bool lacks_clients_of(const store::BlockRecord& before) const;
-  /// Whether an earlier process wrote the same block; false when there is none or it is damaged.
-  [[nodiscard]] bool written_before();
 
-  const model::ModelDirectory& model_;
   store::BlockStore& store_;
-  mutable std::mutex store_mutex_;  // complete() and provide() run on different threads
-  store::ModelWriter* writer_;
+  mutable std::mutex store_mutex_;  // take() and provide() may run on different threads
   bool coverage_required_;
   Hooks hooks_;
-  const RoundPlan* plan_ = nullptr;
-  store::BlockRecord record_;
-  BlockSummary summary_;
+  std::uint32_t round_ = 1;
 };
 
 }  // namespace fedspallm::app

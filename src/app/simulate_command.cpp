@@ -102,7 +102,8 @@ class Simulation {
   void main_round() {
     const config::Config config = with_clients(simulate_.clients, true);
     RoundPlan plan = planned(config);
-    const MergeWay way = choose_way(config, plan, communicator_.size());
+    const MergeWay way =
+        choose_way(config, plan, communicator_.size(), /*shared_folder=*/false);  // the root writes
     options_ = way.options;
     options_.deadline_seconds = 0;  // it runs in virtual time
     report_.way = name_of_way(options_);

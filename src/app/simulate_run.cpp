@@ -5,8 +5,9 @@
 #include "fedspallm/base/hash.hpp"
 #include "fedspallm/comm/cost_model.hpp"
 #include "fedspallm/report/system.hpp"
+#include "fedspallm/store/run_store.hpp"
 
-#include "root.hpp"
+#include "block_merger.hpp"
 #include "simulate_updates.hpp"
 #include <algorithm>
 #include <chrono>

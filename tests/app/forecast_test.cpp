@@ -48,7 +48,7 @@ TEST(Forecast, owners_share_the_bytes_that_a_root_would_receive) {
   for (const RankForecast& rank : found.ranks) EXPECT_GT(rank.wire_bytes, 0);
   config.federation.topology = config::TopologyKind::root;
   EXPECT_GT(found.ranks.at(1).transfer_bytes, forecast(config, model, 4, 0).ranks.at(1).transfer_bytes)
-      << "every owner has merge states";
+      << "every owner has merge states, and writes blocks";
 }
 
 TEST(Forecast, refuses_what_does_not_fit_with_both_numbers) {

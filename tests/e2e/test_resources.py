@@ -124,20 +124,28 @@ class FullDisk(FailureTest):
     def test_the_model(self) -> None:
         expected = self.expected()
         config = self.config(run={"keep_clients": True})
-        files = lambda: list((self.run_dir() / "model.part").glob("*.safetensors"))  # noqa: E731
+        shard = self.run_dir() / "model.part" / "model.safetensors"
         job = held(
             lambda: Job("prune", config, ranks=2),
-            lambda: bool(files()),
-            lambda: bool(files()),
+            shard.parent.is_dir,
+            lambda: shard.parent.is_dir() and not shard.exists(),  # it is written at the end
             lambda: shutil.rmtree(self.run_dir()),
         )
-        (file,) = files()
-        file.unlink()
-        file.symlink_to("/dev/full")
+        shard.symlink_to("/dev/full")
         job.signal(signal.SIGCONT)
         outcome = job.end()
-        file.unlink(missing_ok=True)
-        self.finish(config, expected, outcome, file.name)
+        self.assertFalse(shard.parent.exists())
+        self.finish(config, expected, outcome, shard.name)
+
+    def test_a_block_that_another_rank_writes(self) -> None:
+        expected = self.expected()
+        config = self.config(run={"keep_clients": True}, federation={"topology": "owners"})
+        full = self.run_dir() / "blocks" / "r01-b0007.h5.part"
+        outcome = self.started_without_space(config, full).end()
+        self.assertRegex(outcome.stderr, r"error: rank 1 on \S+: \S*r01-b0007\.h5\.part")
+        if full.is_symlink():
+            full.unlink()
+        self.finish(config, expected, outcome, "r01-b0007.h5")
 
     def test_a_file_system_that_fills_up(self) -> None:
         place = self.run_dir()

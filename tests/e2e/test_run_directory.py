@@ -7,10 +7,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
-from harness import PROGRAM, Outcome, ProgramTest, enter_venv, file_digests, main, merged
+from harness import MPIEXEC, PROGRAM, Outcome, ProgramTest, enter_venv, environment, file_digests, main, merged
 
 if __name__ == "__main__":
     enter_venv()
@@ -110,6 +111,39 @@ class RunDirectory(ProgramTest):
         self.assertTrue(all(abs(event["sparsity"] - 0.5) < 1e-3 for event in blocks), blocks)
         work = {(event["client"], event["block"]) for event in events if event["event"] == "client_block"}
         self.assertEqual(work, {(f"client-{client}", block) for client in range(3) for block in range(2)})
+
+    def test_owners_write_blocks_each(self) -> None:
+        place = self.folder / "owners"
+        owners = {"run": {"dir": str(place)}, "federation": {"topology": "owners"}, "evaluation": []}
+        self.prune(merged(merged(self.config, owners), {"report": {"standalone": False}}), ranks=2)
+        lines = map(json.loads, (place / "metrics.jsonl").read_text().splitlines())
+        blocks = [event for event in lines if event["event"] == "block"]
+        self.assertEqual(sorted((event["block"], event["rank"]) for event in blocks), [(0, 0), (1, 1)])
+        ranks = json.loads((place / "summary.json").read_text())["rank_seconds"]
+        self.assertTrue(all(seconds["writing_blocks"] > 0 for seconds in ranks), ranks)
+        self.assertEqual(file_digests(place / "model"), file_digests(self.run_dir / "model"))
+        self.done("inspect", place)
+
+    def test_ranks_with_folders_of_their_own(self) -> None:
+        """Rank 1 sees another file system where the run directory is: the root writes all, to the same bits."""
+        own_mounts = ["unshare", "-m"]
+        if os.geteuid() != 0 or subprocess.run([*own_mounts, "true"], check=False).returncode != 0:
+            self.skipTest("mounting is not possible here")
+        place = self.folder / "apart"
+        place.mkdir()
+        owners = {"run": {"dir": str(place)}, "federation": {"topology": "owners"}}
+        config = self.write_config(merged(self.config, owners), "apart.toml")
+        mount = f'[ "$OMPI_COMM_WORLD_RANK" = 0 ] || mount -t tmpfs none "{place}" || exit 99; exec "$@"'
+        rank = [*own_mounts, "sh", "-c", mount, "sh", PROGRAM, "prune", str(config)]
+        done = subprocess.run(
+            [MPIEXEC, "-np", "2", *rank], check=False, capture_output=True, text=True, env=environment({})
+        )
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertIn("not every rank sees the run directory of rank 0", done.stderr)
+        self.assertEqual(file_digests(place / "model"), file_digests(self.run_dir / "model"))
+        ranks = json.loads((place / "summary.json").read_text())["rank_seconds"]
+        self.assertEqual([seconds["writing_blocks"] > 0 for seconds in ranks], [True, False])
+        self.done("inspect", place)
 
     def test_one_line_per_block_in_a_log(self) -> None:
         lines = [

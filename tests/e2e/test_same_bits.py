@@ -149,19 +149,19 @@ class SameBits(ProgramTest):
             },
         )
 
-    def test_random_and_magnitude(self) -> None:
+    def test_shards_written_by_several_ranks(self) -> None:
         for method in ("random", "magnitude"):
             folder = self.folder / method
             model = models.copy_model(models.SHARDED, folder / "input")
             config = models.run_config(model, folder / "run", models.clients_of(folder, model, 3))
-            found = []
-            for ranks in (1, 3):
-                run_dir = folder / f"run-{ranks}"
-                self.prune(
-                    merged(config, {"prune": {"method": method}, "run": {"dir": str(run_dir)}}), ranks=ranks
-                )
-                found.append(self.digests(run_dir))
-            self.assertEqual(found[0], found[1], method)
+            ways: dict[str, tuple[int, dict[str, Any]]] = {"1": (1, {}), "3": (3, {}), "2-owners": (2, OWNERS)}
+            found = {}
+            for way, (ranks, changes) in ways.items():
+                run_dir = folder / f"run-{way}"
+                changed = merged({"prune": {"method": method}, "run": {"dir": str(run_dir)}}, changes)
+                self.prune(merged(config, changed), ranks=ranks)
+                found[way] = self.digests(run_dir)
+                self.assertEqual(found[way], found["1"], f"{method}, {way}")
 
     def test_stand_alone_clients(self) -> None:
         config = self.config(models.LLAMA, 3, federation={"aggregation": "none"})

@@ -37,9 +37,9 @@ class Soak(ProgramTest):
 
     def start(self, draw: random.Random) -> tuple[Job, int]:
         ranks = draw.randint(1, 4)
-        transport = draw.choice(("gather", "reduce"))
-        self.counts[f"{transport}, {ranks} ranks"] += 1
-        override = ("--set", f"federation.transport={transport}")
+        way = draw.choice(("transport=gather", "transport=reduce", "topology=owners"))
+        self.counts[f"{way}, {ranks} ranks"] += 1
+        override = ("--set", f"federation.{way}")
         return Job("prune", self.config, "--quiet", "--watchdog", "10", *override, ranks=ranks), ranks
 
     def disturb(self, draw: random.Random, seconds: float) -> Outcome | None:

@@ -141,6 +141,7 @@ def write_run(folder: Path, clients: list[str], method: str = "sparsegpt", facto
     merge = {
         "event": "block",
         "block": 0,
+        "rank": 0,
         "monotonic": 105.0,
         "seconds": 5.0,
         "merge_seconds": 0.5,

@@ -11,7 +11,10 @@ from .markup import PALETTE, Markup, clock, details, duration, note, number, per
 
 WIDTH = 1000  # of a lane, in its own units
 FINEST = WIDTH / 1500  # two bars closer than that are drawn as one
-PHASES = ("forward", "hessian", "factorize", "prune", "pack", "saving_states", "merging", "waiting")
+PHASES = (
+    "forward", "hessian", "factorize", "prune", "pack", "saving_states", "merging", "waiting", "writing_blocks",
+    "writing_model",
+)  # fmt: skip
 SHARES = ("compute", "wire", "waiting", "disk", "other")
 
 
@@ -74,18 +77,18 @@ def client_bars(run: Run, colours: dict[str, str]) -> dict[int, list[Bar]]:
     return dict(sorted(ranks.items()))
 
 
-def merge_bars(run: Run) -> list[Bar]:
-    """What the root did with each block: merging it and writing it, which ends at the event."""
-    bars = []
+def merge_bars(run: Run) -> dict[int, list[Bar]]:
+    """What each rank that writes blocks did with them: merging and writing, which ends at the event."""
+    ranks: dict[int, list[Bar]] = {}
     for event in run.events:
         if event.get("event") == "block" and "seconds" in event:
             end, work = seconds(event, "seconds"), seconds(event, "merge_seconds") + seconds(
                 event, "write_seconds"
             )
-            bars.append(
-                Bar(max(0.0, end - work), end, "#1a1a1a", f"block {event.get('block')} merged and written")
-            )
-    return bars
+            title = f"block {event.get('block')} merged and written"
+            one = Bar(max(0.0, end - work), end, "#1a1a1a", title)
+            ranks.setdefault(int(event.get("rank", 0)), []).append(one)
+    return dict(sorted(ranks.items()))
 
 
 def evaluation_marks(run: Run, total: float) -> list[Bar]:
@@ -107,16 +110,17 @@ def evaluation_marks(run: Run, total: float) -> list[Bar]:
 
 
 def time_line(run: Run) -> Markup:
-    """A lane a rank, one for the root's merging; then seconds and shares by rank."""
+    """A lane a rank, one for each that merges and writes; then seconds and shares by rank."""
     colours = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(run.clients)}
     ranks, merging = client_bars(run, colours), merge_bars(run)
-    ends = [one.end for bars in (*ranks.values(), merging) for one in bars]
+    ends = [one.end for bars in (*ranks.values(), *merging.values()) for one in bars]
     parts: list[object] = []
     if ends:
         total = max(*ends, seconds(run.summary.get("seconds", {}), "total"), 1e-9)
         parts += [lane(f"rank {rank}", bars, total) for rank, bars in list(ranks.items())[:TIME_LINE_RANKS]]
-        if merging:
-            parts.append(lane("merge, write", merging, total))
+        for rank, bars in list(merging.items())[:TIME_LINE_RANKS]:
+            label = "merge, write" if len(merging) == 1 else f"merge, write {rank}"
+            parts.append(lane(label, bars, total))
         if marks := evaluation_marks(run, total):
             parts.append(lane("evaluated", marks, total))
         ticks = [tag("span", clock(total * part / 4) if part else "0") for part in range(5)]
