@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from background import Job, held
+from background import Job, held, manifest_entries
 from harness import ABORTS, DONE, ROOT, Outcome, ProgramTest, enter_venv, file_digests, main, merged, run
 
 if __name__ == "__main__":
@@ -126,6 +126,22 @@ class Interrupted(ProgramTest):
                 self.assertTrue(inside(), "the remains of a write")
                 self.finish(config, expected)
                 self.assertEqual([str(file) for file in self.run_dir.rglob("*.part")], [])
+
+    def unlisted(self) -> bool:
+        """Whether a block's file is there that does not count yet."""
+        try:
+            listed = {entry["file"] for entry in manifest_entries(self.run_dir)}
+        except OSError:
+            listed = set()
+        return bool({file.name for file in (self.run_dir / "blocks").glob("*.h5")} - listed)
+
+    def test_killed_between_a_blocks_file_and_its_listing(self) -> None:
+        config = self.written(federation={"topology": "owners"})
+        expected = self.undisturbed(config)
+        for ranks in (2, 3):
+            self.caught(config, self.unlisted, "--quiet", ranks=ranks, env=self.slow_disk).kill_all()
+            self.finish(config, expected)
+            shutil.rmtree(self.run_dir)
 
     def phase(self, name: str) -> bool:
         try:
