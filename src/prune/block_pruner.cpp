@@ -7,7 +7,9 @@
 #include <array>
 #include <chrono>
 #include <cmath>
+#include <cstdlib>
 #include <optional>
+#include <string_view>
 
 namespace fedspallm::prune {
 
@@ -15,15 +17,33 @@ using model::InputGroup;
 
 namespace {
 
+/// A device is handed work and goes on with it while the clock of another phase runs. For a time line of the
+/// device itself: FEDSPALLM_PHASE_TIMES=1 waits for it wherever a phase begins or ends.
+bool phases_are_waited_for() {
+  const char* wanted = std::getenv("FEDSPALLM_PHASE_TIMES");
+  return wanted != nullptr && std::string_view(wanted) == "1";
+}
+
 /// Adds the time of its life to a sum.
 class PhaseTimer {
  public:
-  explicit PhaseTimer(double& sum) : sum_(sum), start_(std::chrono::steady_clock::now()) {}
-  ~PhaseTimer() { sum_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count(); }
+  PhaseTimer(backend::Backend& backend, double& sum)
+      : waited_for_(phases_are_waited_for() ? &backend : nullptr), sum_(sum) {
+    if (waited_for_ != nullptr) waited_for_->synchronize();
+    start_ = std::chrono::steady_clock::now();
+  }
+  ~PhaseTimer() {
+    try {
+      if (waited_for_ != nullptr) waited_for_->synchronize();
+    } catch (const Error&) {  // the next op meets the same
+    }
+    sum_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
+  }
   PhaseTimer(const PhaseTimer&) = delete;
   PhaseTimer& operator=(const PhaseTimer&) = delete;
 
  private:
+  backend::Backend* waited_for_;
   double& sum_;
   std::chrono::steady_clock::time_point start_;
 };
@@ -69,7 +89,7 @@ void BlockPruner::for_each_batch(Body body) {
 
 PhaseSeconds BlockPruner::pass_block(const model::BlockWeights& weights) {
   PhaseSeconds seconds;
-  const PhaseTimer timer(seconds.forward);
+  const PhaseTimer timer(backend_, seconds.forward);
   for_each_batch([&](std::int64_t first, std::int64_t count) {
     workspace_.forward().forward(weights, hidden().row_range(first, count));
   });
@@ -101,10 +121,10 @@ void BlockPruner::prune_stage(Job& job, InputGroup group, std::int64_t columns, 
   for_each_batch([&](std::int64_t first, std::int64_t count) {
     backend::View x;
     {
-      const PhaseTimer timer(job.seconds.forward);
+      const PhaseTimer timer(backend_, job.seconds.forward);
       x = input(first, count);
     }
-    const PhaseTimer timer(job.seconds.hessian);
+    const PhaseTimer timer(backend_, job.seconds.hessian);
     if (hessian) hessian->add(x);
   });
   prune_group(job, group, hessian ? &*hessian : nullptr);
@@ -146,7 +166,7 @@ void BlockPruner::prune_staged(Job& job) {
     return m;
   });
 
-  const PhaseTimer timer(job.seconds.forward);
+  const PhaseTimer timer(backend_, job.seconds.forward);
   for_each_batch([&](std::int64_t first, std::int64_t count) {
     forward.mlp_output(job.weights, inner.row_range(first, count), states.row_range(first, count));
   });
@@ -160,11 +180,11 @@ void BlockPruner::add_dense_inputs(Job& job, std::int64_t first, std::int64_t co
   double elapsed = 0;
   const double hessian_before = job.seconds.hessian;
   const auto add = [&](InputGroup group, backend::View x) {
-    const PhaseTimer timer(job.seconds.hessian);
+    const PhaseTimer timer(backend_, job.seconds.hessian);
     hessians[static_cast<std::size_t>(group)]->add(x);
   };
   {
-    const PhaseTimer timer(elapsed);
+    const PhaseTimer timer(backend_, elapsed);
     const backend::View x = workspace_.hidden_copy(count), h = workspace_.input(count);
     backend_.copy(hidden().row_range(first, count), x);
     forward.attention_input(job.weights, x, h);
@@ -211,7 +231,7 @@ void BlockPruner::prune_group(Job& job, InputGroup group, const Hessian* hessian
     if (matrices[matrix].group != group) continue;
     const bool first = diagonal.empty();
     if (hessian != nullptr && first) {
-      const PhaseTimer timer(job.seconds.factorize);
+      const PhaseTimer timer(backend_, job.seconds.factorize);
       const std::string name = model_.matrix_name(job.weights.block, matrix);
       diagonal = hessian->diagonal();
       for (std::size_t column = 0; column < diagonal.size(); ++column)
@@ -290,7 +310,7 @@ void BlockPruner::prune_matrix(Job& job, std::size_t matrix, const Factor* facto
                  static_cast<std::uint32_t>(matrix)};
   update.client = identity_.client;
   {
-    const PhaseTimer timer(update.report.seconds);
+    const PhaseTimer timer(backend_, update.report.seconds);
     update.report.error = apply_method(job, matrix, factor, diagonal, mask);
     backend_.prune().round_to_dtype(job.dtypes[matrix], w);
     if (const auto bad = backend_.model().first_non_finite(w))
@@ -301,7 +321,7 @@ void BlockPruner::prune_matrix(Job& job, std::size_t matrix, const Factor* facto
   job.seconds.prune += update.report.seconds;
   if (first && identity_.send_diagonal) update.hessian_diagonal.assign(diagonal.begin(), diagonal.end());
   {
-    const PhaseTimer timer(job.seconds.pack);
+    const PhaseTimer timer(backend_, job.seconds.pack);
     update.matrix.rows = w.rows();
     update.matrix.cols = w.cols();
     update.matrix.dtype = job.dtypes[matrix];

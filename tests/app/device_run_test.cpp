@@ -14,6 +14,7 @@
 #include "gpu_forecast.hpp"
 #include "plan.hpp"
 #include "support/backends.hpp"
+#include <cstdlib>
 #include <cstring>
 #include <numeric>
 
@@ -119,6 +120,14 @@ TEST_P(DeviceRun, merges_to_the_bits_of_the_way_through_host_memory) {
   ASSERT_EQ(through_host.size(), on_device.size());
   for (std::size_t unit = 0; unit < on_device.size(); ++unit)
     EXPECT_TRUE(on_device[unit] == through_host[unit]) << "unit " << unit;
+}
+
+TEST_P(DeviceRun, has_the_same_bits_when_its_phases_are_waited_for) {
+  const auto plain = run(comm::Transport::nccl);
+  ::setenv("FEDSPALLM_PHASE_TIMES", "1", 1);
+  const auto timed = run(comm::Transport::nccl);
+  ::unsetenv("FEDSPALLM_PHASE_TIMES");
+  EXPECT_TRUE(plain == timed);
 }
 
 #if defined(FEDSPALLM_TEST_CUDA)

@@ -208,11 +208,14 @@ tokens = "tokens.h5"
 TEXT
 }
 
-# Prunes with products $1 while the GPU's memory is looked at twice a second.
+# prune_client PRODUCTS [timed]: prunes while the GPU's memory is looked at twice a second. `timed` waits for the
+# GPU between phases, so that their seconds are the GPU's own.
 prune_client() {
-    local watch
+    local watch name="$1${2:+-$2}"
     client_config "$1"
-    printf '\n### products %s\n\n```\n' "$1"
+    unset FEDSPALLM_PHASE_TIMES
+    [[ "${2:-}" == timed ]] && export FEDSPALLM_PHASE_TIMES=1
+    printf '\n### products %s\n\n```\n' "$name"
     measure 60 "${alone[@]}" "$bin/fedspallm" prune "$work/client.toml" --dry-run
     nvidia-smi --query-gpu=memory.used --format=csv,noheader,nounits --loop-ms=500 >"$work/memory" 2>/dev/null &
     watch=$!
@@ -222,16 +225,28 @@ prune_client() {
     printf '```\n\nmost memory of the GPU in use, by nvidia-smi: %s MiB\n' "$(sort -n "$work/memory" | tail -1)"
     local run="$work/run-$1"
     [[ -f "$run/summary.json" ]] || return
-    cp "$run/summary.json" "$out/client-$1-summary.json"
-    cp "$run/metrics.jsonl" "$out/client-$1-metrics.jsonl"
-    "${python[@]}" - "$run/summary.json" <<'PY'
+    cp "$run/summary.json" "$out/client-$name-summary.json"
+    cp "$run/metrics.jsonl" "$out/client-$name-metrics.jsonl"
+    "${python[@]}" - "$run/summary.json" "$work/model/config.json" "$samples" <<'PY'
 import json
 import sys
 
-summary = json.load(open(sys.argv[1], encoding="utf-8"))
+summary, model = (json.load(open(path, encoding="utf-8")) for path in sys.argv[1:3])
 print("\n```")
 for key in ("seconds", "rank_seconds", "time_shares", "peak_gpu_bytes", "transport"):
     print(key, json.dumps(summary.get(key)))
+# What each phase has to compute, in flop; all heads have keys of their own.
+length, tokens = 2048, 2048 * int(sys.argv[3])
+h, m, blocks = model["hidden_size"], model["intermediate_size"], model["num_hidden_layers"]
+flop = {
+    "forward": tokens * (2 * (4 * h * h + 3 * h * m) + 2 * length * h),
+    "hessian": tokens * (3 * h * (h + 1) + m * (m + 1)),
+    "factorize": 2 / 3 * (3 * h**3 + m**3),
+    "prune": 4 * h**3 + 2 * m * h * h + h * m * m,
+}
+for phase, work in flop.items():
+    seconds = summary["rank_seconds"][0][phase]
+    print(f"{phase}: {blocks * work / 1e12:.1f} TFLOP in {seconds:.3f} s, {blocks * work / 1e12 / seconds:.1f} TFLOP/s")
 print("```")
 PY
     rm -rf "$run"
@@ -245,7 +260,8 @@ run_client() {
     measure 400 "${python[@]}" "$tools/make_synthetic_model.py" --shape "$shape" --out "$work/model" \
         --tokens "$work/tokens.h5" --token-count $((samples * 2048)) || return
     prune_client bf16
-    prune_client f32
+    prune_client bf16 timed
+    prune_client f32 timed
 }
 
 run_sanitizer() {
