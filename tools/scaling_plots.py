@@ -24,9 +24,26 @@ Row = dict[str, Any]
 Rows = Sequence[Row]
 
 
+def _name(way: str, ranks: int) -> str:
+    return f"{way}, {ranks} rank{'s' if ranks > 1 else ''}"
+
+
+def _styles(names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """A colour for each way; a marker for each number of ranks, or for the way where that is all."""
+    first = list(dict.fromkeys(name.split(", ")[0] for name in names))
+    last = list(dict.fromkeys(name.split(", ")[-1] for name in names))
+    return {
+        name: {
+            "color": COLOURS[first.index(name.split(", ")[0]) % len(COLOURS)],
+            "marker": MARKERS[last.index(name.split(", ")[-1]) % len(MARKERS)],
+        }
+        for name in names
+    }
+
+
 def _places(rows: Rows) -> dict[str, Rows]:
     """Rows by way and ranks."""
-    return {f"{way}, {ranks} rank{'s' if ranks > 1 else ''}": same for (way, ranks), same in by_place(rows).items()}
+    return {_name(way, ranks): same for (way, ranks), same in by_place(rows).items()}
 
 
 def _save(figure: Any, path: Path) -> Path:
@@ -62,18 +79,14 @@ def _lines(
 ) -> Path:
     """One line per series over a logarithmic x. `texts`: title, x, y."""
     figure, axes = _axes(*texts)
-    for number, (name, rows) in enumerate(series.items()):
+    styles = _styles(list(series))
+    for name, rows in series.items():
         ordered = sorted(rows, key=lambda row: row[x])
         axes.plot(
-            [row[x] for row in ordered],
-            [value(row) for row in ordered],
-            color=COLOURS[number % len(COLOURS)],
-            marker=MARKERS[number % len(MARKERS)],
-            alpha=0.85,
-            label=name,
+            [row[x] for row in ordered], [value(row) for row in ordered], alpha=0.85, label=name, **styles[name]
         )
     _ticks(axes, [row[x] for rows in series.values() for row in rows])
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.08 * max([value(row) for rows in series.values() for row in rows] + [1e-9]))
     return _save(figure, path)
 
 
@@ -96,17 +109,16 @@ def _measured_and_fitted(path: Path, study: Rows, fits: Rows) -> Path:
     figure, axes = _axes("Measured, and the line a + b N", "clients", "s a block")
     lines = {(row["way"], row["ranks"]): row for row in fits}
     series = [(place, rows) for place, rows in by_place(study).items() if place in lines]
-    for number, (place, rows) in enumerate(series):
-        colour = COLOURS[number % len(COLOURS)]
-        line = lines[place]
+    styles = _styles([_name(*place) for place, _ in series])
+    for place, rows in series:
+        line, name = lines[place], _name(*place)
         ends = [line["least_clients"], line["most_clients"]]
-        marker = MARKERS[number % len(MARKERS)]
-        name = f"{place[0]}, {place[1]} ranks: {line['a'] * 1e3:.2f} ms + N x {line['b'] * 1e3:.3f} ms"
-        axes.plot(
-            [row["clients"] for row in rows], [block_seconds(row) for row in rows], marker, color=colour, label=name
-        )
+        label = f"{name}: {line['a'] * 1e3:.2f} ms + N x {line['b'] * 1e3:.3f} ms"
+        clients, seconds = [row["clients"] for row in rows], [block_seconds(row) for row in rows]
+        axes.plot(clients, seconds, linestyle="none", label=label, **styles[name])
         steps = [ends[0] * (ends[1] / ends[0]) ** (step / 40) for step in range(41)]
-        axes.plot(steps, [line["a"] + line["b"] * clients for clients in steps], color=colour, alpha=0.6)
+        fitted = [line["a"] + line["b"] * step for step in steps]
+        axes.plot(steps, fitted, color=styles[name]["color"], alpha=0.6)
     _ticks(axes, [row["clients"] for _, rows in series for row in rows])
     axes.set_yscale("log")
     return _save(figure, path)
@@ -115,14 +127,16 @@ def _measured_and_fitted(path: Path, study: Rows, fits: Rows) -> Path:
 def _held_out(path: Path, sizes: Rows) -> Path:
     """What the performance model says of sizes, held out or not, beside what they took."""
     figure, axes = _axes("Error of the performance model", "clients", "forecast / measured - 1, %")
-    for number, (name, rows) in enumerate(_places([row for row in sizes if "error" in row]).items()):
+    series = _places([row for row in sizes if "error" in row])
+    styles = _styles(list(series))
+    for name, rows in series.items():
         for held_out in (False, True):
             chosen = [row for row in rows if row["held_out"] == held_out]
             axes.plot(
                 [row["clients"] for row in chosen],
                 [100 * row["error"] for row in chosen],
-                MARKERS[number % len(MARKERS)],
-                color=COLOURS[number % len(COLOURS)],
+                linestyle="none",
+                **styles[name],
                 fillstyle="full" if held_out else "none",
                 label=f"{name}: {'held out' if held_out else 'fitted'}",
             )

@@ -102,7 +102,8 @@ FinishedMatrix finish_matrix(const comm::CompletedUnit& unit, const comm::Planne
   record.kept_zeros = merged.kept_zeros;
   record.keep = rules.expand ? rules.keep : 0;
   record.group = rules.expand ? rules.group : 0;
-  for (const comm::ClientReport& report : unit.reports)
+  record.clients.reserve(unit.reports.size());  // there may be very many
+  for (const comm::UpdateSummary& report : unit.reports)
     record.clients.push_back({report.client, report.kept, report.report});
   finished.above_target = merged.above_target;
   return finished;
@@ -117,7 +118,7 @@ void BlockMerger::add_merged(const comm::CompletedUnit& unit, const comm::Planne
     record.kept_zeros = wire::count_kept_zeros(record.matrix);
   }
   BlockSummary& summary = written_.summary;
-  for (const comm::ClientReport& report : unit.reports) {
+  for (const comm::UpdateSummary& report : unit.reports) {
     summary.error += report.report.error / static_cast<double>(clients);
     summary.damping_steps = std::max(summary.damping_steps, static_cast<int>(report.report.damping_steps));
   }

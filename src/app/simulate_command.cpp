@@ -3,6 +3,7 @@
 // model, and its forecasts.
 #include "fedspallm/aggregate/merge.hpp"
 #include "fedspallm/base/error.hpp"
+#include "fedspallm/base/heap.hpp"
 #include "fedspallm/comm/bench.hpp"
 #include "fedspallm/report/system.hpp"
 
@@ -100,20 +101,22 @@ class Simulation {
   }
 
   void main_round() {
-    const config::Config config = with_clients(simulate_.clients, true);
-    RoundPlan plan = planned(config);
+    RoundPlan plan = planned(with_clients(simulate_.clients, true));
     const MergeWay way =
-        choose_way(config, plan, communicator_.size(), /*shared_folder=*/false);  // the root writes
+        choose_way(config_, plan, communicator_.size(), /*shared_folder=*/false);  // the root writes
     options_ = way.options;
     options_.deadline_seconds = 0;  // it runs in virtual time
     report_.way = name_of_way(options_);
     report_.reason = fmt::format("{}", fmt::join(way.reasons, "; "));
     report_.clock = run_clock(plan.drawn, laws_, clock_options(plan));
-    for (std::uint32_t client = 0; client < config.clients.size(); ++client)
+    plan.drawn = {};  // what follows takes memory of each client only where it must
+    plan.delivers_until = {};
+    give_back_freed_memory();
+    for (std::uint32_t client = 0; client < plan.exchange.rank_of_client.size(); ++client)
       report_.stragglers += laws_.straggles(client) ? 1 : 0;
     hosted_ = std::ranges::count(plan.exchange.rank_of_client, communicator_.rank());
     keep_blocks(plan, simulate_.blocks);
-    SimulatedExchange what{config, plan, options_};
+    SimulatedExchange what{config_, plan, options_};
     for (const comm::Dropped& one : report_.clock.dropped) what.dropped.emplace(one.client, one);
     if (simulate_.checkpoint) what.folder = config_.run.dir;
     main_ = run_exchange(communicator_, what);
@@ -173,10 +176,9 @@ class Simulation {
   }
 
   MeasuredSize measure(std::int64_t clients) {
-    const config::Config config = with_clients(clients, false);
-    RoundPlan plan = planned(config);
+    RoundPlan plan = planned(with_clients(clients, false));
     keep_blocks(plan, simulate_.blocks);
-    const SimulatedExchange what{config, plan, options_};
+    const SimulatedExchange what{config_, plan, options_};
     std::vector<double> seconds;
     MeasuredSize size{.clients = clients};
     for (std::int64_t repeat = 0; repeat < simulate_.repeats; ++repeat) {

@@ -48,18 +48,19 @@ std::uint64_t word_with(int count, int width, Words& words) {
   return std::rotr(word, turn);
 }
 
-/// Exactly `kept` bits in all, spread evenly over the words.
-void fill_mask(std::int64_t size, std::int64_t kept, Words& words, std::vector<std::uint64_t>& bits) {
+/// Exactly `kept` bits in all, spread evenly over the words: of what is left each word has its share, rounded
+/// up.
+template <class WordWith>
+void fill_mask(std::int64_t size, std::int64_t kept, WordWith word, std::vector<std::uint64_t>& bits) {
   bits.resize(static_cast<std::size_t>(wire::mask_words(size)));
   std::int64_t given = 0;
   for (std::size_t i = 0; i < bits.size(); ++i) {
     const std::int64_t begin = static_cast<std::int64_t>(i) * 64;
     const std::int64_t end = std::min(size, begin + 64);
     const std::int64_t left = size - begin;
-    // As many of what is left as this word has of the places that are left, rounded up.
     const auto count =
         static_cast<int>(std::min(end - begin, ((kept - given) * (end - begin) + left - 1) / left));
-    bits[i] = word_with(count, static_cast<int>(end - begin), words);
+    bits[i] = word(count, static_cast<int>(end - begin));
     given += count;
   }
 }
@@ -100,11 +101,18 @@ Lanes lanes_of(DType dtype) {
 void fill_values(DType dtype, std::int64_t count, Words& words, std::vector<std::byte>& values) {
   const Lanes lanes = lanes_of(dtype);
   values.resize(static_cast<std::size_t>(count) * size_of(dtype));
-  for (std::size_t i = 0; i < values.size(); i += sizeof(std::uint64_t)) {
+  const auto next = [&] {
     const std::uint64_t random = words.next();
-    const std::uint64_t word = (random & lanes.keep) | (lanes.base - (random & lanes.exponent));
-    std::memcpy(values.data() + i, &word, std::min(sizeof word, values.size() - i));
+    return (random & lanes.keep) | (lanes.base - (random & lanes.exponent));
+  };
+  const std::size_t whole = values.size() / sizeof(std::uint64_t) * sizeof(std::uint64_t);
+  for (std::size_t i = 0; i < whole; i += sizeof(std::uint64_t)) {
+    const std::uint64_t word = next();
+    std::memcpy(values.data() + i, &word, sizeof word);
   }
+  if (whole == values.size()) return;
+  const std::uint64_t last = next();
+  std::memcpy(values.data() + whole, &last, values.size() - whole);
 }
 
 }  // namespace
@@ -118,6 +126,16 @@ UpdateMaker::UpdateMaker(const comm::ExchangePlan& plan, const config::Pattern& 
         !pattern.structured() || (unit.cols % pattern.group == 0 &&
                                   unit.expected_kept * pattern.group == unit.rows * unit.cols * pattern.keep),
         "UpdateMaker: groups of the pattern divide the columns");
+  }
+  Words words(random_bits({.seed = seed, .use = RandomUse::simulation}, std::uint64_t{1} << 41));
+  for (const comm::PlannedUnit& unit : plan.units) {
+    const std::int64_t share = unit.expected_kept * 64 / std::max<std::int64_t>(1, unit.rows * unit.cols);
+    for (std::int64_t count = share; count <= std::min<std::int64_t>(64, share + 1); ++count) {
+      std::vector<std::uint64_t>& draws = draws_[static_cast<std::size_t>(count)];
+      if (pattern.structured() || !draws.empty()) continue;
+      draws.resize(kDraws);
+      for (std::uint64_t& word : draws) word = word_with(static_cast<int>(count), 64, words);
+    }
   }
 }
 
@@ -149,7 +167,17 @@ wire::MatrixUpdate UpdateMaker::make(std::size_t index, std::uint32_t client) co
   if (pattern_.structured())
     fill_groups(matrix.size(), pattern_, words, matrix.bits);
   else
-    fill_mask(matrix.size(), matrix.kept, words, matrix.bits);
+    fill_mask(
+        matrix.size(), matrix.kept,
+        [&](int count, int width) {
+          // Making a word of so many bits takes longer than adding it to a merge; drawing and turning one
+          // that was made does not. Of 2^16 words two clients seldom draw the same.
+          const std::vector<std::uint64_t>& draws = draws_[static_cast<std::size_t>(count)];
+          if (width < 64 || draws.empty()) return word_with(count, width, words);
+          const std::uint64_t random = words.next();
+          return std::rotl(draws[random % kDraws], static_cast<int>(random >> 58));
+        },
+        matrix.bits);
   fill_values(unit.dtype, matrix.kept, words, matrix.values);
   if (unit.with_diagonal) {
     update.hessian_diagonal.resize(static_cast<std::size_t>(unit.cols));

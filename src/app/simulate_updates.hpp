@@ -7,7 +7,9 @@
 #include "fedspallm/comm/exchange.hpp"
 #include "fedspallm/config/config.hpp"
 
+#include <array>
 #include <cstdint>
+#include <vector>
 
 namespace fedspallm::app {
 
@@ -23,7 +25,9 @@ class UpdateMaker {
  private:
   const comm::ExchangePlan& plan_;
   config::Pattern pattern_;
+  static constexpr std::size_t kDraws = 1024;
   std::uint64_t seed_;
+  std::array<std::vector<std::uint64_t>, 65> draws_;  // words by their number of bits, of those that occur
 };
 
 }  // namespace fedspallm::app

@@ -53,7 +53,7 @@ Coordinator::~Coordinator() = default;
 void Coordinator::on(int rank, AnnounceMessage&& message) {
   if (state_ != State::running) return;
   const auto index = static_cast<std::size_t>(message.unit);
-  roster_.announce(rank, index, message.clients);
+  roster_.announce(rank, index, std::move(message.clients));
   check<PeerError>(index < end_, "a rank delivered a block that comes after the agreed stop");
 }
 

@@ -10,7 +10,9 @@ namespace fedspallm::comm {
 
 namespace {
 constexpr int kRoot = 0;
-}
+/// Units of submit_later() that are announced and not yet wholly asked for: one is being merged, one is next.
+constexpr std::size_t kAnnouncedAtOnce = 2;
+}  // namespace
 
 Member::Member(const RankContext& context, Worker& merge_worker, Chain::OnReduced on_reduced, Owners* owners)
     : context_(context), merge_worker_(merge_worker), owners_(owners) {
@@ -62,9 +64,19 @@ void Member::announce_if_complete(std::size_t index) {
 
 void Member::deliver_later(std::size_t index, OwnUpdates&& later) {
   if (stopping_ || later.later.empty()) return;
-  context_.link.post(kRoot, AnnounceMessage{.unit = index, .clients = later.later});
   const std::size_t clients = later.later.size();
   later_[index] = {std::make_shared<const OwnUpdates>(std::move(later)), clients};
+  unannounced_.push_back(index);
+  announce_later();
+}
+
+/// The root keeps what is announced of every client until the unit is merged, so a few units must do.
+void Member::announce_later() {
+  while (!unannounced_.empty() && later_.size() - unannounced_.size() < kAnnouncedAtOnce) {
+    const std::size_t index = unannounced_.front();
+    unannounced_.pop_front();
+    context_.link.post(kRoot, AnnounceMessage{.unit = index, .clients = later_.at(index).updates->later});
+  }
 }
 
 Delivery Member::take(std::size_t index, std::uint32_t client) {
@@ -77,7 +89,10 @@ Delivery Member::take(std::size_t index, std::uint32_t client) {
 }
 
 OwnUpdates Member::take_own(std::size_t index, std::span<const Announcement> said) {
-  if (auto later = later_.extract(index); !later.empty()) return *later.mapped().updates;
+  if (auto later = later_.extract(index); !later.empty()) {
+    announce_later();
+    return *later.mapped().updates;
+  }
   OwnUpdates own;
   for (const Announcement& one : said)
     if (context_.plan.rank_of(one.client) == context_.link.rank())
@@ -132,7 +147,10 @@ void Member::make_and_send(std::size_t index, std::uint32_t client) {
                        [](const UpdateSummary& one, std::uint32_t wanted) { return one.client < wanted; });
   check<PeerError>(found != updates->later.end() && found->client == client,
                    "the root asked for an update that is not here");
-  if (--unit->second.left == 0) later_.erase(unit);
+  if (--unit->second.left == 0) {
+    later_.erase(unit);
+    announce_later();
+  }
   const UpdateSummary& said = *found;  // lives as long as `updates`
   const auto encoded = std::make_shared<std::vector<std::byte>>();
   after_making(
@@ -179,6 +197,7 @@ void Member::on(const ScaleMessage& message) {
     for (auto& [client, delivery] : unit.mapped().deliveries) own.ready.push_back(std::move(delivery.update));
   } else if (auto later = later_.extract(index); !later.empty()) {
     own = *later.mapped().updates;
+    announce_later();
   }
   chain_->start(message, std::move(own));
 }
@@ -271,6 +290,7 @@ void Member::on(const StopMessage&) {
   stopping_ = true;
   held_.clear();
   later_.clear();
+  unannounced_.clear();
   const auto owed = std::exchange(owed_, {});
   for (const auto& send : owed) send();
   if (owners_ != nullptr) owners_->stop();

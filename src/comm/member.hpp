@@ -81,6 +81,7 @@ class Member {
   Held& held(std::size_t index);
   void send_from_device(std::size_t index, std::uint32_t client);
   void announce_if_complete(std::size_t index);
+  void announce_later();
   using Encoded = std::shared_ptr<const std::vector<std::byte>>;
   void send_update(std::size_t index, const Encoded& encoded);
   void after_making(std::function<void()> work, std::function<void()> done);
@@ -96,6 +97,7 @@ class Member {
   std::unique_ptr<Chain> chain_;                  // reduce
   std::map<std::size_t, Held> held_;              // by unit
   std::map<std::size_t, Later> later_;            // by unit
+  std::deque<std::size_t> unannounced_;           // of later_, in plan order
   int making_ = 0;                                // updates that were asked for and are being made
   std::vector<std::function<void()>> owed_;       // sent after a failure: the root's receives are posted
   std::map<std::uint32_t, std::size_t> dropped_;  // own client -> first unit without it

@@ -139,7 +139,7 @@ void RootMerge::complete(const ReadyUnit& ready, const aggregate::PartialMerge* 
   CompletedUnit completed;
   completed.index = ready.index;
   completed.merge = merge;
-  for (const Announcement& one : ready.said) completed.reports.push_back({one.client, one.kept, one.report});
+  completed.reports = ready.said;
   const auto group = groups_.find(unit.diagonal_unit);
   if (merge != nullptr && group != groups_.end()) {
     completed.diagonal_sums = group->second.sums;

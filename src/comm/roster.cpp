@@ -71,16 +71,16 @@ void Roster::check_announcement(int rank, const PlannedUnit& unit, const Announc
   if (!plausible(said.report)) refuse("a report with an impossible number");
 }
 
-void Roster::announce(int rank, std::size_t index, const std::vector<Announcement>& clients) {
+void Roster::announce(int rank, std::size_t index, std::vector<Announcement> clients) {
   if (index >= plan_.size()) {
     throw PeerError(
         fmt::format("rank {} announced unit {} of a plan of {}: all ranks must run the same build", rank,
                     index, plan_.size()));
   }
   const PlannedUnit& unit = plan_.unit(index);
-  for (const Announcement& one : clients) {
+  std::erase_if(clients, [&](const Announcement& one) {
     check_announcement(rank, unit, one);
-    if (!takes_part(one.client, index)) continue;
+    if (!takes_part(one.client, index)) return true;
     if (has_announced(one.client, index)) {
       throw PeerError(
           fmt::format("rank {} announced client {}'s update of {} twice", rank, one.client, describe(unit)));
@@ -88,9 +88,17 @@ void Roster::announce(int rank, std::size_t index, const std::vector<Announcemen
     Announced& announced = announced_[index];
     announced.by_place.resize(unit.clients.size());
     announced.by_place[place_of(one.client, index)] = true;
-    announced.said.push_back(one);
     --missing_[index];
+    return false;
+  });
+  if (clients.empty()) return;
+  std::vector<Announcement>& said = announced_[index].said;
+  if (said.empty()) {
+    said = std::move(clients);  // of very many clients, a copy would count
+    return;
   }
+  said.reserve(unit.clients.size());
+  said.insert(said.end(), clients.begin(), clients.end());
 }
 
 bool Roster::drop(std::uint32_t client, std::size_t first) {

@@ -31,7 +31,7 @@ class Roster {
 
   /// What `rank` says of its clients' updates; of a dropped client it is ignored. @throws PeerError naming
   /// rank, client and matrix when it cannot be true or is said twice
-  void announce(int rank, std::size_t index, const std::vector<Announcement>& clients);
+  void announce(int rank, std::size_t index, std::vector<Announcement> clients);
   /// From unit `first` on nothing is expected of the client. False when it was dropped before. @pre it has
   /// announced nothing of `first` or later
   bool drop(std::uint32_t client, std::size_t first);

@@ -124,7 +124,7 @@ void SliceWriter::call_back(std::size_t index, Unit& unit) {
     matrix = joined(index, unit);
     completed.finished = &matrix;
   }
-  for (const Announcement& one : *unit.said) completed.reports.push_back({one.client, one.kept, one.report});
+  completed.reports = *unit.said;
   on_completed_(completed);
 }
 

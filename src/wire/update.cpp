@@ -145,14 +145,17 @@ std::vector<std::byte> encode(const MatrixUpdate& update) {
   require_consistent(update);
   const PackedMatrix& matrix = update.matrix;
   const bool with_diagonal = !update.hessian_diagonal.empty();
-  std::vector<std::byte> bytes(static_cast<std::size_t>(
+  std::vector<std::byte> bytes;  // appended to: zeros before the contents would be one more pass
+  bytes.reserve(static_cast<std::size_t>(
       encoded_bytes(matrix.rows, matrix.cols, matrix.kept, matrix.dtype, with_diagonal)));
+  const auto append = [&bytes](std::span<const std::byte> part) {
+    bytes.insert(bytes.end(), part.begin(), part.end());
+  };
+  bytes.resize(kHeaderBytes);
+  append(std::as_bytes(std::span(matrix.bits)).first(static_cast<std::size_t>(mask_bytes(matrix.size()))));
+  append(matrix.values);
+  append(std::as_bytes(std::span(update.hessian_diagonal)));
   const auto payload = std::span(bytes).subspan(kHeaderBytes);
-  const auto mask_size = static_cast<std::size_t>(mask_bytes(matrix.size()));
-  copy_bytes(std::as_bytes(std::span(matrix.bits)).first(mask_size), payload);
-  copy_bytes(matrix.values, payload.subspan(mask_size));
-  copy_bytes(std::as_bytes(std::span(update.hessian_diagonal)),
-             payload.subspan(mask_size + matrix.values.size()));
 
   Header header = header_of(update);
   header.payload_bytes = payload.size();

@@ -7,6 +7,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
 
 namespace fedspallm {
 namespace {
@@ -32,6 +33,21 @@ TEST(Heap, FreedBlocksAreUsedAgainWithoutNewPages) {
   const long before = faults();
   for (int repeat = 0; repeat < 10; ++repeat) touch(kBytes);
   EXPECT_LT(faults() - before, 100) << "of 6,144 pages each time";
+}
+
+long resident_pages() {
+  std::ifstream file("/proc/self/statm");
+  long all = 0, resident = 0;
+  file >> all >> resident;
+  return resident;
+}
+
+TEST(Heap, FreedMemoryIsGivenBackWhenAsked) {
+  if (!keep_freed_memory()) GTEST_SKIP() << "not this C library's heap, or set by the user";
+  touch(std::size_t{24} << 20);
+  const long kept = resident_pages();
+  give_back_freed_memory();
+  EXPECT_LT(resident_pages(), kept - 5000) << "of 6,144 pages";
 }
 
 TEST(Heap, WhatTheUserSetStays) {

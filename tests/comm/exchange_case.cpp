@@ -143,7 +143,7 @@ Seen copy_of(const CompletedUnit& unit) {
     seen.q = unit.merge->scale().q;
     seen.diagonal_q = unit.diagonal_scale.q;
   }
-  for (const ClientReport& report : unit.reports) {
+  for (const UpdateSummary& report : unit.reports) {
     seen.clients.push_back(report.client);
     seen.kept.push_back(report.kept);
     seen.errors.push_back(report.report.error);

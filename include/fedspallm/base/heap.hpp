@@ -12,4 +12,8 @@ namespace fedspallm {
 /// MALLOC_MMAP_THRESHOLD_.
 bool keep_freed_memory() noexcept;
 
+/// Hands whole pages of what is free now back to the kernel: after something large that does not come again.
+/// Nothing with another C library.
+void give_back_freed_memory() noexcept;
+
 }  // namespace fedspallm

@@ -100,13 +100,6 @@ struct UpdateSummary {
 /// Makes the update of one client that was summarized. One at a time, on a thread of the exchange.
 using MakeUpdate = std::function<wire::MatrixUpdate(std::uint32_t client)>;
 
-/// What one client says of a unit before (and besides) its payload.
-struct ClientReport {
-  std::uint32_t client = 0;
-  std::int64_t kept = 0;
-  wire::MatrixReport report;
-};
-
 /// A complete merge, at the root (topology owners: at the unit's writer). Valid during the callback only.
 struct CompletedUnit {
   std::size_t index = 0;  // in the plan
@@ -117,7 +110,7 @@ struct CompletedUnit {
   aggregate::MergedMatrix* finished = nullptr;
   std::span<const std::int64_t> diagonal_sums;  // of its input group; empty when no diagonal travels
   aggregate::FixedPoint diagonal_scale;
-  std::vector<ClientReport> reports;  // of the clients that were merged, by client: their number is N
+  std::span<const UpdateSummary> reports;  // of the clients that were merged, by client: their number is N
 };
 
 /// What a rank does before it begins a block. In order of precedence.
