@@ -109,7 +109,8 @@ class Study(unittest.TestCase):
         ]
         (row,) = fit_rows(rows)
         self.assertEqual((row["least_clients"], row["most_clients"]), (16, 4096))
-        for name, expected in (("a", 0.25), ("b", 0.05), ("least_slope", 0.05), ("largest_slope", 0.05), ("worst_error", 0)):
+        for name, expected in (("a", 0.25), ("b", 0.05), ("least_slope", 0.05), ("largest_slope", 0.05), ("spread_of_b", 0),
+                               ("worst_error", 0)):
             self.assertAlmostEqual(row[name], expected, places=9)
         self.assertAlmostEqual(row["spread_per_client"], (0.25 / 16 + 0.05) / (0.25 / 4096 + 0.05) - 1, places=9)
         self.assertEqual(fit_rows(rows[:2]), [], "one size from 16 clients on is no line")
