@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import subprocess
 import sys
 import tempfile
@@ -16,18 +15,15 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
-VENV = Path(os.environ.get("FEDSPALLM_VENV", ROOT / "build" / "venv"))
-REPORT = ROOT / "tools" / "report.py"
+from support import ROOT, in_environment
 
-if __name__ == "__main__" and Path(sys.prefix).resolve() != VENV.resolve():
-    if not (VENV / ".complete").exists():
-        print(f"skipped: {VENV} is missing; make it with tools/install-dependencies.sh --python")
-        sys.exit(77)
-    os.execv(VENV / "bin" / "python", [str(VENV / "bin" / "python"), *sys.argv])
+if __name__ == "__main__":
+    in_environment()
 
 import h5py  # noqa: E402
 import numpy as np  # noqa: E402
+
+REPORT = ROOT / "tools" / "report.py"
 
 VOID = {"meta", "br"}
 HOSTILE = "\"><img src=x onerror=alert(1)><script>alert('&amp;')</script>\x01"

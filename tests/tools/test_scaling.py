@@ -7,20 +7,20 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import subprocess
 import sys
 import tempfile
 import unittest
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-TOOL = ROOT / "tools" / "scaling_study.py"
-sys.path[:0] = [str(ROOT / "tools")]
+from support import TOOLS, in_environment
 
-from scaling_tables import fit_rows, median_rows  # noqa: E402  pylint: disable=wrong-import-position
+if __name__ == "__main__":
+    in_environment()
 
-VENV = Path(os.environ.get("FEDSPALLM_VENV", ROOT / "build" / "venv"))
+from scaling_tables import fit_rows, median_rows  # noqa: E402
+
+TOOL = TOOLS / "scaling_study.py"
 
 # Stands in for `mpirun -np N fedspallm simulate ...`: what the tool reads of its output, from the arguments alone.
 FAKE = r"""
@@ -131,7 +131,4 @@ class Study(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    if not (VENV / ".complete").exists():
-        print(f"skipped: {VENV} is missing; make it with tools/install-dependencies.sh --python")
-        sys.exit(77)
     unittest.main(verbosity=2)
