@@ -91,12 +91,12 @@ build_preset() {
     cmake --build --preset "$preset" "${@:2}"
 }
 
-# Configures, builds and tests one preset.
+# Configures, builds and tests one preset, so many tests at a time.
 test_preset() {
-    local preset="$1"
+    local preset="$1" at_once="$2"
     build_preset "$preset"
     printf '\n== %s: tests\n' "$preset"
-    run_tests "$preset" --preset "$preset" --parallel "$cores"
+    run_tests "$preset" --preset "$preset" --parallel "$at_once"
 }
 
 # What later steps build, at the lowest priority: many tests of the release wait more than they compute. Where
@@ -140,14 +140,14 @@ if $slurm_only; then
     build_preset release --target fedspallm
     script_suite slurm
 elif $quick; then
-    test_preset release
+    test_preset release "$cores"
 else
     # Their steps are skipped where these cannot be installed.
     tools/install-dependencies.sh --fuzz --slurm || printf 'tests/run.sh: no Slurm or no clang for fuzzing here\n'
     build_preset release
     (renice -n 19 "$BASHPID" && build_ahead) >build/build-ahead.log 2>&1 &
     ahead=$!
-    test_preset release
+    test_preset release "$cores"
     if $long; then
         printf '\n== release: long tests\n'
         run_tests release-long --test-dir build/release --label-regex long --output-on-failure
@@ -157,7 +157,7 @@ else
     wait "$ahead" || :
     cuda
     fuzz
-    test_preset asan
+    test_preset asan "$((cores + 1))" # nothing else runs now, and ranks wait for each other
 fi
 
 printf '\n== summary\n'
