@@ -7,6 +7,7 @@
 
 #include <gtest/gtest.h>
 
+#include "support/merged_matrix.hpp"
 #include "wire/random_matrix.hpp"
 #include <algorithm>
 #include <barrier>
@@ -113,21 +114,7 @@ void expect_the_same(const Input& input, const MergeRules& rules, DType dtype, i
                                   << name_of(dtype) << ", " << input.count() << " clients, tie "
                                   << static_cast<int>(rules.tie) << ", s " << rules.sparsity << ", "
                                   << rules.keep << ":" << rules.group);
-  const MergedMatrix wanted = at_the_root(input, rules, dtype);
-  const MergedMatrix found = by_owners(input, rules, dtype, owners);
-  EXPECT_EQ(found.matrix.rows, wanted.matrix.rows);
-  EXPECT_EQ(found.matrix.cols, wanted.matrix.cols);
-  EXPECT_EQ(found.matrix.dtype, wanted.matrix.dtype);
-  EXPECT_EQ(found.matrix.kept, wanted.matrix.kept);
-  EXPECT_TRUE(found.matrix.bits == wanted.matrix.bits);
-  EXPECT_TRUE(found.matrix.values == wanted.matrix.values);
-  EXPECT_TRUE(found.votes == wanted.votes);
-  EXPECT_EQ(found.histogram, wanted.histogram);
-  EXPECT_EQ(found.common_zeros, wanted.common_zeros);
-  EXPECT_EQ(found.expanded, wanted.expanded);
-  EXPECT_EQ(found.target, wanted.target);
-  EXPECT_EQ(found.above_target, wanted.above_target);
-  EXPECT_EQ(found.kept_zeros, wanted.kept_zeros);
+  test::expect_same(by_owners(input, rules, dtype, owners), at_the_root(input, rules, dtype));
 }
 
 constexpr TieRule kTies[] = {TieRule::score, TieRule::magnitude, TieRule::index};

@@ -9,12 +9,14 @@
 
 #include <gtest/gtest.h>
 
+#include "support/merged_matrix.hpp"
 #include "support/update_cases.hpp"
 #include <array>
 
 namespace fedspallm::app {
 namespace {
 
+using test::expect_same;
 using test::UpdateCase;
 
 class Port : public testing::TestWithParam<std::string> {
@@ -23,22 +25,6 @@ class Port : public testing::TestWithParam<std::string> {
       GetParam() == "cpu" ? backend::make_cpu_backend(2) : backend::make_reference_backend();
   std::unique_ptr<comm::DevicePort> port_ = make_device_port(*backend_);
 };
-
-void expect_same(const aggregate::MergedMatrix& found, const aggregate::MergedMatrix& wanted) {
-  EXPECT_EQ(found.matrix.rows, wanted.matrix.rows);
-  EXPECT_EQ(found.matrix.cols, wanted.matrix.cols);
-  EXPECT_EQ(found.matrix.dtype, wanted.matrix.dtype);
-  EXPECT_EQ(found.matrix.kept, wanted.matrix.kept);
-  EXPECT_TRUE(found.matrix.bits == wanted.matrix.bits);
-  EXPECT_TRUE(found.matrix.values == wanted.matrix.values);
-  EXPECT_TRUE(found.votes == wanted.votes);
-  EXPECT_EQ(found.histogram, wanted.histogram);
-  EXPECT_EQ(found.common_zeros, wanted.common_zeros);
-  EXPECT_EQ(found.expanded, wanted.expanded);
-  EXPECT_EQ(found.target, wanted.target);
-  EXPECT_EQ(found.above_target, wanted.above_target);
-  EXPECT_EQ(found.kept_zeros, wanted.kept_zeros);
-}
 
 /// Rules of every kind, one for each turn.
 aggregate::MergeRules rules_of_turn(std::size_t turn, std::int64_t cols) {

@@ -108,26 +108,15 @@ __global__ void __launch_bounds__(block_threads)
 __global__ void __launch_bounds__(block_threads)
     start_kernel(MergeState* state, std::uint32_t* histogram, unsigned long long rank,
                  unsigned long long equal) {
-  if (threadIdx.x == 0) *state = {0, rank, equal};
-  for (unsigned bin = threadIdx.x; bin < select_bins; bin += blockDim.x) histogram[bin] = 0;
+  start_selection(state, histogram, {0, rank, equal});
 }
 
 __global__ void __launch_bounds__(block_threads)
     histogram_kernel(MergedWeights weights, std::uint32_t level, Units units, Digit digit,
                      const MergeState* state, std::uint32_t* histogram) {
-  __shared__ std::uint32_t own[select_bins];
-  for (unsigned bin = threadIdx.x; bin < select_bins; bin += blockDim.x) own[bin] = 0;
-  __syncthreads();
-  const std::uint64_t known = state->key;
-  const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * units.unit;
-  const std::int64_t last = first + units.unit < units.size ? first + units.unit : units.size;
-  for (std::int64_t i = first + threadIdx.x; i < last; i += blockDim.x) {
-    if (kept_at(weights, i) != level) continue;
-    const std::uint64_t key = key_at(weights, i);
-    if (digit.shares_prefix(key, known)) atomicAdd(&own[digit.of(key)], 1U);
-  }
-  __syncthreads();
-  add_bins(own, histogram);
+  add_digits(
+      units, digit, state->key, histogram, [&](std::int64_t i) { return kept_at(weights, i) == level; },
+      [&](std::int64_t i) { return key_at(weights, i); });
 }
 
 __global__ void __launch_bounds__(block_threads)
@@ -155,24 +144,6 @@ __global__ void __launch_bounds__(block_threads)
     }
   equal = block_reduce(equal, Sum{}, shared);
   if (threadIdx.x == 0) equal_of_unit[blockIdx.x] = equal;
-}
-
-/// One word of the bits from each warp, and the unit's count: stays(index) for every element of the unit, by
-/// every thread.
-template <class Stays>
-__device__ void write_bits(std::int64_t size, std::uint32_t* bits, std::uint32_t* kept_of_unit, Stays stays) {
-  __shared__ unsigned shared[block_warps];
-  const std::int64_t words = 2 * ((size + 63) / 64);
-  unsigned kept = 0;
-  for (std::int64_t offset = threadIdx.x; offset < pack_unit; offset += blockDim.x) {
-    const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * pack_unit + offset;
-    const bool set = stays(index);
-    const unsigned word = __ballot_sync(all_lanes, set);
-    if (lane_index() == 0 && index / 32 < words) bits[index / 32] = word;
-    kept += set ? 1U : 0U;
-  }
-  kept = block_reduce(kept, Sum{}, shared);
-  if (threadIdx.x == 0) kept_of_unit[blockIdx.x] = kept;
 }
 
 __global__ void __launch_bounds__(block_threads)

@@ -46,4 +46,22 @@ __device__ void for_places(const std::uint32_t* bits, std::int64_t size, unsigne
   }
 }
 
+/// One word of the bits from each warp, and the unit's count: stays(index) for every element of the unit, by
+/// every thread.
+template <class Stays>
+__device__ void write_bits(std::int64_t size, std::uint32_t* bits, std::uint32_t* kept_of_unit, Stays stays) {
+  __shared__ unsigned shared[block_warps];
+  const std::int64_t words = 2 * ((size + 63) / 64);
+  unsigned kept = 0;
+  for (std::int64_t offset = threadIdx.x; offset < pack_unit; offset += blockDim.x) {
+    const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * pack_unit + offset;
+    const bool set = stays(index);
+    const unsigned word = __ballot_sync(all_lanes, set);
+    if (lane_index() == 0 && index / 32 < words) bits[index / 32] = word;
+    kept += set ? 1U : 0U;
+  }
+  kept = block_reduce(kept, Sum{}, shared);
+  if (threadIdx.x == 0) kept_of_unit[blockIdx.x] = kept;
+}
+
 }  // namespace fedspallm::backend::cuda

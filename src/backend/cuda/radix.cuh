@@ -25,8 +25,29 @@ struct Digit {
   }
 };
 
-/// The block's share of the histogram, in shared memory, is added to the one of all.
-__device__ inline void add_bins(const std::uint32_t* own, std::uint32_t* histogram) {
+/// Before the first digit: the state, with key 0, and no bin filled.
+template <class Key>
+__device__ void start_selection(RadixState<Key>* state, std::uint32_t* histogram, RadixState<Key> start) {
+  if (threadIdx.x == 0) *state = start;
+  for (unsigned bin = threadIdx.x; bin < select_bins; bin += blockDim.x) histogram[bin] = 0;
+}
+
+/// Adds the digits of this block's unit to the histogram: of the elements with counts(index) whose
+/// key_of(index) begins as `known`.
+template <class Key, class Counts, class KeyOf>
+__device__ void add_digits(Units units, Digit digit, Key known, std::uint32_t* histogram, Counts counts,
+                           KeyOf key_of) {
+  __shared__ std::uint32_t own[select_bins];
+  for (unsigned bin = threadIdx.x; bin < select_bins; bin += blockDim.x) own[bin] = 0;
+  __syncthreads();
+  const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * units.unit;
+  const std::int64_t last = first + units.unit < units.size ? first + units.unit : units.size;
+  for (std::int64_t i = first + threadIdx.x; i < last; i += blockDim.x) {
+    if (!counts(i)) continue;
+    const Key key = key_of(i);
+    if (digit.shares_prefix(key, known)) atomicAdd(&own[digit.of(key)], 1U);
+  }
+  __syncthreads();
   for (unsigned bin = threadIdx.x; bin < select_bins; bin += blockDim.x)
     if (own[bin] != 0) atomicAdd(&histogram[bin], own[bin]);
 }

@@ -17,25 +17,15 @@ constexpr Digit digits[select_digits] = {{select_digit_shift[0], select_digit_bi
 
 __global__ void __launch_bounds__(block_threads)
     start_kernel(SelectionState* state, std::uint32_t* histogram, unsigned long long index) {
-  if (threadIdx.x == 0) *state = {0, index, 0};
-  for (unsigned bin = threadIdx.x; bin < select_bins; bin += blockDim.x) histogram[bin] = 0;
+  start_selection(state, histogram, {0, index, 0});
 }
 
 __global__ void __launch_bounds__(block_threads)
     histogram_kernel(ConstFloats score, Units units, Digit digit, const SelectionState* state,
                      std::uint32_t* histogram) {
-  __shared__ std::uint32_t own[select_bins];
-  for (unsigned bin = threadIdx.x; bin < select_bins; bin += blockDim.x) own[bin] = 0;
-  __syncthreads();
-  const std::uint32_t known = state->key;
-  const std::int64_t first = static_cast<std::int64_t>(blockIdx.x) * units.unit;
-  const std::int64_t last = first + units.unit < units.size ? first + units.unit : units.size;
-  for (std::int64_t i = first + threadIdx.x; i < last; i += blockDim.x) {
-    const std::uint32_t key = order_key(score.flat(i));
-    if (digit.shares_prefix(key, known)) atomicAdd(&own[digit.of(key)], 1U);
-  }
-  __syncthreads();
-  add_bins(own, histogram);
+  add_digits(
+      units, digit, state->key, histogram, [](std::int64_t) { return true; },
+      [&](std::int64_t i) { return order_key(score.flat(i)); });
 }
 
 __global__ void __launch_bounds__(block_threads)

@@ -9,21 +9,11 @@ namespace fedspallm::backend::cuda {
 
 namespace {
 
-/// words: of 32 bits, as many as whole 64-bit words have.
 __global__ void __launch_bounds__(block_threads)
-    pack_bits_kernel(ConstMasks mask, std::int64_t words, std::uint32_t* bits, std::uint32_t* kept_of_unit) {
-  __shared__ unsigned shared[block_warps];
+    pack_bits_kernel(ConstMasks mask, std::uint32_t* bits, std::uint32_t* kept_of_unit) {
   const std::int64_t size = mask.size();
-  unsigned kept = 0;
-  for (std::int64_t offset = threadIdx.x; offset < pack_unit; offset += blockDim.x) {
-    const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * pack_unit + offset;
-    const bool set = index < size && mask.flat(index) != 0;
-    const unsigned word = __ballot_sync(all_lanes, set);
-    if (lane_index() == 0 && index / 32 < words) bits[index / 32] = word;
-    kept += set ? 1U : 0U;
-  }
-  kept = block_reduce(kept, Sum{}, shared);
-  if (threadIdx.x == 0) kept_of_unit[blockIdx.x] = kept;
+  write_bits(size, bits, kept_of_unit,
+             [&](std::int64_t index) { return index < size && mask.flat(index) != 0; });
 }
 
 __global__ void __launch_bounds__(block_threads)
@@ -98,8 +88,7 @@ void expand_as(cudaStream_t stream, const std::uint32_t* bits, const unsigned lo
 }  // namespace
 
 void pack_bits(cudaStream_t stream, ConstMasks mask, std::uint32_t* bits, std::uint32_t* kept_of_unit) {
-  launch(stream, pack_units(mask.size()).geometry(), pack_bits_kernel, mask, 2 * divide_up(mask.size(), 64),
-         bits, kept_of_unit);
+  launch(stream, pack_units(mask.size()).geometry(), pack_bits_kernel, mask, bits, kept_of_unit);
 }
 
 void count_bits(cudaStream_t stream, const std::uint32_t* bits, std::int64_t size,
