@@ -47,17 +47,22 @@ constexpr std::int64_t kFactorStep = 16;
   return (2 * columns + kFactorStep) * (columns + kFactorStep);
 }
 
+/// A key's uppermost digit, by which scores are told apart first.
+constexpr int kSelectionShift = 20;
+constexpr std::int64_t kSelectionBins = std::int64_t{1} << (32 - kSelectionShift);
+
 struct PruneKernels {
   void (*saliency)(const float* w, const float* diagonal, float* score, std::int64_t n);
   void (*weighted_magnitude)(const float* w, const float* factor, float* score, std::int64_t n);
   void (*prefer_dropped)(const std::uint8_t* mask, float* score, std::int64_t n);
   void (*apply_mask)(const std::uint8_t* mask, float* w, std::int64_t n);
   double (*sum_of_squares)(const float* x, std::int64_t n);
-  /// histogram[(key(score) >> shift) & digit_mask] += 1 for each score whose key agrees with `prefix` above
-  /// the digit: key >> prefix_shift == prefix (prefix_shift == 32: all). key() orders floats as unsigned
-  /// numbers, -0 equal to 0.
-  void (*histogram)(const float* scores, std::int64_t n, int shift, std::uint32_t digit_mask,
-                    int prefix_shift, std::uint32_t prefix, std::uint32_t* histogram);
+  /// Counts scores by the uppermost digit of their keys, in two tables of kSelectionBins each, whose sum is
+  /// meant: neighbours often share a digit, and one counter would wait for itself. key() orders floats as
+  /// unsigned numbers, -0 equal to 0.
+  void (*histogram)(const float* scores, std::int64_t n, std::uint32_t* counts);
+  /// The keys of the scores whose uppermost digit is `digit`, in order. @return their number
+  std::int64_t (*collect_keys)(const float* scores, std::int64_t n, std::uint32_t digit, std::uint32_t* keys);
   /// mask = key(score) > threshold, and of those equal to it the first `equal_to_drop` are 0, the rest 1.
   /// @return how many equal ones were dropped
   std::int64_t (*threshold_mask)(const float* scores, std::int64_t n, std::uint32_t threshold,
@@ -135,9 +140,10 @@ struct PackedProduct {
   std::int64_t stride_result;
 };
 
-/// All null where OpenBLAS does better. B may also come from GramKernels::pack_panels.
+/// B may also come from GramKernels::pack_panels.
 struct LinearKernels {
   std::int64_t panel_width;
+  bool faster_than_blas;  // in products that are large enough for a library
   /// The rows of w (rows x depth) become the columns of B: ceil(rows / panel_width) panels, one after the
   /// other, of depth * panel_width floats; lanes beyond the last row are 0.
   void (*pack_rows)(const float* w, std::int64_t stride, std::int64_t rows, std::int64_t depth,

@@ -70,7 +70,7 @@ void CpuLinear::linear(View x, View w, View bias, View y, bool add) {
   if (output.size() == 0) return;
   const float* offset = bias.empty() ? nullptr : Access::f32(bias);
   // For any number of rows, so that a row's bits do not depend on the batch that it is in.
-  if (engine_.kernels.linear.multiply_packed != nullptr && input.cols > 0)
+  if (engine_.kernels.linear.faster_than_blas && input.cols > 0)
     return packed_linear(input, weight, offset, output, add);
   const Panels panels = panels_of(output.rows, output.cols);
   engine_.run(panels.units(), [&](std::int64_t unit, int) {
@@ -116,7 +116,7 @@ void CpuLinear::subtract_product(View a, View b, View c) {
   const auto right = floats(b);
   const auto result = floats(c);
   if (result.size() == 0 || left.cols == 0) return;
-  if (engine_.kernels.linear.multiply_packed != nullptr) return packed_subtract(left, right, result);
+  if (engine_.kernels.linear.faster_than_blas) return packed_subtract(left, right, result);
   const Panels panels = panels_of(result.rows, result.cols);
   engine_.run(panels.units(), [&](std::int64_t unit, int) {
     const Range rows = panels.row_range(unit);
@@ -132,7 +132,7 @@ namespace {
 /// Rows of X that are multiplied in registers before H is touched, and how many such panels are packed at a
 /// time.
 constexpr std::int64_t gram_depth = 256;
-constexpr std::int64_t gram_panels = 8;
+constexpr std::int64_t gram_panels = 2;
 /// Columns per unit of packing and of H.
 constexpr std::int64_t gram_tile = 144;
 

@@ -47,18 +47,56 @@ inline std::int64_t ordered_keys(const float* scores, std::int64_t n, std::uint3
   return count;
 }
 
-void histogram(const float* scores, std::int64_t n, int shift, std::uint32_t digit_mask, int prefix_shift,
-               std::uint32_t prefix, std::uint32_t* counts) {
+void histogram(const float* scores, std::int64_t n, std::uint32_t* counts) {
   std::uint32_t keys[key_chunk];
   for (std::int64_t first = 0; first < n; first += key_chunk) {
     const std::int64_t count = ordered_keys(scores + first, n - first, keys);
-    if (prefix_shift >= 32) {
-      for (std::int64_t i = 0; i < count; ++i) ++counts[(keys[i] >> shift) & digit_mask];
-    } else {
-      for (std::int64_t i = 0; i < count; ++i)
-        if ((keys[i] >> prefix_shift) == prefix) ++counts[(keys[i] >> shift) & digit_mask];
+    std::int64_t i = 0;
+    for (; i + 2 <= count; i += 2) {
+      ++counts[keys[i] >> kSelectionShift];
+      ++counts[kSelectionBins + (keys[i + 1] >> kSelectionShift)];
     }
+    if (i < count) ++counts[keys[i] >> kSelectionShift];
   }
+}
+
+#if defined(__AVX512F__)
+/// The keys of this chunk with that digit go to `to`. @return their number
+inline std::int64_t collect_chunk(const std::uint32_t* keys, std::int64_t count, std::uint32_t digit,
+                                  std::uint32_t* to) {
+  const __m512i wanted = _mm512_set1_epi32(static_cast<int>(digit));
+  std::int64_t found = 0;
+  for (std::int64_t i = 0; i < count; i += 16) {
+    const auto valid = static_cast<__mmask16>(count - i < 16 ? (1U << (count - i)) - 1U : 0xffffU);
+    const __m512i some = _mm512_maskz_loadu_epi32(valid, keys + i);
+    const __mmask16 lanes =
+        _mm512_mask_cmpeq_epi32_mask(valid, _mm512_srli_epi32(some, kSelectionShift), wanted);
+    if (lanes == 0) continue;
+    const int matches = __builtin_popcount(lanes);
+    _mm512_mask_storeu_epi32(to + found, static_cast<__mmask16>((1U << matches) - 1U),
+                             _mm512_maskz_compress_epi32(lanes, some));
+    found += matches;
+  }
+  return found;
+}
+#else
+inline std::int64_t collect_chunk(const std::uint32_t* keys, std::int64_t count, std::uint32_t digit,
+                                  std::uint32_t* to) {
+  std::int64_t found = 0;
+  for (std::int64_t i = 0; i < count; ++i)
+    if (keys[i] >> kSelectionShift == digit) to[found++] = keys[i];
+  return found;
+}
+#endif
+
+std::int64_t collect_keys(const float* scores, std::int64_t n, std::uint32_t digit, std::uint32_t* keys) {
+  std::uint32_t chunk[key_chunk];
+  std::int64_t found = 0;
+  for (std::int64_t first = 0; first < n; first += key_chunk) {
+    const std::int64_t count = ordered_keys(scores + first, n - first, chunk);
+    found += collect_chunk(chunk, count, digit, keys + found);
+  }
+  return found;
 }
 
 std::int64_t threshold_mask(const float* scores, std::int64_t n, std::uint32_t threshold,
@@ -121,8 +159,8 @@ void select_n_of_m(const float* scores, std::int64_t groups, int keep, int m, st
 }  // namespace
 
 PruneKernels prune_kernels() {
-  return {saliency,  weighted_magnitude, prefer_dropped, apply_mask,         sum_of_squares,
-          histogram, threshold_mask,     select_n_of_m,  invert_factor_tile, sweep};
+  return {saliency,     weighted_magnitude, prefer_dropped, apply_mask,         sum_of_squares, histogram,
+          collect_keys, threshold_mask,     select_n_of_m,  invert_factor_tile, sweep};
 }
 
 }  // namespace fedspallm::backend::cpu::FEDSPALLM_ISA

@@ -57,8 +57,7 @@ void CpuPrune::select_smallest_per_row(View score, std::span<const std::int64_t>
   const auto scores = floats(score);
   const auto result = bytes(mask);
   if (scores.size() == 0) return;
-  constexpr std::int64_t bins = 4096;
-  engine_.reserve_per_worker(bins);
+  engine_.reserve_per_worker(row_selection_words(scores.cols));
   engine_.for_rows(scores.rows, scores.cols, [&](std::int64_t row, int worker) {
     select_in_row(engine_.kernels.prune, scores.row(row), scores.cols, counts[static_cast<std::size_t>(row)],
                   reinterpret_cast<std::uint32_t*>(engine_.of_worker(worker)), result.row(row));
