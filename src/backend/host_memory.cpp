@@ -162,9 +162,11 @@ void* HostMemory::take_kept(std::size_t mapped) {
   return block;
 }
 
-/// Before so many bytes are mapped anew.
+/// Before so many bytes are mapped anew. A sixteenth more than was once in use may stay: else the small
+/// Hessians of one group would cost the next group its large one, in each block.
 void HostMemory::make_room(std::size_t mapped) {
-  while (!blocks_.empty() && in_use_ + kept_ + mapped > most_in_use_) drop_largest_kept();
+  const std::size_t limit = most_in_use_ + most_in_use_ / 16;
+  while (!blocks_.empty() && in_use_ + kept_ + mapped > limit) drop_largest_kept();
 }
 
 void HostMemory::drop_largest_kept() {

@@ -2,7 +2,8 @@
 // Purpose: aligned host memory with the bytes now allocated and their peak; shared by the reference and cpu
 // backends. Large blocks that were released are kept and given again to who asks for as much: the same sizes
 // come back with every decoder block, and the kernel would clear their pages each time. What is in use and
-// what is kept never exceed together what was in use at some time. Non-goals: typed access.
+// what is kept never exceed together what was in use at some time by more than a sixteenth. Non-goals: typed
+// access.
 #pragma once
 
 #include <cstddef>

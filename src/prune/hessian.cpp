@@ -3,6 +3,7 @@
 
 #include "fedspallm/base/error.hpp"
 
+#include <algorithm>
 #include <limits>
 #include <numeric>
 
@@ -42,6 +43,16 @@ std::vector<std::int64_t> find_dead(std::vector<float>& diagonal, config::Count 
   return dead;
 }
 
+/// The upper triangle, by bands of rows, with what of the lower one lies in them.
+void copy_upper(backend::Backend& backend, backend::View from, backend::View to) {
+  constexpr std::int64_t band = 128;
+  for (std::int64_t first = 0; first < from.rows(); first += band) {
+    const std::int64_t count = std::min(band, from.rows() - first), rest = from.cols() - first;
+    backend.copy(from.row_range(first, count).column_range(first, rest),
+                 to.row_range(first, count).column_range(first, rest));
+  }
+}
+
 }  // namespace
 
 std::optional<Factor> factorize(backend::Backend& backend, const Hessian& hessian, double damping,
@@ -59,7 +70,7 @@ std::optional<Factor> factorize(backend::Backend& backend, const Hessian& hessia
     factor.damping = static_cast<float>(damping);
     const auto lambda = static_cast<float>(damping * mean_diagonal);
     for (std::size_t j = 0; j < damped.size(); ++j) damped[j] = diagonal[j] + lambda;
-    backend.copy(hessian.matrix(), factor.upper);
+    copy_upper(backend, hessian.matrix(), factor.upper);
     backend.copy_in(std::span<const float>(damped), factor.upper.view().diagonal());
     if (!backend.linear().inverse_upper_factor(factor.upper)) break;
     damping *= 10.0;
