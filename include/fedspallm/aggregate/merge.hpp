@@ -41,6 +41,10 @@ class PartialMerge {
  public:
   /// @pre rows, cols >= 0. `diagonal_scale` serves the sums of diag(H).
   PartialMerge(std::int64_t rows, std::int64_t cols, FixedPoint scale, FixedPoint diagonal_scale);
+  /// Sums that lie in somebody else's memory, as they are there; copies share it. It outlives them.
+  /// @pre as many tiles and columns as the shape has
+  PartialMerge(std::int64_t rows, std::int64_t cols, FixedPoint scale, FixedPoint diagonal_scale,
+               std::span<Tile> tiles, std::span<std::int64_t> diagonal);
 
   /// Adds one client's matrix (its diag(H) goes to add_diagonal). One pass over the tiles.
   /// @pre same shape, mask and values agree; values representable: |v| <= 2^(q + 56 - b). A value above 2^(q
@@ -55,10 +59,16 @@ class PartialMerge {
   /// Adds another partial state. @pre same shape and scales, not this one
   void add(const PartialMerge& other);
 
-  [[nodiscard]] std::span<Tile> tiles() { return tiles_; }
-  [[nodiscard]] std::span<const Tile> tiles() const { return tiles_; }
-  [[nodiscard]] std::span<std::int64_t> diagonal_sums() { return diagonal_; }
-  [[nodiscard]] std::span<const std::int64_t> diagonal_sums() const { return diagonal_; }
+  [[nodiscard]] std::span<Tile> tiles() { return lent_tiles_.empty() ? std::span(tiles_) : lent_tiles_; }
+  [[nodiscard]] std::span<const Tile> tiles() const {
+    return lent_tiles_.empty() ? std::span(tiles_) : std::span<const Tile>(lent_tiles_);
+  }
+  [[nodiscard]] std::span<std::int64_t> diagonal_sums() {
+    return lent_diagonal_.empty() ? std::span(diagonal_) : lent_diagonal_;
+  }
+  [[nodiscard]] std::span<const std::int64_t> diagonal_sums() const {
+    return lent_diagonal_.empty() ? std::span(diagonal_) : std::span<const std::int64_t>(lent_diagonal_);
+  }
   [[nodiscard]] std::int64_t rows() const { return rows_; }
   [[nodiscard]] std::int64_t cols() const { return cols_; }
   [[nodiscard]] FixedPoint scale() const { return scale_; }
@@ -69,6 +79,8 @@ class PartialMerge {
   FixedPoint scale_, diagonal_scale_;
   std::vector<Tile> tiles_;
   std::vector<std::int64_t> diagonal_;  // cols sums, multiples of 2^diagonal_scale.q
+  std::span<Tile> lent_tiles_;          // in place of both where memory is lent
+  std::span<std::int64_t> lent_diagonal_;
 };
 
 /// The result for one matrix.
