@@ -101,6 +101,8 @@ std::int64_t merge_bytes(const Sizes& sizes, const comm::ExchangeOptions& option
   if (options.topology == comm::Topology::owners)  // two merge states, one of them being finished
     bytes += sizes.largest_matrix / ranks * (12 + 12 + 12) +
              comm::ExchangeOptions().window_blocks * options.chunk_bytes;
+  else if (options.topology == comm::Topology::nodes)  // two states for all ranks of the node
+    bytes += options.leaders[static_cast<std::size_t>(rank)] == rank ? sizes.largest_matrix * (12 + 12) : 0;
   else if (rank == 0 && options.transport != comm::Transport::nccl)  // then the root's GPU has these
     bytes += sizes.largest_matrix * (12 + 12);  // the matrix being merged, and room for arrivals
   return bytes;
@@ -119,7 +121,7 @@ std::int64_t RankForecast::peak_bytes() const {
 }
 
 Forecast forecast(const config::Config& config, const model::ModelDirectory& model, int ranks,
-                  std::int64_t evaluation_tokens) {
+                  std::int64_t evaluation_tokens, const std::vector<int>& leaders) {
   const Sizes sizes = sizes_of(config, model);
   const std::vector<int> rank_of_client = ranks_of_clients(config, ranks);
   Forecast result;
@@ -131,7 +133,7 @@ Forecast forecast(const config::Config& config, const model::ModelDirectory& mod
     const RoundPlan plan = plan_round(config, model, rank_of_client, {static_cast<std::uint32_t>(round), 0});
     for (const auto& drawn : plan.drawn) client_blocks += std::count(drawn.begin(), drawn.end(), true);
     if (plan.exchange.units.empty()) continue;
-    const MergeWay way = choose_way(config, plan, ranks, /*shared_folder=*/true);
+    const MergeWay way = choose_way(config, plan, ranks, /*shared_folder=*/true, leaders);
     result.transport = comm::name_of(way.options.transport);
     result.topology = name_of(way.options.topology);
     if (round == 1) {

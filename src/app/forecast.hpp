@@ -36,9 +36,9 @@ struct Forecast {
   }
 };
 
-/// Windows of the evaluation sets are taken as `evaluation_tokens` in all.
+/// Windows of the evaluation sets are taken as `evaluation_tokens` in all; `leaders` as for choose_way().
 [[nodiscard]] Forecast forecast(const config::Config& config, const model::ModelDirectory& model, int ranks,
-                                std::int64_t evaluation_tokens);
+                                std::int64_t evaluation_tokens, const std::vector<int>& leaders = {});
 [[nodiscard]] std::string to_text(const Forecast& forecast);
 
 /// @throws ResourceError with numbers when `memory_available` (of the host, for `ranks_on_host` ranks) or

@@ -110,11 +110,13 @@ std::string gpu_text(const comm::Communicator& communicator, const config::Confi
 ExitStatus prune(comm::Communicator& communicator, Signals& signals, const PruneOptions& options,
                  const config::Config& config, comm::Watchdog* watchdog, RunStatus& status) {
   Inputs inputs = open_inputs(communicator, config);
+  const Nodes nodes = nodes_of_run(communicator);
+  const bool assumed = options.dry_run && options.assume_ranks > 0;  // who knows on which hosts
   Forecast expected;
   communicator.together([&] {
-    const int ranks =
-        options.dry_run && options.assume_ranks > 0 ? options.assume_ranks : communicator.size();
-    expected = forecast(config, *inputs.model, ranks, tokens_of(inputs.evaluations));
+    const int ranks = assumed ? options.assume_ranks : communicator.size();
+    expected = forecast(config, *inputs.model, ranks, tokens_of(inputs.evaluations),
+                        assumed ? std::vector<int>() : nodes.leaders);
   });
   if (options.dry_run && communicator.rank() == 0) {
     std::fputs(to_text(expected).c_str(), stdout);
@@ -122,7 +124,7 @@ ExitStatus prune(comm::Communicator& communicator, Signals& signals, const Prune
     std::fputs(gpu_text(communicator, config, *inputs.model, ranks).c_str(), stdout);
     std::fflush(stdout);
   }
-  if (!(options.dry_run && options.assume_ranks > 0)) check_resources(communicator, config, expected);
+  if (!assumed) check_resources(communicator, config, expected);
   if (options.dry_run) return ExitStatus::done;
   PruneRun(communicator, config, std::move(inputs), options, signals, *watchdog, status).run();
   return ExitStatus::done;

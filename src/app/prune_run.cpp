@@ -15,8 +15,9 @@ namespace {
 
 /// Only the root merges what comes from devices.
 config::TransportKind transport_for_device(const config::Federation& federation) {
-  return federation.topology == config::TopologyKind::owners ? config::TransportKind::gather
-                                                             : federation.transport;
+  if (federation.topology == config::TopologyKind::owners) return config::TransportKind::gather;
+  if (federation.topology == config::TopologyKind::nodes) return config::TransportKind::reduce;
+  return federation.transport;
 }
 
 }  // namespace
@@ -42,6 +43,7 @@ PruneRun::PruneRun(comm::Communicator& communicator, const config::Config& confi
   if (merges())
     device_ = choose_device_transport(communicator_, *backend_, own_gpu(communicator_, *backend_),
                                       transport_for_device(config.federation), !inputs_.clients.empty());
+  nodes_ = nodes_of_run(communicator_);
   facts_ = facts(communicator_, *backend_, threads_);
 }
 
@@ -123,11 +125,12 @@ void PruneRun::evaluate_dense() {
 }
 
 comm::ExchangeOptions PruneRun::exchange_options(const RoundPlan& plan) {
-  MergeWay way = choose_way(config_, plan, communicator_.size(), shared_folder_, device_);
+  MergeWay way = ready_way(communicator_, config_, plan, shared_folder_, nodes_, device_);
   transport_ = comm::name_of(way.options.transport);
   topology_ = name_of(way.options.topology);
   if (plan.round == 1)
-    for (const std::string& reason : way.reasons) log_->info("{}", reason);
+    for (const std::string& reason : way.reasons)
+      way.fell_back ? log_->warn("{}", reason) : log_->info("{}", reason);
   return way.options;
 }
 
@@ -166,6 +169,7 @@ void PruneRun::prune_rounds() {
                  plan.uncovered.size());
     one_round(plan);
   }
+  nodes_.memory.reset();  // collective, so here and not where an error passes by
 }
 
 void PruneRun::listen(comm::Exchange& exchange) {

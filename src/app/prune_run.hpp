@@ -120,6 +120,7 @@ class PruneRun {
   int threads_ = 1;
   std::unique_ptr<backend::Backend> backend_;
   DeviceChoice device_;  // after the backend, whose memory it has
+  Nodes nodes_;
   std::unique_ptr<Logger> log_;
   std::vector<std::pair<std::string, std::string>> facts_;
   RunShape shape_;

@@ -56,6 +56,7 @@ class Simulation {
                          "simulate.placement: found \"workers\", expected \"all\": there is only one rank");
       model_ = simulated_model(config_);
     });
+    nodes_ = nodes_of_run(communicator_);
   }
 
   nlohmann::json run() {
@@ -103,7 +104,7 @@ class Simulation {
   void main_round() {
     RoundPlan plan = planned(with_clients(simulate_.clients, true));
     const MergeWay way =
-        choose_way(config_, plan, communicator_.size(), /*shared_folder=*/false);  // the root writes
+        ready_way(communicator_, config_, plan, /*shared_folder=*/false, nodes_);  // the root writes
     options_ = way.options;
     options_.deadline_seconds = 0;  // it runs in virtual time
     report_.way = name_of_way(options_);
@@ -151,7 +152,8 @@ class Simulation {
     options.deadline = config_.federation.deadline;
     options.merge_seconds = [this, &plan, rates = configured_links()](std::int64_t block,
                                                                       std::int64_t clients) {
-      const Layout own_machines{.ranks = clients + 1, .root_hosts = false, .options = options_};
+      const Layout own_machines{
+          .ranks = clients + 1, .root_hosts = false, .options = options_, .ranks_per_node = 1};
       std::vector<comm::PlannedUnit> units;
       for (const std::size_t index : plan.unit[static_cast<std::size_t>(block)])
         if (index != kNoUnit) units.push_back(plan.exchange.units[index]);
@@ -208,8 +210,9 @@ class Simulation {
     cluster.fixed_seconds = std::max(0.0, cluster.fixed_seconds);
     report_.client_block_seconds =
         block_work(model_.architecture, config_.calibration).prune / simulate_.flops;
-    report_.scaling = forecast_scaling(cluster, block_units_, model_.architecture.blocks,
-                                       report_.client_block_seconds, kMostGpus, kMostGpus, options_);
+    report_.scaling =
+        forecast_scaling(cluster, block_units_, model_.architecture.blocks, report_.client_block_seconds,
+                         kMostGpus, kMostGpus, options_, simulate_.gpus_per_node);
   }
 
   /// Memory's peak is that of all that was run, so sizes are to be compared one process each.
@@ -226,6 +229,7 @@ class Simulation {
   config::Simulate simulate_;
   ClientLaws laws_;
   SimulatedModel model_;
+  Nodes nodes_;
   comm::ExchangeOptions options_;  // of the main round, and of measured sizes
   std::int64_t rss_before_ = 0;
   std::int64_t hosted_ = 0;

@@ -37,13 +37,15 @@ std::vector<std::int64_t> powers_up_to(std::int64_t most) {
 
 }  // namespace
 
-std::array<comm::ExchangeOptions, 3> ways_of(const comm::ExchangeOptions& options) {
-  comm::ExchangeOptions gather = options, reduce = options, owners = options;
+std::array<comm::ExchangeOptions, 4> ways_of(const comm::ExchangeOptions& options) {
+  comm::ExchangeOptions gather = options, reduce = options, owners = options, nodes = options;
   gather.topology = reduce.topology = comm::Topology::root;
   gather.transport = owners.transport = comm::Transport::gather;
   reduce.transport = comm::Transport::reduce;
   owners.topology = comm::Topology::owners;
-  return {gather, reduce, owners};
+  nodes.topology = comm::Topology::nodes;
+  nodes.transport = comm::Transport::reduce;
+  return {gather, reduce, owners, nodes};
 }
 
 double formula_seconds(std::span<const comm::PlannedUnit> units, std::int64_t clients, const Layout& layout,
@@ -51,7 +53,10 @@ double formula_seconds(std::span<const comm::PlannedUnit> units, std::int64_t cl
   double seconds = 0;
   for (const comm::PlannedUnit& unit : units) {
     const comm::UnitLoad load = comm::even_load(unit, clients, layout.ranks, layout.root_hosts);
-    seconds += comm::merge_seconds(unit, load, layout.ranks, layout.options, rates);
+    const bool equal_nodes = layout.options.topology == comm::Topology::nodes && layout.ranks_per_node > 0;
+    seconds += equal_nodes ? comm::nodes_seconds(load, {.links = load.links / layout.ranks_per_node}, rates,
+                                                 layout.options.chunk_bytes)
+                           : comm::merge_seconds(unit, load, layout.ranks, layout.options, rates);
   }
   return seconds;
 }
@@ -109,10 +114,12 @@ PerformanceModel fit_model(std::span<const MeasuredSize> sizes, std::span<const 
 
 ScalingForecast forecast_scaling(const PerformanceModel& model, std::span<const comm::PlannedUnit> units,
                                  std::int64_t blocks, double client_block_seconds, std::int64_t clients,
-                                 std::int64_t most_gpus, const comm::ExchangeOptions& options) {
-  require(blocks >= 1 && clients >= 1 && most_gpus >= 1, "forecast_scaling: blocks, clients, GPUs >= 1");
+                                 std::int64_t most_gpus, const comm::ExchangeOptions& options,
+                                 std::int64_t gpus_per_node) {
+  require(blocks >= 1 && clients >= 1 && most_gpus >= 1 && gpus_per_node >= 1,
+          "forecast_scaling: blocks, clients, GPUs >= 1");
   const auto row = [&](std::int64_t gpus, std::int64_t number, const comm::ExchangeOptions& way) {
-    const Layout layout{.ranks = gpus, .root_hosts = true, .options = way};
+    const Layout layout{.ranks = gpus, .root_hosts = true, .options = way, .ranks_per_node = gpus_per_node};
     ScalingRow result{.gpus = gpus, .clients = number, .way = name_of_way(way)};
     result.compute_seconds = static_cast<double>((number + gpus - 1) / gpus) * client_block_seconds;
     result.merge_seconds = forecast_seconds(model, units, number, layout);

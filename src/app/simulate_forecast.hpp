@@ -19,7 +19,8 @@ namespace fedspallm::app {
 struct Layout {
   std::int64_t ranks = 1;
   bool root_hosts = true;
-  comm::ExchangeOptions options;  // topology, transport, chunk_bytes and rules count
+  comm::ExchangeOptions options;    // topology, transport, leaders, chunk_bytes and rules count
+  std::int64_t ranks_per_node = 0;  // topology nodes: of equal nodes; 0 = as options.leaders
 };
 
 /// One measured number of clients: seconds of merge and wire per block.
@@ -36,8 +37,8 @@ struct PerformanceModel {
   bool link_scaled = false;  // messages went faster than plain ones one by one: the link's rates were raised
 };
 
-/// The three ways of merging between hosts, all else as in `options`: gather, reduce, owners.
-[[nodiscard]] std::array<comm::ExchangeOptions, 3> ways_of(const comm::ExchangeOptions& options);
+/// The ways of merging between hosts, all else as in `options`: gather, reduce, owners, nodes.
+[[nodiscard]] std::array<comm::ExchangeOptions, 4> ways_of(const comm::ExchangeOptions& options);
 
 /// Seconds to bring one block of `units` together, by the formulas alone.
 [[nodiscard]] double formula_seconds(std::span<const comm::PlannedUnit> units, std::int64_t clients,
@@ -56,7 +57,7 @@ struct PerformanceModel {
 struct ScalingRow {
   std::int64_t gpus = 1;
   std::int64_t clients = 1;
-  std::string way;             // gather, reduce, owners
+  std::string way;             // gather, reduce, owners, nodes
   double compute_seconds = 0;  // of the GPU that has most clients, per block
   double merge_seconds = 0;    // per block
   double seconds = 0;          // of the round: blocks overlap with the merge of the block before
@@ -66,13 +67,15 @@ struct ScalingForecast {
   std::vector<ScalingRow> strong;  // as many clients on more and more GPUs
   std::vector<ScalingRow> weak;    // one client on each GPU
 };
-/// Rows of gather, reduce and owners.
+/// Rows of gather, reduce, owners and nodes.
 /// @param client_block_seconds  of one client for one block @param clients  of strong scaling
 /// @param options  chunk_bytes and rules count
+/// @param gpus_per_node  of the way nodes
 [[nodiscard]] ScalingForecast forecast_scaling(const PerformanceModel& model,
                                                std::span<const comm::PlannedUnit> units, std::int64_t blocks,
                                                double client_block_seconds, std::int64_t clients,
                                                std::int64_t most_gpus,
-                                               const comm::ExchangeOptions& options = {});
+                                               const comm::ExchangeOptions& options = {},
+                                               std::int64_t gpus_per_node = 8);
 
 }  // namespace fedspallm::app

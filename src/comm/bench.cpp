@@ -3,6 +3,7 @@
 // their seconds can be compared: the collectives of MPI get a local merge before, as our own chain has.
 #include "fedspallm/comm/bench.hpp"
 
+#include "fedspallm/aggregate/shared_merge.hpp"
 #include "fedspallm/base/hash.hpp"
 
 #include <mpi.h>
@@ -55,6 +56,7 @@ class Bench {
       measure(name, comm_.size() > 1 ? tiles_bytes() : 0, options_.clients_per_rank, method);
     };
     measure_sums("reduce (our chain)", [&] { return by_exchange(Transport::reduce); });
+    measure_nodes();
     measure_sums("MPI_Reduce, whole", [&] { return by_mpi(tile_count(), false); });
     const std::int64_t chunk =
         std::max<std::int64_t>(1, options_.chunk_bytes / static_cast<std::int64_t>(sizeof(Tile)));
@@ -86,7 +88,7 @@ class Bench {
     row.timing.seconds = slowest_seconds(comm_, options_.repeats, [&] { bits = method(); }) / options_.units;
     if (comm_.size() > 1 && bench_.link_bytes_per_second > 0)
       row.timing.link_seconds = static_cast<double>(root_bytes) / bench_.link_bytes_per_second;
-    const bool sums = name != "gather" && comm_.size() > 1;
+    const bool sums = name != "gather" && root_bytes > 0;
     row.timing.core_seconds =
         static_cast<double>(options_.rows * options_.cols * updates) * bench_.add_seconds_per_weight +
         (sums ? static_cast<double>(tiles_bytes()) * bench_.add_tiles_seconds_per_byte : 0);
@@ -97,10 +99,33 @@ class Bench {
 
   static std::uint64_t bits_of(const PartialMerge& merge) { return checksum(std::as_bytes(merge.tiles())); }
 
+  /// Where hosts have several ranks, and memory for them to share. On one host no sums travel.
+  void measure_nodes() {
+    ExchangeOptions options;
+    options.leaders = comm_.host_leaders();
+    if (!any_shared(options.leaders)) return;
+    try {
+      options.node_memory = std::make_shared<NodeMemory>(
+          comm_, options.leaders, aggregate::SharedMerge::bytes(options_.rows, options_.cols));
+    } catch (const Error& error) {
+      if (error.status() != ExitStatus::no_resources) throw;
+      return;
+    }
+    options.topology = Topology::nodes;
+    options.transport = Transport::reduce;
+    const bool one_host = std::ranges::count(options.leaders, 0) == comm_.size();
+    measure("nodes (shared memory)", one_host ? 0 : tiles_bytes(), options_.clients_per_rank,
+            [&] { return by_exchange(options); });
+  }
+
   std::uint64_t by_exchange(Transport transport) {
-    std::uint64_t bits = 0;
     ExchangeOptions options;
     options.transport = transport;
+    return by_exchange(options);
+  }
+
+  std::uint64_t by_exchange(ExchangeOptions options) {
+    std::uint64_t bits = 0;
     options.chunk_bytes = options_.chunk_bytes;
     run_exchange(comm_, plan_, options, own_, [&](const CompletedUnit& unit) {
       if (unit.index + 1 == plan_.units.size()) bits = bits_of(*unit.merge);

@@ -9,6 +9,10 @@ namespace fedspallm::comm {
 namespace {
 
 constexpr std::size_t kTileBytes = sizeof(aggregate::Tile);
+/// More than can keep a weight: what is passed on where merging failed. The root may hear of the failure
+/// later than it has the sums, which no callback may see.
+constexpr std::uint32_t kFailed = 1U << 31;
+constexpr std::uint32_t kMostClients = 1U << 24;
 
 std::size_t pieces(std::size_t bytes, std::size_t chunk) {
   return (bytes + chunk - 1) / chunk;
@@ -36,52 +40,61 @@ Chain::Chain(const RankContext& context, Worker& worker, OnReduced on_reduced)
   reduction_ = std::make_unique<TileReduction>();
   buffers_.assign(kChunksAtOnce, std::vector<std::byte>(chunk_bytes_));
   arrived_.assign(kChunksAtOnce, false);
-  zeros_.assign(chunk_bytes_, std::byte{0});
+  failed_.assign(chunk_bytes_, std::byte{0});
+  reinterpret_cast<aggregate::Tile*>(failed_.data())->kept[0] = kFailed;
   context_.merge_memory.add(static_cast<std::int64_t>(kChunksAtOnce * chunk_bytes_));
 }
 
-void Chain::start(const ScaleMessage& message, OwnUpdates own) {
+void Chain::start(const ScaleMessage& message) {
   const auto index = static_cast<std::size_t>(message.unit);
   check<PeerError>(index < context_.plan.size() && message.upstream < context_.link.size() &&
                        message.downstream < context_.link.size(),
                    "the root started a chain that is not of this plan");
-  Unit unit{.index = index,
-            .upstream = message.upstream,
-            .downstream = message.downstream,
-            .slot = std::make_shared<Slot>()};
+  Unit unit{.index = index, .upstream = message.upstream, .downstream = message.downstream, .merge = nullptr};
   unit.tile_chunks = pieces(tile_bytes(context_.plan.unit(index)), chunk_bytes_);
   unit.chunks = unit.tile_chunks + pieces(diagonal_bytes(context_.plan.unit(index)), chunk_bytes_);
   units_.push_back(unit);
+}
+
+void Chain::merged(std::size_t index, const std::shared_ptr<CountedMerge>& merge) {
+  for (Unit& waiting : units_) {
+    if (waiting.index != index) continue;
+    waiting.merge = merge;
+    waiting.merged = true;
+  }
+}
+
+void Chain::start(const ScaleMessage& message, OwnUpdates own) {
+  start(message);
   const auto shared_own = std::make_shared<OwnUpdates>(std::move(own));
-  worker_.post([this, message, index, shared_own, slot = unit.slot] {
+  worker_.post([this, message, shared_own] {
     struct Tell {  // also when merging throws: the chain must go on
       Chain& self;
       std::size_t index;
+      std::shared_ptr<CountedMerge> merge = nullptr;
       ~Tell() {
-        self.context_.desk.post([&chain = self, index = index] {
-          for (Unit& waiting : chain.units_) {
-            if (waiting.index == index) waiting.merged = true;
-          }
-        });
+        self.context_.desk.post([&chain = self, i = index, sums = merge] { chain.merged(i, sums); });
       }
-    } const tell{*this, index};
-    merge_own(index, {message.q}, {message.diagonal_q}, shared_own, slot);
+    } tell{*this, static_cast<std::size_t>(message.unit)};
+    tell.merge = merge_own(message, *shared_own);
   });
 }
 
 /// On the worker thread.
-void Chain::merge_own(std::size_t index, aggregate::FixedPoint scale, aggregate::FixedPoint diagonal_scale,
-                      const std::shared_ptr<OwnUpdates>& own, const std::shared_ptr<Slot>& slot) const {
+std::shared_ptr<CountedMerge> Chain::merge_own(const ScaleMessage& message, OwnUpdates& own) const {
   const ScopedTime time(context_.merging_nanoseconds);
-  slot->merge =
-      std::make_shared<CountedMerge>(context_.plan.unit(index), scale, diagonal_scale, context_.merge_memory);
-  const std::size_t updates = own->size();
-  if (updates == 0) return;
-  add_in_passes(context_, index, *own, [&](const auto& some) {
-    slot->merge->add(some);
+  const auto index = static_cast<std::size_t>(message.unit);
+  const auto merge =
+      std::make_shared<CountedMerge>(context_.plan.unit(index), aggregate::FixedPoint{message.q},
+                                     aggregate::FixedPoint{message.diagonal_q}, context_.merge_memory);
+  const std::size_t updates = own.size();
+  if (updates == 0) return merge;
+  add_in_passes(context_, index, own, [&](const auto& some) {
+    merge->add(some);
     return true;
   });
   context_.gate.taken(context_.plan.block_of(index), updates);
+  return merge;
 }
 
 std::size_t Chain::chunk_size(const Unit& unit, std::size_t number) const {
@@ -95,8 +108,8 @@ std::size_t Chain::chunk_size(const Unit& unit, std::size_t number) const {
 /// This rank's sums: first all tiles, then the diagonal.
 std::span<std::byte> Chain::chunk(const Unit& unit, std::size_t number) {
   const std::size_t size = chunk_size(unit, number);
-  if (unit.slot->merge == nullptr) return std::span(zeros_).first(size);
-  aggregate::PartialMerge& merge = unit.slot->merge->merge();
+  if (unit.merge == nullptr) return std::span(failed_).first(size);
+  aggregate::PartialMerge& merge = unit.merge->merge();
   if (number < unit.tile_chunks)
     return std::as_writable_bytes(merge.tiles()).subspan(number * chunk_bytes_, size);
   return std::as_writable_bytes(merge.diagonal_sums())
@@ -114,7 +127,7 @@ void Chain::post_receives(Unit& unit) {
 }
 
 void Chain::add_chunk(const Unit& unit, std::size_t number) {
-  if (unit.slot->merge == nullptr) return;  // failed here: zeros go down, and the exchange fails
+  if (unit.merge == nullptr) return;
   const std::span<std::byte> sums = chunk(unit, number);
   const std::span<std::byte> other = std::span(buffers_[number % kChunksAtOnce]).first(sums.size());
   if (number < unit.tile_chunks) {
@@ -122,6 +135,12 @@ void Chain::add_chunk(const Unit& unit, std::size_t number) {
   } else {
     TileReduction::add_integers(other, sums);
   }
+}
+
+bool Chain::failed_above(const Unit& unit) {
+  if (unit.merge == nullptr || unit.upstream < 0) return false;
+  const auto tiles = unit.merge->merge().tiles();
+  return !tiles.empty() && tiles.front().kept[0] > kMostClients;
 }
 
 /// Adds and sends at most one chunk, so that messages are looked after in between. False when none could be.
@@ -134,7 +153,7 @@ bool Chain::pass_on(Unit& unit) {
   if (unit.downstream >= 0) {
     ++sending_;
     context_.link.send(unit.downstream, Tag::chain, chunk(unit, unit.added),
-                       [this, slot = unit.slot] { --sending_; });
+                       [this, merge = unit.merge] { --sending_; });
   }
   ++unit.added;
   return true;
@@ -147,7 +166,7 @@ bool Chain::advance() {
   bool progressed = pass_on(unit);
   const bool alone = unit.upstream < 0 && unit.downstream < 0;
   if (unit.merged && (alone || unit.added == unit.chunks)) {
-    if (unit.downstream < 0) on_reduced_(unit.index, unit.slot->merge);
+    if (unit.downstream < 0) on_reduced_(unit.index, failed_above(unit) ? nullptr : unit.merge);
     units_.pop_front();
     progressed = true;
   }

@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Purpose: the reduce transport: a pipeline of chunks along the ranks that take part in a unit, R-1 -> ... ->
-// 0, of which the root tells each its neighbours. Each rank merges its own clients first (worker thread),
-// adds what arrives from above chunk by chunk with MPI_Reduce_local and our MPI_Op, and passes the sums on.
-// Once a chain has started it always runs to its end, even when an exchange fails, so no message is ever left
-// over. Communication thread only. Non-goal: deciding when a chain starts (coordinator.hpp).
+// 0, of which the root tells each its neighbours (topology nodes: along their leaders). Each rank merges its
+// own clients first (worker thread), or a node does (node_merge.hpp); it then adds what arrives from above
+// chunk by chunk with MPI_Reduce_local and our MPI_Op, and passes the sums on. Once a chain has started it
+// always runs to its end, even when an exchange fails, so no message is ever left over. Communication thread
+// only. Non-goal: deciding when a chain starts (coordinator.hpp).
 #pragma once
 
 #include "mpi_handles.hpp"
@@ -19,35 +20,37 @@ constexpr std::size_t kChunksAtOnce = 4;
 
 class Chain {
  public:
-  /// At the root: the unit's sums over all ranks; nullptr when merging failed here.
+  /// At the root: the unit's sums over all ranks; nullptr when merging failed somewhere.
   using OnReduced = std::function<void(std::size_t index, const std::shared_ptr<CountedMerge>& merge)>;
 
   Chain(const RankContext& context, Worker& worker, OnReduced on_reduced);
   /// The unit's turn has come: `own` are this rank's clients' updates (none on a root without clients).
   void start(const ScaleMessage& message, OwnUpdates own);
+  /// The same where its sums are made elsewhere: merged() follows.
+  void start(const ScaleMessage& message);
+  /// What has to be sent down is there; null where that failed: something goes down all the same, and the
+  /// root drops it. It is
+  /// let go of when nothing of it is under way any more.
+  void merged(std::size_t index, const std::shared_ptr<CountedMerge>& merge);
   /// False when nothing could be moved.
   bool advance();
   [[nodiscard]] bool empty() const { return units_.empty(); }
 
  private:
-  /// Filled on the worker, read here once `merged` is set.
-  struct Slot {
-    std::shared_ptr<CountedMerge> merge;
-  };
   struct Unit {
     std::size_t index = 0;
-    int upstream = -1, downstream = -1;  // ranks, -1 = none
-    std::shared_ptr<Slot> slot;
+    int upstream = -1, downstream = -1;   // ranks, -1 = none
+    std::shared_ptr<CountedMerge> merge;  // once `merged`
     bool merged = false;
     std::size_t tile_chunks = 0, chunks = 0;
     std::size_t posted = 0, added = 0;  // chunks whose receive is posted, that are added up and passed on
   };
   [[nodiscard]] std::span<std::byte> chunk(const Unit& unit, std::size_t number);
   [[nodiscard]] std::size_t chunk_size(const Unit& unit, std::size_t number) const;
-  void merge_own(std::size_t index, aggregate::FixedPoint scale, aggregate::FixedPoint diagonal_scale,
-                 const std::shared_ptr<OwnUpdates>& own, const std::shared_ptr<Slot>& slot) const;
+  [[nodiscard]] std::shared_ptr<CountedMerge> merge_own(const ScaleMessage& message, OwnUpdates& own) const;
   void post_receives(Unit& unit);
   void add_chunk(const Unit& unit, std::size_t number);
+  [[nodiscard]] static bool failed_above(const Unit& unit);
   bool pass_on(Unit& unit);
 
   const RankContext& context_;
@@ -57,7 +60,7 @@ class Chain {
   std::unique_ptr<TileReduction> reduction_;     // where messages are needed
   std::vector<std::vector<std::byte>> buffers_;  // kChunksAtOnce; of chunk n: n % kChunksAtOnce
   std::vector<bool> arrived_;                    // per buffer
-  std::vector<std::byte> zeros_;                 // passed on where merging failed
+  std::vector<std::byte> failed_;                // passed on where merging failed: such sums are known
   std::size_t sending_ = 0;
   std::deque<Unit> units_;  // in plan order; the first one moves
 };

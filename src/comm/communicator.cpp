@@ -82,7 +82,11 @@ Communicator::Communicator(std::int64_t message_limit) : message_limit_(message_
             "MPI_Comm_split_type");
   check_mpi(MPI_Comm_rank(node, &node_rank_), "MPI_Comm_rank");
   check_mpi(MPI_Comm_size(node, &node_size_), "MPI_Comm_size");
+  int leader = rank_;
+  check_mpi(MPI_Bcast(&leader, 1, MPI_INT, 0, node), "MPI_Bcast");
   check_mpi(MPI_Comm_free(&node), "MPI_Comm_free");
+  host_leaders_.resize(static_cast<std::size_t>(size_));
+  check_mpi(MPI_Allgather(&leader, 1, MPI_INT, host_leaders_.data(), 1, MPI_INT, *comm), "MPI_Allgather");
   std::array<char, MPI_MAX_PROCESSOR_NAME> name{};
   int length = 0;
   check_mpi(MPI_Get_processor_name(name.data(), &length), "MPI_Get_processor_name");

@@ -218,17 +218,24 @@ void Coordinator::start_chains() {
   }
 }
 
-/// Along the ranks with clients that take part, down to the root.
+/// Along the ranks with clients that take part, or the leaders of their nodes, down to the root.
 void Coordinator::start_chain(const ReadyUnit& ready) {
-  std::set<int> ranks = {context_.link.rank()};
-  for (const Announcement& said : ready.said) ranks.insert(context_.plan.rank_of(said.client));
-  for (auto rank = ranks.begin(); rank != ranks.end(); ++rank) {
-    const auto above = std::next(rank);
-    context_.link.post(*rank, ScaleMessage{.unit = ready.index,
-                                           .q = ready.scale.q,
-                                           .diagonal_q = ready.diagonal_scale.q,
-                                           .upstream = above == ranks.end() ? -1 : *above,
-                                           .downstream = rank == ranks.begin() ? -1 : *std::prev(rank)});
+  const bool nodes = context_.options.topology == Topology::nodes;
+  std::map<int, std::set<int>> chain = {{context_.link.rank(), {}}};  // with the ranks that add up there
+  for (const Announcement& said : ready.said) {
+    const int rank = context_.plan.rank_of(said.client);
+    chain[nodes ? context_.options.leaders[static_cast<std::size_t>(rank)] : rank].insert(rank);
+  }
+  for (auto place = chain.begin(); place != chain.end(); ++place) {
+    const auto above = std::next(place);
+    ScaleMessage message{.unit = ready.index,
+                         .q = ready.scale.q,
+                         .diagonal_q = ready.diagonal_scale.q,
+                         .upstream = above == chain.end() ? -1 : above->first,
+                         .downstream = place == chain.begin() ? -1 : std::prev(place)->first,
+                         .adders = {}};
+    if (nodes) message.adders.assign(place->second.begin(), place->second.end());
+    context_.link.post(place->first, message);
   }
 }
 

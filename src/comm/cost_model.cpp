@@ -73,7 +73,9 @@ double merge_seconds(const PlannedUnit& unit, const UnitLoad& load, std::int64_t
                      const ExchangeOptions& options, const CostRates& rates) {
   if (options.topology == Topology::owners)
     return owners_seconds(load, owners_load(unit, load.clients, ranks, options.rules), rates);
-  require(options.transport != Transport::nccl, "merge_seconds: gather, reduce or owners");
+  if (options.topology == Topology::nodes)
+    return nodes_seconds(load, even_nodes_load(load, options.leaders), rates, options.chunk_bytes);
+  require(options.transport != Transport::nccl, "merge_seconds: gather, reduce, owners or nodes");
   return options.transport == Transport::gather ? gather_seconds(load, rates)
                                                 : reduce_seconds(load, rates, options.chunk_bytes);
 }
@@ -129,7 +131,9 @@ std::int64_t absent_bytes(std::int64_t clients) {
 std::int64_t forecast_bytes(const ExchangePlan& plan, const ExchangeOptions& options, int rank, int ranks) {
   if (options.topology == Topology::root) return forecast_bytes(plan, options.transport, rank, ranks);
   require(rank >= 0 && rank < ranks, "forecast_bytes: 0 <= rank < ranks");
-  return forecast_owners(PlanIndex(plan, ranks), options, rank, ranks);
+  const PlanIndex index(plan, ranks);
+  return options.topology == Topology::nodes ? forecast_nodes(index, options, rank, ranks)
+                                             : forecast_owners(index, options, rank, ranks);
 }
 
 TransportChoice choose_transport(const ExchangePlan& plan, int ranks) {

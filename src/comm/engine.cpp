@@ -71,6 +71,7 @@ Engine::Engine(const Communicator& communicator, ExchangePlan plan, ExchangeOpti
 void Engine::task_failed() {
   if (coordinator_) coordinator_->discard();
   if (owners_) owners_->abort();
+  member_->abort();
   fail(current_failure(context_.rank_name));
 }
 
@@ -213,6 +214,7 @@ void Engine::run() {
   }
   if (coordinator_ && failure) coordinator_->discard();
   if (owners_) owners_->abort();  // nobody waits for what will not come
+  member_->abort();
   gate_.close(failure);
 }
 

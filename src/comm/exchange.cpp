@@ -3,6 +3,7 @@
 // exception.
 #include "fedspallm/comm/exchange.hpp"
 
+#include "fedspallm/aggregate/shared_merge.hpp"
 #include "fedspallm/base/hash.hpp"
 #include "fedspallm/wire/device.hpp"
 
@@ -223,12 +224,13 @@ class Exchange::Impl {
 
 namespace {
 
-/// Of what owners must agree on.
+/// Of what owners, or nodes, must agree on.
 std::int64_t fingerprint_of(const ExchangeOptions& options) {
   const aggregate::MergeRules& rules = options.rules;
   const std::string text = fmt::format("{} {} {} {} {} {} {}", static_cast<int>(rules.averaging),
                                        rules.expand, static_cast<int>(rules.tie), rules.sparsity, rules.keep,
-                                       rules.group, options.spread_writing);
+                                       rules.group, options.spread_writing) +
+                           fmt::format(" {}", fmt::join(options.leaders, " "));
   return static_cast<std::int64_t>(checksum(std::as_bytes(std::span(text))) >> 1);
 }
 
@@ -246,6 +248,21 @@ void check_same_everywhere(Communicator& communicator, const ExchangePlan& plan,
       largest == smallest,
       "Exchange: all ranks give the same plan, transport, topology, rules, chunk_bytes, message_limit and "
       "deadline");
+}
+
+void check_nodes(const Communicator& communicator, const ExchangePlan& plan, const ExchangeOptions& options) {
+  require(options.transport == Transport::reduce, "Exchange: the topology nodes needs the transport reduce");
+  require(std::ssize(options.leaders) == communicator.size(), "Exchange: nodes: a leader for every rank");
+  for (std::size_t rank = 0; rank < options.leaders.size(); ++rank) {
+    const int leader = options.leaders[rank];
+    require(0 <= leader && leader <= static_cast<int>(rank) &&
+                options.leaders[static_cast<std::size_t>(leader)] == leader,
+            "Exchange: nodes: the lowest rank of each node leads it");
+  }
+  require(options.node_memory != nullptr, "Exchange: nodes: memory that ranks share");
+  for (const PlannedUnit& unit : plan.units)
+    require(aggregate::SharedMerge::bytes(unit.rows, unit.cols) <= options.node_memory->state_bytes(),
+            "Exchange: nodes: shared memory for the largest unit");
 }
 
 /// Whether this rank has what it needs for the transport nccl.
@@ -272,6 +289,7 @@ Exchange::Exchange(Communicator& communicator, ExchangePlan plan, ExchangeOption
           "Exchange: the transport nccl needs a device port and link on the root and on ranks with clients");
   require(options.topology != Topology::owners || options.transport == Transport::gather,
           "Exchange: the topology owners needs the transport gather");
+  if (options.topology == Topology::nodes) check_nodes(communicator, plan, options);
   require(!options.spread_writing || options.topology == Topology::owners,
           "Exchange: only owners spread the writing");
   require((communicator.rank() != 0 && !options.spread_writing) || on_completed,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Purpose: what the forecasts of the topologies share (cost_model.cpp, owners_forecast.cpp,
-// topology_choice.cpp). Formulas stand in exchange.hpp.
+// nodes_forecast.cpp, topology_choice.cpp). Formulas stand in exchange.hpp.
 #pragma once
 
 #include "plan_index.hpp"
@@ -17,6 +17,9 @@ namespace fedspallm::comm {
   return clients;
 }
 
+/// Bytes that `rank` sends in the topology `nodes`.
+[[nodiscard]] std::int64_t forecast_nodes(const PlanIndex& index, const ExchangeOptions& options, int rank,
+                                          int ranks);
 /// Bytes that `rank` sends in the topology `owners`.
 [[nodiscard]] std::int64_t forecast_owners(const PlanIndex& index, const ExchangeOptions& options, int rank,
                                            int ranks);

@@ -19,6 +19,10 @@ Member::Member(const RankContext& context, Worker& merge_worker, Chain::OnReduce
   if (context.options.transport == Transport::reduce) {
     chain_ = std::make_unique<Chain>(context, merge_worker, std::move(on_reduced));
   }
+  if (context.options.topology == Topology::nodes) {
+    nodes_ = std::make_unique<NodeMerge>(context, merge_worker, *chain_,
+                                         [this](std::size_t index) { return take_all(index); });
+  }
 }
 
 bool Member::is_dropped(std::uint32_t client, std::size_t index) const {
@@ -190,8 +194,8 @@ void Member::send_from_device(std::size_t index, std::uint32_t client) {
                               [this, index, update] { context_.gate.taken(context_.plan.block_of(index)); });
 }
 
-void Member::on(const ScaleMessage& message) {
-  const auto index = static_cast<std::size_t>(message.unit);
+/// All updates of the unit that this rank's clients have handed over; once.
+OwnUpdates Member::take_all(std::size_t index) {
   OwnUpdates own;
   if (auto unit = held_.extract(index); !unit.empty()) {
     for (auto& [client, delivery] : unit.mapped().deliveries) own.ready.push_back(std::move(delivery.update));
@@ -199,7 +203,29 @@ void Member::on(const ScaleMessage& message) {
     own = *later.mapped().updates;
     announce_later();
   }
-  chain_->start(message, std::move(own));
+  return own;
+}
+
+void Member::on(const ScaleMessage& message) {
+  check<PeerError>(chain_ != nullptr, "the root started a chain where none is expected");
+  if (nodes_ != nullptr)
+    nodes_->on(message);
+  else
+    chain_->start(message, take_all(static_cast<std::size_t>(message.unit)));
+}
+
+void Member::on(const AddMessage& message) {
+  check<PeerError>(nodes_ != nullptr, "a message between ranks of a node came in another topology");
+  nodes_->on(message);
+}
+
+void Member::on(const AddedMessage& message) {
+  check<PeerError>(nodes_ != nullptr, "a message between ranks of a node came in another topology");
+  nodes_->on(message);
+}
+
+void Member::abort() {
+  if (nodes_ != nullptr) nodes_->abort();
 }
 
 void Member::drop(DropMessage&& message) {
@@ -294,6 +320,7 @@ void Member::on(const StopMessage&) {
   const auto owed = std::exchange(owed_, {});
   for (const auto& send : owed) send();
   if (owners_ != nullptr) owners_->stop();
+  abort();
 }
 
 void Member::on(VerdictMessage&& message) {
@@ -302,6 +329,7 @@ void Member::on(VerdictMessage&& message) {
 }
 
 bool Member::advance() {
+  if (nodes_ != nullptr) nodes_->advance();
   const bool progressed = chain_ != nullptr && chain_->advance();
   if (done_ && !last_word_said_ && (owners_ == nullptr || owners_->empty())) {
     last_word_said_ = true;

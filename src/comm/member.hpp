@@ -4,6 +4,7 @@
 #pragma once
 
 #include "chain.hpp"
+#include "node_merge.hpp"
 #include "owners.hpp"
 #include <deque>
 #include <map>
@@ -47,6 +48,8 @@ class Member {
   // From the root.
   void on(const GrantMessage& message);
   void on(const ScaleMessage& message);
+  void on(const AddMessage& message);    // from the node's leader
+  void on(const AddedMessage& message);  // at the leader
   void on(const BlockMessage& message);
   void on(const DurableMessage& message);
   void on(const LateMessage& message);
@@ -64,6 +67,8 @@ class Member {
   /// was done.
   bool advance();
   [[nodiscard]] bool over() const { return over_; }
+  /// Any thread: what is merged here has no use any more.
+  void abort();
   [[nodiscard]] const std::optional<Failure>& verdict() const { return verdict_; }
 
  private:
@@ -77,6 +82,7 @@ class Member {
     std::shared_ptr<const OwnUpdates> updates;
     std::size_t left = 0;
   };
+  [[nodiscard]] OwnUpdates take_all(std::size_t index);
   [[nodiscard]] bool is_dropped(std::uint32_t client, std::size_t index) const;
   Held& held(std::size_t index);
   void send_from_device(std::size_t index, std::uint32_t client);
@@ -95,6 +101,7 @@ class Member {
   Worker& merge_worker_;
   Owners* owners_;
   std::unique_ptr<Chain> chain_;                  // reduce
+  std::unique_ptr<NodeMerge> nodes_;              // of that topology
   std::map<std::size_t, Held> held_;              // by unit
   std::map<std::size_t, Later> later_;            // by unit
   std::deque<std::size_t> unannounced_;           // of later_, in plan order

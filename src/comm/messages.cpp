@@ -117,7 +117,7 @@ void fields(Archive& archive, Value& value) {
   } else if constexpr (std::is_same_v<Plain, GrantMessage>) {
     archive(value.unit, value.client);
   } else if constexpr (std::is_same_v<Plain, ScaleMessage>) {
-    archive(value.unit, value.q, value.diagonal_q, value.upstream, value.downstream);
+    archive(value.unit, value.q, value.diagonal_q, value.upstream, value.downstream, value.adders);
   } else if constexpr (std::is_same_v<Plain, DurableMessage>) {
     archive(value.units);
   } else if constexpr (std::is_same_v<Plain, DropMessage>) {
@@ -152,6 +152,10 @@ void fields(Archive& archive, Value& value) {
     archive(value.unit, value.bytes);
   } else if constexpr (std::is_same_v<Plain, TakeMessage>) {
     archive(value.unit);
+  } else if constexpr (std::is_same_v<Plain, AddMessage>) {
+    archive(value.unit, value.q, value.diagonal_q, value.state, value.adder, value.adders);
+  } else if constexpr (std::is_same_v<Plain, AddedMessage>) {
+    archive(value.unit, value.failed);
   } else if constexpr (std::is_same_v<Plain, WrittenMessage>) {
     archive(value.unit, value.note);
   } else if constexpr (std::is_same_v<Plain, AnnounceMessage> || std::is_same_v<Plain, ReportsMessage>) {

@@ -8,6 +8,8 @@
 //   rank -> root  announce   this rank's clients have delivered a unit: what a merge needs to know beforehand
 //   root -> rank  grant      (gather) send this client's update now; the root has posted its receive
 //   root -> rank  scale      (reduce) all clients have delivered: the chain of this unit starts
+//   leader -> rank  add      (nodes) add your clients' updates to the state that the node shares
+//   rank -> leader  added
 //   root -> rank  durable    how far the merge is
 //   rank -> root  fetch      a merged block of the previous round is wanted
 //   root -> rank  block      its bytes follow
@@ -61,8 +63,9 @@ struct ScaleMessage {
   std::uint64_t unit = 0;
   std::int32_t q = 0;
   std::int32_t diagonal_q = 0;
-  std::int32_t upstream = -1;    // the neighbours in this unit's chain; -1 = none
-  std::int32_t downstream = -1;  // nearer to the root
+  std::int32_t upstream = -1;             // the neighbours in this unit's chain; -1 = none
+  std::int32_t downstream = -1;           // nearer to the root
+  std::vector<std::int32_t> adders = {};  // nodes: ranks of the node with clients that take part
 };
 /// All units before this one are merged and called back.
 struct DurableMessage {
@@ -165,13 +168,27 @@ struct WrittenMessage {
 /// After a stop: the sender asks for nothing any more.
 struct QuietMessage {};
 
+// Of the topology `nodes` (node_merge.hpp), between a leader and the ranks of its node.
+struct AddMessage {
+  std::uint64_t unit = 0;
+  std::int32_t q = 0;
+  std::int32_t diagonal_q = 0;
+  std::uint32_t state = 0;  // of the shared memory
+  std::uint32_t adder = 0;  // this rank among those that add
+  std::uint32_t adders = 1;
+};
+struct AddedMessage {
+  std::uint64_t unit = 0;
+  bool failed = false;  // then the exchange fails, too
+};
+
 /// The alternative's index is the first byte on the wire.
 using Message =
     std::variant<AnnounceMessage, GrantMessage, ScaleMessage, FetchMessage, BlockMessage, FinishMessage,
                  DoneMessage, ByeMessage, FailedMessage, StopMessage, StoppedMessage, VerdictMessage,
                  DurableMessage, DropMessage, LateMessage, WishMessage, HoldMessage, BegunMessage,
                  DecisionMessage, SliceMessage, OfferMessage, AskMessage, SumMessage, ResultMessage,
-                 TakeMessage, ReportsMessage, WrittenMessage, QuietMessage>;
+                 TakeMessage, ReportsMessage, WrittenMessage, QuietMessage, AddMessage, AddedMessage>;
 
 [[nodiscard]] std::vector<std::byte> to_bytes(const Message& message);
 /// @throws PeerError when the bytes are no message

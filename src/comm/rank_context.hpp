@@ -100,6 +100,8 @@ class CountedMerge {
         bytes_(merge_bytes(unit)) {
     gauge_.add(bytes_);
   }
+  /// Sums in memory that is counted elsewhere.
+  CountedMerge(aggregate::PartialMerge lent, Gauge& gauge) : merge_(std::move(lent)), gauge_(gauge) {}
   ~CountedMerge() { gauge_.subtract(bytes_); }
   CountedMerge(const CountedMerge&) = delete;
   CountedMerge& operator=(const CountedMerge&) = delete;
@@ -118,7 +120,7 @@ class CountedMerge {
  private:
   aggregate::PartialMerge merge_;
   Gauge& gauge_;
-  std::int64_t bytes_;
+  std::int64_t bytes_ = 0;
 };
 
 }  // namespace fedspallm::comm

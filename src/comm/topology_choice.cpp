@@ -42,7 +42,8 @@ TopologyChoice choose_topology(const ExchangePlan& plan, const ExchangeOptions& 
   }
   const bool may_gather = transport != Transport::reduce;
   const bool may_reduce = transport != Transport::gather && options.deadline_seconds == 0;
-  double gather = 0, reduce = 0;
+  const bool may_share = may_reduce && may_gather && any_shared(options.leaders);
+  double gather = 0, reduce = 0, finish = 0;
   const CostRates rates;
   for (const PlannedUnit& unit : plan.units) {
     const UnitLoad load = unit_load(plan, unit);
@@ -50,15 +51,24 @@ TopologyChoice choose_topology(const ExchangePlan& plan, const ExchangeOptions& 
     reduce += reduce_seconds(load, rates, options.chunk_bytes);
     choice.owners_seconds +=
         owners_seconds(load, owners_load(unit, load.clients, ranks, options.rules), rates);
+    if (may_share)
+      choice.nodes_seconds +=
+          nodes_seconds(load, nodes_load(plan, unit, options.leaders), rates, options.chunk_bytes);
+    finish += static_cast<double>(load.weights) * rates.finish_seconds_per_weight;
   }
-  choice.root_seconds = !may_gather ? reduce : may_reduce ? std::min(gather, reduce) : gather;
+  choice.root_seconds = (!may_gather ? reduce : may_reduce ? std::min(gather, reduce) : gather) + finish;
+  choice.owners_seconds += finish / ranks;
+  if (may_share) choice.nodes_seconds += finish;
   if (!may_gather) {
     choice.reason = "the transport is reduce";
     return choice;
   }
   if (choice.owners_seconds < choice.root_seconds) choice.topology = Topology::owners;
-  choice.reason = fmt::format("root {:.3g} s, owners {:.3g} s for {} ranks (forecast)", choice.root_seconds,
-                              choice.owners_seconds, ranks);
+  if (may_share && choice.nodes_seconds < std::min(choice.root_seconds, choice.owners_seconds))
+    choice.topology = Topology::nodes;
+  const std::string nodes = may_share ? fmt::format(", nodes {:.3g} s", choice.nodes_seconds) : "";
+  choice.reason = fmt::format("root {:.3g} s, owners {:.3g} s{} for {} ranks (forecast)", choice.root_seconds,
+                              choice.owners_seconds, nodes, ranks);
   return choice;
 }
 

@@ -52,6 +52,18 @@ void check_topology(const Federation& federation, const Section& section, Proble
         fmt::format("federation.topology: found \"owners\" with transport \"{}\", expected transport "
                     "\"auto\" or \"gather\" (owners are sent slices of clients' updates)",
                     name_of(federation.transport)));
+  if (federation.topology == TopologyKind::nodes &&
+      (federation.transport == TransportKind::gather || federation.transport == TransportKind::nccl))
+    problems.add(section.origin_of("topology"),
+                 fmt::format("federation.topology: found \"nodes\" with transport \"{}\", expected transport "
+                             "\"auto\" or \"reduce\" (nodes pass on sums)",
+                             name_of(federation.transport)));
+  if (federation.topology == TopologyKind::nodes && federation.deadline > 0)
+    problems.add(
+        section.origin_of("deadline"),
+        fmt::format("federation.deadline: found {}, expected 0 (with topology \"nodes\" ranks add to one "
+                    "sum, so none can be late alone; use \"root\" or \"owners\")",
+                    federation.deadline));
 }
 
 void check_federation(const Config& config, Document& document, Problems& problems) {

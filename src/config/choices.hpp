@@ -34,8 +34,8 @@ constexpr std::array<std::string_view, 3> spellings(Tie) {
 constexpr std::array<std::string_view, 4> spellings(TransportKind) {
   return {"auto", "reduce", "gather", "nccl"};
 }
-constexpr std::array<std::string_view, 3> spellings(TopologyKind) {
-  return {"auto", "root", "owners"};
+constexpr std::array<std::string_view, 4> spellings(TopologyKind) {
+  return {"auto", "root", "owners", "nodes"};
 }
 constexpr std::array<std::string_view, 2> spellings(LayerSampling) {
   return {"none", "resources"};

@@ -247,7 +247,8 @@ std::vector<Key<Simulate>> simulate_keys() {
           real("dropouts", &Simulate::dropouts, share),
           real("least_resources", &Simulate::least_resources, {.low = 0, .high = 1, .open_low = true}),
           real("link_bytes", &Simulate::link_bytes, {.low = 1e3, .high = 1e15}),
-          real("latency", &Simulate::latency, {.low = 0, .high = 10})};
+          real("latency", &Simulate::latency, {.low = 0, .high = 10}),
+          integer("gpus_per_node", &Simulate::gpus_per_node, 1, 10'000)};
 }
 
 std::vector<std::string> known_keys() {

@@ -51,6 +51,23 @@ TEST(Forecast, owners_share_the_bytes_that_a_root_would_receive) {
       << "every owner has merge states, and writes blocks";
 }
 
+TEST(Forecast, a_node_has_two_states_and_its_leader_alone_sends_sums) {
+  config::Config config = config_for(kModel, 4);
+  const model::ModelDirectory model(config.model.path);
+  config.federation.topology = config::TopologyKind::nodes;
+  const Forecast found = forecast(config, model, 4, 0, {0, 0, 2, 2});
+  EXPECT_EQ(found.topology, "nodes");
+  EXPECT_EQ(found.transport, "reduce");
+  EXPECT_GT(found.ranks.at(2).wire_bytes, 50 * found.ranks.at(3).wire_bytes);
+  EXPECT_GT(found.ranks.at(2).transfer_bytes, found.ranks.at(3).transfer_bytes);
+  EXPECT_EQ(found.ranks.at(3).transfer_bytes, found.ranks.at(1).transfer_bytes);
+  const Forecast alone = forecast(config, model, 4, 0);
+  EXPECT_EQ(alone.ranks.at(1).wire_bytes, alone.ranks.at(3).wire_bytes) << "every rank a node of its own";
+  config.federation.topology = config::TopologyKind::automatic;
+  EXPECT_EQ(forecast(config, model, 4, 0, {0, 0, 0, 0}).reasons.front().find("topology root"), 0U)
+      << "matrices are tiny";
+}
+
 TEST(Forecast, refuses_what_does_not_fit_with_both_numbers) {
   const config::Config config = config_for(kModel, 2);
   const model::ModelDirectory model(config.model.path);

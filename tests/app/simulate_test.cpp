@@ -254,9 +254,12 @@ TEST(PerformanceModel, FindsTheRatesThatMadeTheMeasurements) {
   const comm::ExchangePlan plan = plan_of(512, 512, DType::bf16, 512 * 256);
   comm::CostRates truth{
       .link_bytes_per_second = 5e9, .seconds_per_message = 1e-6, .add_seconds_per_weight = 2e-9};
-  std::vector<comm::ExchangeOptions> ways(3);
+  std::vector<comm::ExchangeOptions> ways(4);
   ways[1].transport = comm::Transport::reduce;
   ways[2].topology = comm::Topology::owners;
+  ways[3].topology = comm::Topology::nodes;
+  ways[3].transport = comm::Transport::reduce;
+  ways[3].leaders = comm::even_nodes(3, 2);
   for (const comm::ExchangeOptions& way : ways) {
     const Layout layout{.ranks = 3, .root_hosts = false, .options = way};
     std::vector<MeasuredSize> sizes;
@@ -289,7 +292,7 @@ TEST(PerformanceModel, ScalingFollowsFromComputeAndMerge) {
   PerformanceModel model;
   model.rates = {.link_bytes_per_second = 1e15, .seconds_per_message = 0, .add_seconds_per_weight = 1e-5};
   const ScalingForecast forecast = forecast_scaling(model, plan.units, 10, 2.0, 8, 8);
-  ASSERT_EQ(forecast.strong.size(), 12U) << "1, 2, 4, 8 GPUs three ways";
+  ASSERT_EQ(forecast.strong.size(), 16U) << "1, 2, 4, 8 GPUs four ways";
   const ScalingRow& one = forecast.strong[0];
   EXPECT_EQ(one.gpus, 1);
   EXPECT_DOUBLE_EQ(one.compute_seconds, 16);
@@ -304,6 +307,10 @@ TEST(PerformanceModel, ScalingFollowsFromComputeAndMerge) {
   EXPECT_EQ(shared.way, "owners");
   EXPECT_EQ(shared.gpus, 8);
   EXPECT_NEAR(shared.merge_seconds, 0.1, 1e-6) << "eight ranks add at once";
+  const ScalingRow& on_a_node = forecast.strong[15];
+  EXPECT_EQ(on_a_node.way, "nodes");
+  EXPECT_EQ(on_a_node.gpus, 8);
+  EXPECT_NEAR(on_a_node.merge_seconds, 0.1, 1e-6) << "eight ranks add at once, nothing travels";
   EXPECT_EQ(forecast.weak[3].clients, 8);
   EXPECT_NEAR(forecast.weak[3].efficiency, (2 + 9 * 2 + 0.1) / 20.8, 1e-6);
 }

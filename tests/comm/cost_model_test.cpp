@@ -198,6 +198,35 @@ ExchangePlan large_plan(int ranks, std::int64_t side) {
   return plan;
 }
 
+TEST(NodesSeconds, CountsNodesInPlaceOfRanks) {
+  ExchangePlan plan;
+  plan.rank_of_client = {0, 1, 2, 3, 5, 1};
+  PlannedUnit unit = small_unit();
+  unit.clients = {0, 1, 2, 3, 4, 5};
+  EXPECT_EQ(nodes_load(plan, unit, even_nodes(6, 2)).links, 2);
+  EXPECT_EQ(nodes_load(plan, unit, even_nodes(6, 3)).links, 1);
+  EXPECT_EQ(nodes_load(plan, unit, even_nodes(6, 8)).links, 0);
+  unit.clients = {4};
+  EXPECT_EQ(nodes_load(plan, unit, even_nodes(6, 2)).links, 1) << "the root's node comes to it";
+  EXPECT_EQ(even_nodes_load(even_load(unit, 12, 16), even_nodes(16, 4)).links, 2)
+      << "ranks 0 to 11 have some";
+  EXPECT_EQ(even_nodes_load(even_load(unit, 64, 16, false), even_nodes(16, 4)).links, 3);
+
+  // Two clients on a rank add 2 x 640 us; a message each way. Two more nodes: 7,680 bytes of sums and a chunk
+  // of 3,840 more at 2 us, three messages.
+  const UnitLoad load = even_load(small_unit(), 12, 6);
+  EXPECT_DOUBLE_EQ(nodes_seconds(load, {.links = 0}, round_rates()), 2 * 640e-6 + 3e-3);
+  EXPECT_DOUBLE_EQ(nodes_seconds(load, {.links = 2}, round_rates(), 3840),
+                   2 * 640e-6 + 3e-3 + (7680 + 3840) * 2e-6 + 3 * 3e-3);
+  ExchangeOptions options;
+  options.topology = Topology::nodes;
+  options.transport = Transport::reduce;
+  options.leaders = even_nodes(6, 2);
+  options.chunk_bytes = 3840;
+  EXPECT_DOUBLE_EQ(merge_seconds(small_unit(), load, 6, options, round_rates()),
+                   nodes_seconds(load, {.links = 2}, round_rates(), 3840));
+}
+
 TEST(TopologyChoice, OwnersMergeLargeMatricesOfManyRanksAndTheRootSmallOnes) {
   for (const int ranks : {4, 8, 64}) {
     EXPECT_EQ(choose_topology(large_plan(ranks, 8192), {}, std::nullopt, ranks).topology, Topology::owners);
@@ -205,11 +234,34 @@ TEST(TopologyChoice, OwnersMergeLargeMatricesOfManyRanksAndTheRootSmallOnes) {
   }
 }
 
+TEST(TopologyChoice, NodesShareTheirMemoryWhereTheyHaveSome) {
+  ExchangeOptions options;
+  options.leaders = even_nodes(4, 4);
+  const auto shared = choose_topology(large_plan(4, 1024), options, std::nullopt, 4);
+  EXPECT_EQ(shared.topology, Topology::nodes);
+  EXPECT_LT(shared.nodes_seconds, shared.root_seconds);
+  EXPECT_NE(shared.reason.find("nodes"), std::string::npos) << shared.reason;
+  // Finishing is spread by owners alone: it counts where matrices are large.
+  EXPECT_EQ(choose_topology(large_plan(4, 8192), options, std::nullopt, 4).topology, Topology::owners);
+  ExchangeOptions two;
+  two.leaders = even_nodes(2, 2);
+  EXPECT_EQ(choose_topology(large_plan(2, 64), two, std::nullopt, 2).topology, Topology::root);
+  for (const Transport fixed : {Transport::gather, Transport::reduce})
+    EXPECT_NE(choose_topology(large_plan(4, 1024), options, fixed, 4).topology, Topology::nodes);
+  options.deadline_seconds = 1;
+  EXPECT_NE(choose_topology(large_plan(4, 1024), options, std::nullopt, 4).topology, Topology::nodes);
+  options.deadline_seconds = 0;
+  options.leaders = even_nodes(4, 1);
+  const auto alone = choose_topology(large_plan(4, 1024), options, std::nullopt, 4);
+  EXPECT_NE(alone.topology, Topology::nodes);
+  EXPECT_EQ(alone.reason.find("nodes"), std::string::npos) << alone.reason;
+}
+
 TEST(TopologyChoice, GrowsWithRanksAtTheRootOnly) {
   // One more client a rank: the root's link is the limit, owners' links carry the same as before.
   const auto few = choose_topology(large_plan(8, 8192), {}, Transport::gather, 8);
   const auto many = choose_topology(large_plan(64, 8192), {}, Transport::gather, 64);
-  EXPECT_GT(many.root_seconds, 7 * few.root_seconds);
+  EXPECT_GT(many.root_seconds, 5 * few.root_seconds) << "but for finishing, eight times as much";
   EXPECT_LT(many.owners_seconds, 1.3 * few.owners_seconds);
 }
 

@@ -397,7 +397,7 @@ TEST_P(AgreedBoundaries, SubmitAloneWaitsForDurabilityToo) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Exchange, AgreedBoundaries,
-                         testing::Values(Way::gather, Way::reduce, Way::nccl, Way::owners),
+                         testing::Values(Way::gather, Way::reduce, Way::nccl, Way::owners, Way::nodes),
                          [](const auto& tested) { return name_of(tested.param); });
 
 }  // namespace

@@ -41,7 +41,7 @@ float value_of(std::uint64_t bits) {
 }  // namespace
 
 std::string name_of(Way way) {
-  constexpr const char* names[] = {"gather", "reduce", "nccl", "owners"};
+  constexpr const char* names[] = {"gather", "reduce", "nccl", "owners", "nodes"};
   return names[static_cast<int>(way)];
 }
 

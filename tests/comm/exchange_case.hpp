@@ -13,7 +13,7 @@
 namespace fedspallm::comm::test {
 
 /// Every way of merging; all give the same bits.
-enum class Way { gather, reduce, nccl, owners };
+enum class Way { gather, reduce, nccl, owners, nodes };
 [[nodiscard]] std::string name_of(Way way);
 /// How clients are spread on ranks.
 enum class Placement { round_robin, all_on_root, all_on_last, none_on_root };

@@ -186,7 +186,7 @@ TEST_P(Dropping, AtTheWrongMomentOrRankIsRefused) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Exchange, Dropping,
-                         testing::Values(Way::gather, Way::reduce, Way::nccl, Way::owners),
+                         testing::Values(Way::gather, Way::reduce, Way::nccl, Way::owners, Way::nodes),
                          [](const auto& tested) { return name_of(tested.param); });
 
 /// The last client is the late one: it comes last on its rank, so that it keeps nobody else waiting there.

@@ -217,7 +217,8 @@ TEST_P(Failing, SubmitOfANonFiniteValueNamesClientAndUnit) {
               HasSubstr(fmt::format("client {}'s update of model.layers.0.matrix0.weight", comm_.rank())));
 }
 
-INSTANTIATE_TEST_SUITE_P(Exchange, Failing, testing::Values(Way::gather, Way::reduce, Way::nccl, Way::owners),
+INSTANTIATE_TEST_SUITE_P(Exchange, Failing,
+                         testing::Values(Way::gather, Way::reduce, Way::nccl, Way::owners, Way::nodes),
                          [](const auto& tested) { return name_of(tested.param); });
 
 TEST(Decoding, ACorruptedUpdateIsABadInputOnEveryRankNamingTheUnit) {

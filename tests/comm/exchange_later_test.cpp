@@ -195,7 +195,7 @@ TEST_P(Later, WrongSummariesAreRefused) {
   exchange.fail(DataError("enough"));
 }
 
-INSTANTIATE_TEST_SUITE_P(Exchange, Later, testing::Values(Way::gather, Way::reduce, Way::owners),
+INSTANTIATE_TEST_SUITE_P(Exchange, Later, testing::Values(Way::gather, Way::reduce, Way::owners, Way::nodes),
                          [](const auto& tested) { return name_of(tested.param); });
 
 }  // namespace

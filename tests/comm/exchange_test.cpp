@@ -198,9 +198,11 @@ TEST_P(AllWays, LetSubmitWaitWhileTheWindowIsFull) {
       submitted = static_cast<std::int64_t>(index);
     }
     exchange.finish();
-    // While a block is called back its updates are merged already; reduce merges one block ahead of the
-    // callback; on devices and at owners updates also wait in receive buffers.
-    const int ahead = GetParam() == Way::gather ? 0 : GetParam() == Way::reduce ? 1 : 2;
+    // While a block is called back its updates are merged already; reduce and nodes merge one block ahead of
+    // the callback; on devices and at owners updates also wait in receive buffers.
+    const int ahead = GetParam() == Way::gather                               ? 0
+                      : GetParam() == Way::reduce || GetParam() == Way::nodes ? 1
+                                                                              : 2;
     EXPECT_LE(furthest.load(), window + ahead);
   }
 }
@@ -244,7 +246,8 @@ TEST_P(AllWays, RefusePlansThatDifferAmongRanks) {
   EXPECT_THROW(Exchange(comm_, plan, options(), [](const CompletedUnit&) {}), LogicError);
 }
 
-INSTANTIATE_TEST_SUITE_P(Exchange, AllWays, testing::Values(Way::gather, Way::reduce, Way::nccl, Way::owners),
+INSTANTIATE_TEST_SUITE_P(Exchange, AllWays,
+                         testing::Values(Way::gather, Way::reduce, Way::nccl, Way::owners, Way::nodes),
                          [](const auto& tested) { return name_of(tested.param); });
 
 TEST(SpreadWriting, EachRankGetsTheUnitsOfItsBlocksAndTheRootTheirNotes) {

@@ -180,9 +180,19 @@ ExchangeOptions options_of(Transport transport, Communicator& comm) {
   return options;
 }
 
+ExchangeOptions options_of_nodes(const std::vector<int>& leaders, Communicator& comm) {
+  constexpr std::int64_t kLargestUnit = 1 << 20;  // of the plans of tests
+  ExchangeOptions options = options_of(Transport::reduce, comm);
+  options.topology = Topology::nodes;
+  options.leaders = leaders;
+  options.node_memory = std::make_shared<NodeMemory>(comm, leaders, kLargestUnit);
+  return options;
+}
+
 ExchangeOptions options_of(Way way, Communicator& comm) {
   if (way == Way::reduce) return options_of(Transport::reduce, comm);
   if (way == Way::nccl) return options_of(Transport::nccl, comm);
+  if (way == Way::nodes) return options_of_nodes(even_nodes(comm.size(), 2), comm);
   ExchangeOptions options = options_of(Transport::gather, comm);
   if (way == Way::owners) options.topology = Topology::owners;
   return options;

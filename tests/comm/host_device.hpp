@@ -25,7 +25,10 @@ struct HostDeviceState {
 
 /// Options of a transport; with a host_device for nccl.
 [[nodiscard]] ExchangeOptions options_of(Transport transport, Communicator& comm);
-/// Options of a way of merging. Owners finish by the rules that merge_serially() finishes by.
+/// Options of a way of merging, collective; with nodes of two ranks. Owners finish by the rules that
+/// merge_serially() finishes by.
 [[nodiscard]] ExchangeOptions options_of(Way way, Communicator& comm);
+/// Topology nodes with these leaders by rank. Collective.
+[[nodiscard]] ExchangeOptions options_of_nodes(const std::vector<int>& leaders, Communicator& comm);
 
 }  // namespace fedspallm::comm::test

@@ -51,7 +51,7 @@ TEST(Messages, EveryKindArrivesAsItself) {
   const Failure failure{ExitStatus::numerical, "rank 1 on host: not finite"};
   const std::vector<Message> all = {AnnounceMessage(),
                                     GrantMessage{1, 2},
-                                    ScaleMessage{1, -60, 3, 5, -1},
+                                    ScaleMessage{1, -60, 3, 5, -1, {5, 6}},
                                     FetchMessage{4},
                                     BlockMessage{4, 1LL << 40},
                                     FinishMessage{true},
@@ -76,7 +76,9 @@ TEST(Messages, EveryKindArrivesAsItself) {
                                     TakeMessage{5'000'000'000},
                                     ReportsMessage{1, announcement().clients},
                                     WrittenMessage{1, "note"},
-                                    QuietMessage()};
+                                    QuietMessage(),
+                                    AddMessage{1, -60, 3, 1, 2, 4},
+                                    AddedMessage{1, true}};
   ASSERT_EQ(all.size(), std::variant_size_v<Message>);
   for (std::size_t kind = 0; kind < all.size(); ++kind) {
     EXPECT_EQ(from_bytes(to_bytes(all[kind])).index(), kind);
@@ -86,6 +88,7 @@ TEST(Messages, EveryKindArrivesAsItself) {
   EXPECT_EQ(scale.diagonal_q, 3);
   EXPECT_EQ(scale.upstream, 5);
   EXPECT_EQ(scale.downstream, -1);
+  EXPECT_EQ(scale.adders, (std::vector<std::int32_t>{5, 6}));
   const auto stopped = std::get<StoppedMessage>(from_bytes(to_bytes(all[10])));
   ASSERT_TRUE(stopped.failure.has_value());
   EXPECT_EQ(stopped.failure->text, failure.text);
@@ -114,6 +117,18 @@ TEST(Messages, ThoseOfBoundariesAndLostClientsArriveWithEveryField) {
   EXPECT_EQ(decision.block, 13U);
 }
 
+TEST(Messages, ThoseOfANodeArriveWithEveryField) {
+  const auto add = std::get<AddMessage>(from_bytes(to_bytes(AddMessage{5'000'000'000, -60, 3, 1, 2, 4})));
+  EXPECT_EQ(add.unit, 5'000'000'000U);
+  EXPECT_EQ(add.q, -60);
+  EXPECT_EQ(add.diagonal_q, 3);
+  EXPECT_EQ(add.state, 1U);
+  EXPECT_EQ(add.adder, 2U);
+  EXPECT_EQ(add.adders, 4U);
+  const auto added = std::get<AddedMessage>(from_bytes(to_bytes(AddedMessage{5'000'000'000, true})));
+  EXPECT_EQ(added.unit, 5'000'000'000U);
+  EXPECT_TRUE(added.failed);
+}
 TEST(Messages, ThoseBetweenOwnersArriveWithEveryField) {
   const auto slice = std::get<SliceMessage>(from_bytes(to_bytes(SliceMessage{5, -60, 3, {4, 9}})));
   EXPECT_EQ(slice.unit, 5U);

@@ -97,7 +97,7 @@ TEST(Print, HoldsEveryKeyThatIsSet) {
 TEST(Names, EveryKeyAndEnumeratorHasOne) {
   EXPECT_THAT(known_keys(), Contains("prune.sparsity"));
   EXPECT_THAT(known_keys(), Contains("client.NAME.tokens"));
-  EXPECT_EQ(known_keys().size(), 58U);
+  EXPECT_EQ(known_keys().size(), 59U);
   EXPECT_EQ(name_of(BackendKind::automatic), "auto");
   EXPECT_EQ(name_of(BackendKind::reference), "reference");
   EXPECT_EQ(name_of(Method::random), "random");
@@ -108,6 +108,7 @@ TEST(Names, EveryKeyAndEnumeratorHasOne) {
   EXPECT_EQ(name_of(Tie::index), "index");
   EXPECT_EQ(name_of(TransportKind::nccl), "nccl");
   EXPECT_EQ(name_of(TopologyKind::owners), "owners");
+  EXPECT_EQ(name_of(TopologyKind::nodes), "nodes");
   EXPECT_EQ(name_of(Products::bf16), "bf16");
   EXPECT_EQ(name_of(LayerSampling::resources), "resources");
   EXPECT_EQ(name_of(Coverage::warn), "warn");

@@ -61,7 +61,7 @@ TEST(Rules, EveryChoiceListsItsValues) {
       {"[federation]\naggregation = \"x\"\n", {"\"l0\", \"mean\", \"none\""}},
       {"[federation]\ntie = \"x\"\n", {"\"score\", \"magnitude\", \"index\""}},
       {"[federation]\ntransport = \"x\"\n", {"\"auto\", \"reduce\", \"gather\", \"nccl\""}},
-      {"[federation]\ntopology = \"x\"\n", {"\"auto\", \"root\", \"owners\""}},
+      {"[federation]\ntopology = \"x\"\n", {"\"auto\", \"root\", \"owners\", \"nodes\""}},
       {"[federation]\nlayer_sampling = \"x\"\n", {"\"none\", \"resources\""}},
       {"[federation]\ncoverage = \"x\"\n", {"\"required\", \"warn\""}},
       {"[federation]\ncoverage = 1\n", {"found 1", "\"required\", \"warn\""}},
@@ -143,6 +143,12 @@ TEST(Rules, KeysMustAgreeWithEachOther) {
   EXPECT_THAT(refusal(kSmallest, {"federation.transport=reduce", "federation.topology=owners"}),
               HasSubstr("expected transport \"auto\" or \"gather\""));
   EXPECT_NO_THROW((void)parsed(kSmallest, {"federation.topology=owners", "federation.deadline=2"}));
+  EXPECT_THAT(
+      refusal(kSmallest, {"federation.transport=gather", "federation.topology=nodes"}),
+      HasSubstr("found \"nodes\" with transport \"gather\", expected transport \"auto\" or \"reduce\""));
+  EXPECT_THAT(refusal(kSmallest, {"federation.deadline=2", "federation.topology=nodes"}),
+              HasSubstr("federation.deadline: found 2, expected 0 (with topology \"nodes\""));
+  EXPECT_NO_THROW((void)parsed(kSmallest, {"federation.topology=nodes", "federation.transport=reduce"}));
   EXPECT_NO_THROW((void)with("[prune]\ncount = \"published\"\norder = \"block\"\n"));
 }
 

@@ -50,6 +50,8 @@ class Communicator {
   [[nodiscard]] int node_rank() const { return node_rank_; }
   [[nodiscard]] int node_size() const { return node_size_; }
   [[nodiscard]] const std::string& host() const { return host_; }
+  /// By rank, the lowest rank of its host.
+  [[nodiscard]] const std::vector<int>& host_leaders() const { return host_leaders_; }
 
   /// Sleeping wait (no core is burnt) until all ranks are here.
   void barrier();
@@ -77,6 +79,7 @@ class Communicator {
   std::int64_t message_limit_;
   int rank_ = 0, size_ = 1, node_rank_ = 0, node_size_ = 1;
   std::string host_;
+  std::vector<int> host_leaders_;
 };
 
 }  // namespace fedspallm::comm

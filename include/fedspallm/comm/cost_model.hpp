@@ -7,6 +7,7 @@
 #include "fedspallm/comm/exchange.hpp"
 
 #include <cstdint>
+#include <span>
 #include <string>
 
 namespace fedspallm::comm {
@@ -18,6 +19,7 @@ struct CostRates {
   double seconds_per_message = 200e-6;     // a request and its answer between threads that poll every 0.1 ms
   double add_seconds_per_weight = 0.8e-9;  // one core: 0.6 to add (bench transport), 0.2 to decode
   double add_tiles_seconds_per_byte = 1e-10;  // one core: tiles at 9 to 10 GB/s (bench transport)
+  double finish_seconds_per_weight = 4.5e-9;  // one core: averages, votes, mask expansion (simulate)
 };
 
 /// What one unit asks of the ranks.
@@ -54,7 +56,21 @@ struct OwnersLoad {
 /// The same with owners; the formula stands beside choose_topology().
 [[nodiscard]] double owners_seconds(const UnitLoad& load, const OwnersLoad& owners, const CostRates& rates);
 
-/// Seconds of a unit the way that the options say (topology, transport, chunk_bytes, rules). @pre not nccl
+/// What a unit asks besides where ranks of a node share one merge state.
+struct NodesLoad {
+  std::int64_t links = 0;  // nodes other than the root's that have clients
+};
+/// @param leaders  as ExchangeOptions
+[[nodiscard]] NodesLoad nodes_load(const ExchangePlan& plan, const PlannedUnit& unit,
+                                   std::span<const int> leaders);
+/// The same of an even load, whose clients are on the ranks [0, load.links].
+[[nodiscard]] NodesLoad even_nodes_load(const UnitLoad& load, std::span<const int> leaders);
+/// The same with nodes; the formula stands beside choose_topology().
+[[nodiscard]] double nodes_seconds(const UnitLoad& load, const NodesLoad& nodes, const CostRates& rates,
+                                   std::int64_t chunk_bytes = ExchangeOptions().chunk_bytes);
+
+/// Seconds of a unit the way that the options say (topology, transport, leaders, chunk_bytes, rules). @pre
+/// not nccl
 [[nodiscard]] double merge_seconds(const PlannedUnit& unit, const UnitLoad& load, std::int64_t ranks,
                                    const ExchangeOptions& options, const CostRates& rates);
 

@@ -11,6 +11,7 @@
 #include "fedspallm/aggregate/slices.hpp"
 #include "fedspallm/comm/communicator.hpp"
 #include "fedspallm/comm/device.hpp"
+#include "fedspallm/comm/node_memory.hpp"
 #include "fedspallm/wire/update.hpp"
 
 #include <algorithm>
@@ -32,11 +33,13 @@ enum class Transport { reduce, gather, nccl };
 /// "reduce", "gather", "nccl".
 [[nodiscard]] std::string name_of(Transport transport);
 
-/// Who merges; both give the same bits.
+/// Who merges; all give the same bits.
 ///   root    rank 0, by any transport
+///   nodes   the ranks of a node in memory that they share; sums of nodes then go as by reduce along the
+///           nodes' leaders to rank 0
 ///   owners  each of R ranks owns 1/R of every matrix: packed slices go to their owners, who merge and finish
 ///           them; so no rank's memory or traffic for merging grows with the number of ranks
-enum class Topology { root, owners };
+enum class Topology { root, owners, nodes };
 
 /// Clients by number, ascending. Copies share one list: a plan of many matrices with the same clients holds
 /// it once.
@@ -129,6 +132,10 @@ struct ExchangeOptions {
   Topology topology = Topology::root;
   std::int64_t chunk_bytes = 1 << 20;  // of the reduce pipeline; rounded down to whole tiles, at least one
   int window_blocks = 2;               // blocks of a rank's clients in flight before submit() waits
+  /// Topology nodes: by rank, the rank that leads its node (node_leaders()), and what the node shares, with
+  /// room for SharedMerge::bytes() of every unit. The same leaders on all ranks.
+  std::vector<int> leaders = {};
+  std::shared_ptr<NodeMemory> node_memory = nullptr;
   std::int64_t message_limit = std::int64_t{1}
                                << 30;  // longer transfers become several messages (tests set it small)
   /// nccl: this rank's port and (where it takes part) link; they are not used outside of exchanges.
@@ -160,7 +167,7 @@ struct ExchangeStatistics {
   double seconds_merging = 0;  // root: PartialMerge::add and callbacks
   double seconds_making = 0;   // inside of what submit_later() was given; not part of the above
   std::int64_t peak_merge_bytes =
-      0;  // root, owners: merge states + receive buffers (nccl: also the device's)
+      0;  // root, owners, leaders: merge states + receive buffers (nccl: also the device's)
 };
 
 class Exchange {
@@ -287,17 +294,21 @@ struct TransportChoice {
 ///
 ///   root   = gather or reduce, whichever may be used and is cheaper
 ///   owners = max(n u (1 - 1/R) / B, N d a / R) + w (1 - 1/R) / B + (3 + 2 h s) l
+///   nodes  = n d a + l, and where clients are on L' nodes other than the root's besides
+///            (t + (L' - 1) c) max(1 / B, r) + (L' + 1) l
 ///
 /// w: bytes of a finished matrix on its way to the writer; s: sums of finishing (sums_of_finishing) and of
 /// diag(H) over a tree of h = ceil(log2(R)) levels. (No rank receives more slices than the rank with n
-/// clients sends.) Finishing and writing are left out in both.
+/// clients sends. Ranks of a node add at once, each its own.) The choice adds what finishing takes: d f at
+/// the root, d f / R with owners. Writing is left out.
 struct TopologyChoice {
   Topology topology = Topology::root;
   double root_seconds = 0, owners_seconds = 0;
-  std::string reason;  // for the log
+  double nodes_seconds = 0;  // 0 where no node has two ranks, or they may not be used
+  std::string reason;        // for the log
 };
-/// @param options  rules, chunk_bytes and deadline count
-/// @param transport  where it is fixed: reduce leaves out owners
+/// @param options  rules, chunk_bytes, deadline and leaders count: without leaders there are no nodes
+/// @param transport  where it is fixed: reduce leaves out owners and nodes, gather nodes
 [[nodiscard]] TopologyChoice choose_topology(const ExchangePlan& plan, const ExchangeOptions& options,
                                              std::optional<Transport> transport, int ranks);
 

@@ -25,7 +25,7 @@ enum class Sampling { random, sequential };
 enum class Aggregation { l0, mean, none };
 enum class Tie { score, magnitude, index };
 enum class TransportKind { automatic, reduce, gather, nccl };
-enum class TopologyKind { automatic, root, owners };
+enum class TopologyKind { automatic, root, owners, nodes };
 enum class LayerSampling { none, resources };
 enum class Coverage { required, warn };
 enum class OnClientFailure { abort, drop };
@@ -120,15 +120,16 @@ struct Simulate {
   std::vector<std::int64_t> held_out = {};  // further ones, to compare its forecast with
   std::int64_t repeats = 3;                 // of each of these; the median counts
   // Laws, of virtual time only. Rates are those of the median client and of one link.
-  double flops = 100e12;        // a second
-  double spread = 0.25;         // sigma of the logarithm of clients' speeds
-  double jitter = 0.05;         // sigma of the logarithm of a client's times from block to block
-  double stragglers = 0;        // share of clients that are slower ...
-  double straggler_factor = 4;  // ... by this
-  double dropouts = 0;          // share of clients that leave in the middle of the round
-  double least_resources = 1;   // resources are uniform from here to 1
-  double link_bytes = 1.2e9;    // a second
-  double latency = 200e-6;      // seconds per message
+  double flops = 100e12;           // a second
+  double spread = 0.25;            // sigma of the logarithm of clients' speeds
+  double jitter = 0.05;            // sigma of the logarithm of a client's times from block to block
+  double stragglers = 0;           // share of clients that are slower ...
+  double straggler_factor = 4;     // ... by this
+  double dropouts = 0;             // share of clients that leave in the middle of the round
+  double least_resources = 1;      // resources are uniform from here to 1
+  double link_bytes = 1.2e9;       // a second
+  double latency = 200e-6;         // seconds per message
+  std::int64_t gpus_per_node = 8;  // of forecasts, one rank each
   [[nodiscard]] bool operator==(const Simulate&) const = default;
 };
 
