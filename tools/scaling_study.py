@@ -38,6 +38,7 @@ WAYS = {
     "gather": ("federation.topology=root", "federation.transport=gather"),
     "reduce": ("federation.topology=root", "federation.transport=reduce"),
     "owners": ("federation.topology=owners",),
+    "nodes": ("federation.topology=nodes",),
 }
 COLUMNS = (
     "clients",

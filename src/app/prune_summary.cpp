@@ -142,7 +142,7 @@ void PruneRun::print_table(const nlohmann::json& summary) const {
       merged_);
   table.sparsity = summary["sparsity"];
   table.bytes_on_wire = bytes_on_wire_;
-  table.transport = transport_;
+  table.transport = topology_ == "nodes" ? transport_ + ", topology nodes" : transport_;
   table.seconds = summary["seconds"]["total"];
   table.pruning_seconds = seconds_.at("pruning");
   table.peak_rss_bytes = peak_rss_;

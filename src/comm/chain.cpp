@@ -35,8 +35,11 @@ Chain::Chain(const RankContext& context, Worker& worker, OnReduced on_reduced)
       on_reduced_(std::move(on_reduced)),
       chunk_bytes_(
           std::max<std::size_t>(1, static_cast<std::size_t>(context.options.chunk_bytes) / kTileBytes) *
-          kTileBytes) {
-  if (context_.link.size() == 1) return;
+          kTileBytes) {}
+
+/// Before the first chain that has a neighbour here.
+void Chain::make_buffers() {
+  if (reduction_ != nullptr) return;
   reduction_ = std::make_unique<TileReduction>();
   buffers_.assign(kChunksAtOnce, std::vector<std::byte>(chunk_bytes_));
   arrived_.assign(kChunksAtOnce, false);
@@ -54,6 +57,7 @@ void Chain::start(const ScaleMessage& message) {
   unit.tile_chunks = pieces(tile_bytes(context_.plan.unit(index)), chunk_bytes_);
   unit.chunks = unit.tile_chunks + pieces(diagonal_bytes(context_.plan.unit(index)), chunk_bytes_);
   units_.push_back(unit);
+  if (unit.upstream >= 0 || unit.downstream >= 0) make_buffers();
 }
 
 void Chain::merged(std::size_t index, const std::shared_ptr<CountedMerge>& merge) {

@@ -48,6 +48,7 @@ class Chain {
   [[nodiscard]] std::span<std::byte> chunk(const Unit& unit, std::size_t number);
   [[nodiscard]] std::size_t chunk_size(const Unit& unit, std::size_t number) const;
   [[nodiscard]] std::shared_ptr<CountedMerge> merge_own(const ScaleMessage& message, OwnUpdates& own) const;
+  void make_buffers();
   void post_receives(Unit& unit);
   void add_chunk(const Unit& unit, std::size_t number);
   [[nodiscard]] static bool failed_above(const Unit& unit);

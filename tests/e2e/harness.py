@@ -104,6 +104,11 @@ class Outcome:
         return f"{text}\n--- stdout\n{self.stdout}\n--- stderr\n{self.stderr}"
 
 
+def nodes_of(ranks: int) -> dict[str, str]:
+    """Environment in which so many ranks that follow each other count as a node."""
+    return {"FEDSPALLM_RANKS_PER_NODE": str(ranks)}
+
+
 def run(
     *arguments: object, ranks: int = 1, env: Mapping[str, str] | None = None, mpi: bool = False
 ) -> Outcome:

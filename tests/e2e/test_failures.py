@@ -36,7 +36,13 @@ import oracle  # noqa: E402
 from failing import DROP, FailureTest  # noqa: E402
 
 PEER_LOST = 6
-WAYS = (("gather", 1), ("reduce", 2), ("gather", 3), ("reduce", 3))  # transport, ranks
+#: Transport, or topology, and ranks.
+WAYS = (("gather", 1), ("reduce", 2), ("gather", 3), ("reduce", 3), ("nodes", 3))
+
+
+def way_of(name: str) -> dict[str, str]:
+    """What the configuration says."""
+    return {"topology": name} if name == "nodes" else {"transport": name}
 
 
 class FailingClients(FailureTest):
@@ -45,7 +51,7 @@ class FailingClients(FailureTest):
         expected = [r"client 'client-2', model\.layers\.3\.self_attn\.q_proj\.weight: .*NaN or infinity"]
         for transport, ranks in WAYS:
             with self.subTest(transport=transport, ranks=ranks):
-                override = ("--set", f"federation.transport={transport}")
+                override = ("--set", *(f"federation.{key}={value}" for key, value in way_of(transport).items()))
                 self.refused(NUMERICAL, expected, "prune", config, *override, ranks=ranks)
                 shutil.rmtree(self.run_dir())
 
@@ -56,7 +62,7 @@ class FailingClients(FailureTest):
         expected = {key: (before if int(key.split()[1][1:]) < 3 else after)[key] for key in after}
         for transport, ranks in WAYS:
             with self.subTest(transport=transport, ranks=ranks):
-                config = self.config(3, federation={**DROP, "transport": transport}, run={"keep_clients": True})
+                config = self.config(3, federation={**DROP, **way_of(transport)}, run={"keep_clients": True})
                 outcome = self.done("prune", config, ranks=ranks)
                 self.assertEqual(self.blocks(), expected)
                 self.check_named(outcome, "client-2", 3, r"model\.layers\.3\.self_attn\.q_proj.*NaN or infinity")
@@ -133,9 +139,9 @@ class FailingClients(FailureTest):
         self.assertEqual(len(self.summary()["dropped"]), 3)
 
     def test_killed_after_a_drop(self) -> None:
-        for transport in ("gather", "reduce"):
+        for transport in ("gather", "reduce", "nodes"):
             with self.subTest(transport=transport):
-                config = self.config(1, federation={**DROP, "transport": transport})
+                config = self.config(1, federation={**DROP, **way_of(transport)})
                 self.done("prune", config, "--quiet", ranks=3)
                 expected = self.blocks()
                 shutil.rmtree(self.run_dir())
@@ -171,6 +177,8 @@ class LateClients(FailureTest):
     def test_a_deadline_needs_updates_that_come_one_by_one(self) -> None:
         config = self.config(federation={"deadline": 1, "transport": "reduce"})
         self.refused(BAD_INPUT, ["federation.deadline", "gather"], "prune", config, ranks=2)
+        config = self.config(federation={"deadline": 1, "topology": "nodes"})
+        self.refused(BAD_INPUT, ["federation.deadline", "owners"], "prune", config, ranks=2)
 
     # A block's matrices are pruned when the whole of it was seen: the first of them comes as late as the last.
     # States as large as the late client's are not what is tested.

@@ -88,7 +88,7 @@ class Resume(ProgramTest):
 
     def kill_at_random(self, transport: str, victims: list[int], **sections: Any) -> None:
         """KILLS kills, each followed by the same command; no victims = the whole job at once."""
-        way = {"topology": "owners"} if transport == "owners" else {"transport": transport}
+        way = {"topology": transport} if transport in ("owners", "nodes") else {"transport": transport}
         config, run_dir = self.prepared(federation={**way, **sections.pop("federation", {})}, **sections)
         expected = self.undisturbed(config, run_dir, 3)
         draw = random.Random(f"{transport}{victims}")
@@ -129,6 +129,12 @@ class Resume(ProgramTest):
 
     def test_kill_one_rank_owners(self) -> None:
         self.kill_at_random("owners", [0, 1, 2])
+
+    def test_kill_the_whole_job_nodes(self) -> None:
+        self.kill_at_random("nodes", [])
+
+    def test_kill_one_rank_nodes(self) -> None:
+        self.kill_at_random("nodes", [0, 1, 2])
 
     def test_kill_one_rank_gather(self) -> None:
         self.kill_at_random("gather", [0, 1, 2])

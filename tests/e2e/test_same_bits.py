@@ -7,7 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from harness import ProgramTest, enter_venv, file_digests, main, merged
+from harness import ProgramTest, enter_venv, file_digests, main, merged, nodes_of
 
 if __name__ == "__main__":
     enter_venv()
@@ -17,6 +17,7 @@ import oracle  # noqa: E402
 
 
 OWNERS: dict[str, Any] = {"federation": {"topology": "owners"}}
+NODES: dict[str, Any] = {"federation": {"topology": "nodes"}}
 
 
 class SameBits(ProgramTest):
@@ -32,12 +33,14 @@ class SameBits(ProgramTest):
         return result
 
     def expect_same(self, config: dict[str, Any], ways: dict[str, tuple[int, dict[str, Any]]]) -> None:
-        """Runs the configuration on one rank with one thread, then in each given way: (ranks, changes)."""
+        """Runs the configuration on one rank with one thread, then in each given way: (ranks, changes). A way whose
+        name ends in "nodes of N" has such nodes."""
         expected: dict[str, Any] = {}
         for way, (ranks, changes) in {"1 rank": (1, {"federation": {"transport": "reduce"}}), **ways}.items():
             run_dir = self.folder / self._testMethodName / way.replace(" ", "-")
             changed = merged(merged(config, {"run": {"dir": str(run_dir)}}), changes)
-            self.prune(changed, ranks=ranks)
+            size = way.partition("nodes of ")[2]
+            self.prune(changed, ranks=ranks, env=nodes_of(int(size)) if size else {})
             found = self.digests(run_dir)
             expected = expected or found
             for part, digests in expected.items():
@@ -70,6 +73,11 @@ class SameBits(ProgramTest):
                 "1 rank owners": (1, OWNERS),
                 "2 ranks owners": (2, OWNERS),
                 "4 ranks owners": (4, OWNERS),
+                "1 rank nodes": (1, NODES),
+                "2 ranks nodes": (2, NODES),
+                "3 ranks nodes of 2": (3, NODES),
+                "4 ranks nodes of 2": (4, NODES),
+                "4 ranks nodes of 1": (4, NODES),
             },
         )
 
@@ -89,6 +97,7 @@ class SameBits(ProgramTest):
                 "reversed": (3, merged(placed(2, 1, 0, 2, 1), {"federation": {"transport": "reduce"}})),
                 "all remote": (2, merged(placed(1, 1, 1, 1, 1), {"federation": {"transport": "gather"}})),
                 "idle ranks": (4, merged(placed(3, 3, 0, 0, 3), {"federation": {"transport": "reduce"}})),
+                "idle nodes of 2": (4, merged(placed(3, 3, 2, 2, 3), NODES)),
             },
         )
 
@@ -133,6 +142,7 @@ class SameBits(ProgramTest):
                 "3 ranks reduce": (3, {"federation": {"transport": "reduce"}}),
                 "4 ranks auto": (4, {"federation": {"transport": "auto"}}),
                 "3 ranks owners": (3, OWNERS),
+                "4 ranks nodes of 2": (4, NODES),
             },
         )
 

@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from harness import BAD_INPUT, NO_RESOURCES, ProgramTest, main, merged
+from harness import BAD_INPUT, NO_RESOURCES, ProgramTest, main, merged, nodes_of
 
 SHAPE = {
     "model_type": "llama",
@@ -44,8 +44,8 @@ class Simulate(ProgramTest):
             "simulate": laws,
         }
 
-    def simulate(self, config: dict[str, Any], *arguments: str, ranks: int = 1) -> Any:
-        return self.done("simulate", self.write_config(config), "--json", *arguments, ranks=ranks).json()
+    def simulate(self, config: dict[str, Any], *arguments: str, **how: Any) -> Any:
+        return self.done("simulate", self.write_config(config), "--json", *arguments, **how).json()
 
     def test_bits_and_clients_do_not_depend_on_ranks_or_transport(self) -> None:
         config = self.config()
@@ -82,6 +82,38 @@ class Simulate(ProgramTest):
                         error = 0 if pattern == "2:4" else 0.01 * rank["bytes_forecast"]
                         self.assertAlmostEqual(rank["bytes_sent"], rank["bytes_forecast"], delta=error)
 
+    def test_nodes_give_the_same_bits_for_the_forecast_bytes(self) -> None:
+        first = self.simulate(self.config(), "--set", "federation.topology=root")
+        for ranks, node in ((1, 1), (2, 2), (4, 1), (4, 2), (4, 3), (4, 4)):
+            asked = ("--set", "federation.topology=nodes")
+            found = self.simulate(self.config(), *asked, ranks=ranks, env=nodes_of(node))
+            with self.subTest(ranks=ranks, node=node):
+                self.assertEqual(found["way"], "nodes")
+                self.assertEqual(found["digest"], first["digest"])
+                most = max(rank["bytes_sent"] for rank in found["ranks"])
+                for number, rank in enumerate(found["ranks"]):
+                    self.assertEqual(rank["bytes_sent"], rank["bytes_forecast"])
+                    if number % node != 0 and ranks > node:
+                        self.assertLess(rank["bytes_sent"], most / 20, "only leaders send sums")
+
+    def test_shared_memory_that_lacks(self) -> None:
+        missing = {"OMPI_MCA_osc_sm_backing_directory": "/nonexistent"}
+        expected = ["shared memory: /nonexistent cannot be written to", 'federation.topology = "auto"']
+        config = self.write_config(self.config())
+        asked = ("--set", "federation.topology=nodes")
+        self.refused(NO_RESOURCES, expected, "simulate", config, *asked, ranks=2, env=missing)
+        # Matrices so large that ranks of a host share memory where they can.
+        large = {"simulate": {"shape": "smollm2-135m", "clients": 3, "blocks": 1}}
+        self.assertEqual(self.simulate(large, ranks=2)["way"], "nodes")
+        found = self.simulate(large, ranks=2, env=missing)
+        self.assertEqual(found["way"], "gather")
+        self.assertIn("topology nodes cannot be had", found["reason"])
+
+    def test_nodes_that_are_no_number(self) -> None:
+        config = self.write_config(self.config())
+        variable = {"FEDSPALLM_RANKS_PER_NODE": "some"}
+        self.refused(BAD_INPUT, ['FEDSPALLM_RANKS_PER_NODE: found "some"'], "simulate", config, ranks=2, env=variable)
+
     def test_owners_that_do_not_fit_into_memory_are_refused(self) -> None:
         config = {
             "simulate": {"shape": "llama-2-70b", "clients": 10000},
@@ -117,7 +149,7 @@ class Simulate(ProgramTest):
 
     def test_sizes_are_fitted_held_out_and_forecast(self) -> None:
         config = self.config(fit=[2, 6], held_out=[4], repeats=1, blocks=1, placement="workers")
-        for way in ("transport=gather", "transport=reduce", "topology=owners"):
+        for way in ("transport=gather", "transport=reduce", "topology=owners", "topology=nodes"):
             found = self.simulate(config, "--set", f"federation.{way}", ranks=2)
             self.assertEqual(found["way"], way.split("=")[1])
             self.assertEqual([size["clients"] for size in found["sizes"]], [2, 4, 6])
@@ -129,7 +161,7 @@ class Simulate(ProgramTest):
             self.assertEqual(found["ranks"][0]["clients"], 0)
             for kind in ("strong", "weak"):
                 rows = found["forecast"][kind]
-                self.assertEqual({row["way"] for row in rows}, {"gather", "reduce", "owners"})
+                self.assertEqual({row["way"] for row in rows}, {"gather", "reduce", "owners", "nodes"})
                 self.assertEqual(max(row["gpus"] for row in rows), 10000)
                 self.assertEqual(rows[0]["efficiency"], 1)
 

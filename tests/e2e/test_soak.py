@@ -37,7 +37,7 @@ class Soak(ProgramTest):
 
     def start(self, draw: random.Random) -> tuple[Job, int]:
         ranks = draw.randint(1, 4)
-        way = draw.choice(("transport=gather", "transport=reduce", "topology=owners"))
+        way = draw.choice(("transport=gather", "transport=reduce", "topology=owners", "topology=nodes"))
         self.counts[f"{way}, {ranks} ranks"] += 1
         override = ("--set", f"federation.{way}")
         return Job("prune", self.config, "--quiet", "--watchdog", "10", *override, ranks=ranks), ranks

@@ -125,10 +125,16 @@ class Hosts:
         return int(call("ip", "netns", "exec", f"{self.prefix}-h{number}", "cat", path))
 
     def mpirun(
-        self, ranks: int, command: Sequence[str], timeout: float = 120, extra: Mapping[str, str] | None = None
+        self,
+        ranks: int,
+        command: Sequence[str],
+        timeout: float = 120,
+        extra: Mapping[str, str] | None = None,
+        per_host: int = 1,
     ) -> subprocess.CompletedProcess[str]:
-        """One rank on each of the first hosts, which reach each other by TCP over their cables alone."""
-        hosts = ",".join(f"{NETWORK}.{number + 1}:1" for number in range(ranks))
+        """So many ranks on each of the first hosts, which reach each other by TCP over their cables alone (and within a
+        host by TCP, too)."""
+        hosts = ",".join(f"{NETWORK}.{number + 1}:{per_host}" for number in range(ranks // per_host))
         settings = {
             "plm_rsh_agent": str(self._agent),
             "plm_rsh_no_tree_spawn": "1",

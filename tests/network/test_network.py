@@ -18,6 +18,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "gather": {"topology": "root", "transport": "gather"},
     "reduce": {"topology": "root", "transport": "reduce"},
     "owners": {"topology": "owners"},
+    "nodes": {"topology": "nodes"},
 }
 #: SmolLM2-135M's shape, 16 MB of updates. With an N:M pattern bytes are known beforehand for owners, too.
 CONFIG: dict[str, Any] = {
@@ -29,9 +30,9 @@ CONFIG: dict[str, Any] = {
 class OnHosts(ProgramTest):
     hosts: ClassVar[Hosts]
 
-    def simulate(self, ranks: int, config: dict[str, Any]) -> Any:
+    def simulate(self, ranks: int, config: dict[str, Any], per_host: int = 1) -> Any:
         command = [PROGRAM, "simulate", str(self.write_config(config)), "--json"]
-        done = self.hosts.mpirun(ranks, command)
+        done = self.hosts.mpirun(ranks, command, per_host=per_host)
         self.assertEqual(done.returncode, 0, done.stderr)
         return json.loads(done.stdout)
 
@@ -59,6 +60,29 @@ class OnHosts(ProgramTest):
                         # All of it went over the cable: with heads of packets, and what starting a run takes.
                         self.assertGreater(cable, rank["bytes_sent"])
                         self.assertLess(cable, 1.1 * rank["bytes_sent"] + 1_000_000)
+
+    def test_only_leaders_of_hosts_send_sums_over_the_cables(self) -> None:
+        self.hosts.limit("1gbit", "1ms")
+        config = merged(CONFIG, {"federation": WAYS["nodes"]})
+        digest = self.simulate(1, merged(CONFIG, {"federation": WAYS["gather"]}))["digest"]
+        for hosts, per_host in ((2, 2), (2, 3)):
+            before = [self.hosts.sent(number) for number in range(hosts)]
+            found = self.simulate(hosts * per_host, config, per_host)
+            cables = [self.hosts.sent(number) - before[number] for number in range(hosts)]
+            with self.subTest(hosts=hosts, per_host=per_host):
+                self.assertEqual(found["way"], "nodes")
+                self.assertEqual(found["digest"], digest)
+                ranks = found["ranks"]
+                for rank in ranks:
+                    self.assertEqual(rank["bytes_sent"], rank["bytes_forecast"])
+                sums = ranks[per_host]["bytes_sent"]  # the second host's leader: 96 bits a weight
+                self.assertGreater(sums, 42_000_000)
+                for number, rank in enumerate(ranks):
+                    if number != per_host:
+                        self.assertLess(rank["bytes_sent"], 10_000, "announcements and a word for each matrix")
+                self.assertGreater(cables[1], sums)
+                self.assertLess(cables[1], 1.1 * sums + 1_000_000)
+                self.assertLess(cables[0], 0.05 * sums + 1_000_000, "acknowledgements")
 
     def test_owners_share_what_the_root_would_receive(self) -> None:
         # With a client on each of four hosts the root receives three updates, or owners three quarters of one each.

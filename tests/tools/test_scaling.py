@@ -28,7 +28,8 @@ import json, sys
 words = sys.argv[1:]
 settings = dict(word.split("=", 1) for word in words if "=" in word)
 clients, ranks = int(settings["simulate.clients"]), int(words[0])
-way = "owners" if settings["federation.topology"] == "owners" else settings["federation.transport"]
+topology = settings["federation.topology"]
+way = settings["federation.transport"] if topology == "root" else topology
 with open("calls.txt", "a", encoding="utf-8") as calls:
     calls.write(" ".join(words) + "\n")
 rank = {"seconds": 0.1 * clients, "merge_and_wire_seconds": 0.25 + 0.05 * clients, "bytes_sent": 10 * clients,
@@ -39,7 +40,7 @@ found = {"format_version": 2, "model": "m", "blocks_run": 1, "ranks": [rank] * r
 if "simulate.fit" not in settings:
     row = {"gpus": 2, "clients": 2, "efficiency": 0.5, "compute_seconds_per_block": 1.0,
            "merge_seconds_per_block": 0.1, "seconds": 30.0}
-    rows = [{**row, "way": one} for one in ("gather", "reduce", "owners")]
+    rows = [{**row, "way": one} for one in ("gather", "reduce", "owners", "nodes")]
     found["forecast"] = {"strong": rows, "weak": rows}
     found["sizes"] = [{"clients": 2, "seconds_per_block": 0.5, "held_out": False},
                       {"clients": 4, "seconds_per_block": 0.5, "held_out": True, "error": -0.1,
@@ -75,21 +76,22 @@ class Study(unittest.TestCase):
 
     def test_the_grid_is_run_once_and_gives_tables_and_plots(self) -> None:
         written = self.tool("--set", "run.seed=3").split()
-        # Two numbers of ranks: gather and reduce with 16, 64 and 256 clients, owners with 16 and 64; a model for each.
-        self.assertEqual(len(self.calls()), 2 * (3 + 3 + 2) + 2 * 3)
+        # Two numbers of ranks: gather, reduce and nodes with 16, 64 and 256 clients, owners with 16 and 64; a model
+        # for each.
+        self.assertEqual(len(self.calls()), 2 * (3 + 3 + 2 + 3) + 2 * 4)
         self.assertTrue(all("run.seed=3" in call for call in self.calls()))
         rows = self.rows("study.csv")
-        self.assertEqual([row["way"] for row in rows[:3]], ["gather", "reduce", "owners"])
+        self.assertEqual([row["way"] for row in rows[:4]], ["gather", "reduce", "owners", "nodes"])
         self.assertEqual({row["clients"] for row in rows if row["way"] == "owners"}, {"16", "64"})
         self.assertEqual(rows[-1]["bytes_sent"], str(2 * 10 * 256))
-        self.assertEqual(len(self.rows("sizes.csv")), 2 * 6)
+        self.assertEqual(len(self.rows("sizes.csv")), 2 * 8)
         forecast = self.rows("forecast.csv")
-        self.assertEqual(len(forecast), 2 * 6)
+        self.assertEqual(len(forecast), 2 * 8)
         text = (self.out / "study.md").read_text()
         self.assertIn("-10.0 %", text, "the error on the size that was held out")
         self.assertLess(text.index("a + b N"), text.index("FORECAST, not measured"))
         plots = [Path(path) for path in written if path.endswith(".svg")]
-        self.assertEqual(len(plots), 4 + 6 + 3 + 2 + 2)
+        self.assertEqual(len(plots), 4 + 8 + 3 + 2 + 2)
         for path in plots:
             self.assertIn("<svg", path.read_text())
         self.assertIn("FORECAST", (self.out / "forecast-weak.svg").read_text())
@@ -125,8 +127,8 @@ class Study(unittest.TestCase):
     def test_slurm_gets_an_array_of_what_is_missing(self) -> None:
         self.tool("--slurm")
         self.assertEqual(self.calls(), [])
-        self.assertEqual(len((self.out / "points.txt").read_text().splitlines()), 22)
-        self.assertIn("--array=1-22%1", (self.out / "study.sbatch").read_text())
+        self.assertEqual(len((self.out / "points.txt").read_text().splitlines()), 30)
+        self.assertIn("--array=1-30%1", (self.out / "study.sbatch").read_text())
         subprocess.run(["bash", "-n", str(self.out / "study.sbatch")], check=True)
 
 
