@@ -4,11 +4,14 @@
 //   watchdog_program FOLDER MODE VICTIM PHASE LOST_SECONDS STUCK_SECONDS
 // In FOLDER it leaves pid.R, when (the victim's moment on the monotonic clock) and lost.R (what on_lost
 // said).
+#include "fedspallm/aggregate/shared_merge.hpp"
+#include "fedspallm/comm/node_memory.hpp"
 #include "fedspallm/comm/watchdog.hpp"
 
 #include <unistd.h>
 
 #include <array>
+#include <atomic>
 #include <chrono>
 #include <csignal>
 #include <cstdio>
@@ -57,12 +60,15 @@ void note_loss(const Plan& plan, int rank, const Loss& loss) {
   if (plan.mode == "slow-handler") pause_for(60);  // the watchdog must not wait for it
 }
 
+void note_moment(const Plan& plan) {
+  const auto now = std::chrono::steady_clock::now().time_since_epoch();
+  note(plan.folder / "when", fmt::format("{}", std::chrono::duration<double>(now).count()));
+}
+
 /// What only the victim does, in the bad block.
 void be_bad(const Plan& plan) {
   pause_for(0.5);  // until the others know the place
-  note(plan.folder / "when",
-       fmt::format(
-           "{}", std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count()));
+  note_moment(plan);
   if (plan.mode == "kill" || plan.mode == "slow-handler") std::raise(SIGKILL);
   if (plan.mode == "stop") std::raise(SIGSTOP);
   if (plan.mode == "throw" || plan.mode == "unwind") throw DataError("the victim's own error");
@@ -73,6 +79,23 @@ void be_bad(const Plan& plan) {
   if (plan.mode == "exit") ::_exit(9);
 }
 
+/// The victim is killed while it holds a stripe of the state to which all add; the others wait for it.
+void add_to_one_state(const Plan& plan, Communicator& communicator) {
+  const comm::NodeMemory memory(communicator, communicator.host_leaders(),
+                                aggregate::SharedMerge::bytes(8, 8));
+  aggregate::SharedMerge shared(memory.state(0), 8, 8, {}, {});
+  if (communicator.rank() == 0) shared.clear();
+  communicator.barrier();
+  if (communicator.rank() == plan.victim) {
+    std::atomic_ref(*reinterpret_cast<std::uint32_t*>(memory.state(0).data())) =
+        1;  // the first stripe's word
+    note_moment(plan);
+    std::raise(SIGKILL);
+  }
+  pause_for(0.2);
+  (void)shared.add({}, {0, 1}, [] { return true; });
+}
+
 void work(const Plan& plan, Communicator& communicator, Watchdog& watchdog) {
   for (const std::string phase : {"setup", "pruning", "saving"}) {
     for (std::int64_t block = 0; block < kBlocks; ++block) {
@@ -80,6 +103,7 @@ void work(const Plan& plan, Communicator& communicator, Watchdog& watchdog) {
       std::this_thread::sleep_for(kWork);
       const bool bad = phase == plan.phase && block == kBadBlock;
       if (bad && communicator.rank() == plan.victim) be_bad(plan);
+      if (bad && plan.mode == "stripe") add_to_one_state(plan, communicator);
       if (bad && plan.mode == "shared") throw DataError("an error of all ranks");
       // Longer than the limit for a lost rank, without a beat: slow is not lost.
       if (bad && plan.mode == "slow") pause_for(communicator.rank() == plan.victim ? 1.5 * plan.lost : 0);

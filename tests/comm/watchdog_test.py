@@ -198,6 +198,10 @@ class WatchdogTest(unittest.TestCase):
         how = ("stuck", PEER_LOST, f"no rank made progress within {STUCK:g} s")
         each(self.check_lost, *(("loop", *who, *how) for who in ((1, 0), (2, 0), (2, 1), (4, 0), (4, 3))))
 
+    def test_a_rank_killed_while_it_holds_shared_memory_keeps_nobody_waiting(self) -> None:
+        how = ("closed", KILLED, "is lost in .* killed or crashed")
+        each(self.check_lost, ("stripe", 2, 1, *how), ("stripe", 4, 0, *how))
+
     def test_a_handler_that_hangs_is_not_waited_for(self) -> None:
         self.check_lost("slow-handler", 2, 1, "closed", KILLED, "is lost in")
 
