@@ -144,8 +144,9 @@ ExitStatus run_prune(comm::Communicator& communicator, Signals& signals, const P
   RunStatus status(config.run.dir, communicator.host(), communicator.size());
   if (options.dry_run) return prune(communicator, signals, options, config, nullptr, status);
   comm::Watchdog watchdog(communicator, watchdog_options(options), [&](const comm::Loss& loss) {
-    if (communicator.rank() == 0) status.ended(ExitStatus::peer_lost, loss.message);
+    if (communicator.rank() == 0) status.ended(loss.status(), loss.message);
   });
+  const Signals::Companions companions(signals, [&](const std::string& why) { watchdog.stop(why); });
   try {
     const ExitStatus result = prune(communicator, signals, options, config, &watchdog, status);
     if (communicator.rank() == 0) status.ended(result, "");

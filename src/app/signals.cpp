@@ -41,14 +41,6 @@ const char* name_of_signal(int signal) {
   }
 }
 
-/// What is on disk is good at any instant, so leaving without further ado loses the block in work only.
-[[noreturn]] void leave(const char* why) {
-  std::fprintf(stderr, "fedspallm: leaving at once: %s; the same command goes on from the last saved block\n",
-               why);
-  std::fflush(nullptr);
-  ::_exit(static_cast<int>(ExitStatus::stopped));
-}
-
 }  // namespace
 
 Signals::Signals() {
@@ -90,6 +82,7 @@ void Signals::run(const std::stop_token& token) {
 void Signals::take(int signal) {
   if (signal != SIGUSR1 && stop_signal_ != 0) {
     // mpirun and schedulers may send several different signals for one stop; the same one twice is a person.
+    const std::scoped_lock lock(mutex_);
     if (signal == stop_signal_ && signal != SIGUSR2) leave("the signal came twice");
     return;
   }
@@ -103,6 +96,30 @@ void Signals::end_of_grace() {
   const std::scoped_lock lock(mutex_);
   if (!listener_.grace_over) leave("the grace time is over");
   listener_.grace_over();
+}
+
+Signals::Companions::Companions(Signals& signals, Leaving leaving) : signals_(signals) {
+  signals_.set_leaving(std::move(leaving));
+}
+
+Signals::Companions::~Companions() {
+  signals_.set_leaving({});
+}
+
+void Signals::set_leaving(Leaving leaving) {
+  const std::scoped_lock lock(mutex_);
+  leaving_ = std::move(leaving);
+}
+
+/// What is on disk is good at any instant, so leaving without further ado loses the block in work only.
+/// @pre mutex_ is held
+void Signals::leave(const std::string& why) {
+  const std::string text =
+      fmt::format("leaving at once: {}; the same command goes on from the last saved block", why);
+  if (leaving_) leaving_(text);
+  std::fprintf(stderr, "fedspallm: %s\n", text.c_str());
+  std::fflush(nullptr);
+  ::_exit(static_cast<int>(ExitStatus::stopped));
 }
 
 }  // namespace fedspallm::app

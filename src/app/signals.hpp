@@ -29,22 +29,40 @@ class Signals {
   Signals(const Signals&) = delete;
   Signals& operator=(const Signals&) = delete;
 
-  /// Seconds from the first stop to grace_over; where no work listens then, the process ends by itself.
+  /// Seconds from the first stop to grace_over; where no work listens then, the process leaves at once.
   void set_grace(double seconds) { grace_seconds_ = seconds; }
   /// The signal that asked for a stop, e.g. "SIGTERM"; "" = none.
   [[nodiscard]] std::string stop_signal() const;
   /// Replaces the listener, and tells a new one at once of a stop that came before.
   void listen(Listener listener);
 
+  /// Takes the other ranks along when this process leaves at once: called on the signals' thread with what a
+  /// person is told; it may end the process, which ends by itself when the call returns.
+  using Leaving = std::function<void(const std::string& why)>;
+  /// Sets it for as long as this lives; its end waits for a call in progress.
+  class [[nodiscard]] Companions {
+   public:
+    Companions(Signals& signals, Leaving leaving);
+    ~Companions();
+    Companions(const Companions&) = delete;
+    Companions& operator=(const Companions&) = delete;
+
+   private:
+    Signals& signals_;
+  };
+
  private:
   void run(const std::stop_token& token);
   void take(int signal);
   void end_of_grace();
+  void set_leaving(Leaving leaving);
+  [[noreturn]] void leave(const std::string& why);
 
   std::atomic<double> grace_seconds_{30};
   std::atomic<int> stop_signal_{0};
-  std::mutex mutex_;  // of the listener
+  std::mutex mutex_;  // of the listener and leaving_
   Listener listener_;
+  Leaving leaving_;
   std::jthread thread_;
 };
 

@@ -128,4 +128,8 @@ void Watchdog::finish(const Error& failure) {
   if (impl_->watcher != nullptr) impl_->watcher->finish(failure.what());
 }
 
+void Watchdog::stop(const std::string& why) {
+  if (impl_->watcher != nullptr) impl_->watcher->stop(why);
+}
+
 }  // namespace fedspallm::comm

@@ -11,7 +11,7 @@ namespace fedspallm::comm::watchdog {
 namespace {
 
 constexpr std::uint32_t kMagic = 0x57504653;  // "SFPW"
-constexpr std::uint16_t kVersion = 1;
+constexpr std::uint16_t kVersion = 2;
 constexpr std::size_t kLargestBody = 8192;
 constexpr std::size_t kLongestText = 4096;
 constexpr std::size_t kHead = 5;
@@ -76,7 +76,7 @@ void put_report(std::string& body, const Report& report) {
 
 Report take_report(Taker& taker) {
   Report report;
-  report.state = taker.take_enum(State::failed);
+  report.state = taker.take_enum(State::stopped);
   report.phase = taker.take<std::uint16_t>();
   report.block = static_cast<std::int64_t>(taker.take<std::uint64_t>());
   report.idle = taker.take_seconds();
@@ -155,7 +155,7 @@ Report decode_report(const Frame& frame) {
 Verdict decode_end(const Frame& frame) {
   Taker taker(frame.body);
   Verdict verdict;
-  verdict.cause = taker.take_enum(Loss::Cause::stuck);
+  verdict.cause = taker.take_enum(Loss::Cause::stopped);
   verdict.rank = taker.take_rank();
   verdict.place = take_report(taker);
   verdict.seconds = taker.take_seconds();

@@ -30,6 +30,7 @@ void Monitor::heard(int rank, const Report& report, double now) {
   entry.report = report;
   entry.progress = now - report.idle;
   if (report.state == State::failed && !entry.failed) entry.failed = now;
+  if (report.state == State::stopped && !entry.stopped) entry.stopped = now;
 }
 
 void Monitor::failure_text(int rank, const std::string& text) {
@@ -71,10 +72,22 @@ int Monitor::in_charge(std::span<const int> hubs, int self, double now) const {
 }
 
 std::optional<Verdict> Monitor::judge(double now) const {
+  if (auto verdict = stopped_one(now)) return verdict;
   if (auto verdict = closed_one(now)) return verdict;
   if (auto verdict = silent_one(now)) return verdict;
   if (auto verdict = failed_one(now)) return verdict;
   return stuck_one(now);
+}
+
+std::optional<Verdict> Monitor::stopped_one(double now) const {
+  std::optional<Verdict> verdict;
+  double first = std::numeric_limits<double>::infinity();
+  for (const auto& [rank, entry] : ranks_) {
+    if (entry.gone || !entry.stopped || *entry.stopped >= first) continue;
+    first = *entry.stopped;
+    verdict = Verdict{Loss::Cause::stopped, rank, entry.report, now - first, entry.error};
+  }
+  return verdict;
 }
 
 std::optional<Verdict> Monitor::closed_one(double now) const {

@@ -14,7 +14,7 @@
 
 namespace fedspallm::comm::watchdog {
 
-enum class State : std::uint8_t { working = 0, finishing = 1, failed = 2 };
+enum class State : std::uint8_t { working = 0, finishing = 1, failed = 2, stopped = 3 };
 
 /// What a rank says of itself.
 struct Report {
@@ -32,7 +32,7 @@ struct Verdict {
   int rank = 0;
   Report place;
   double seconds = 0;  // since the last sign of life; stuck: since that rank's last progress
-  std::string text;    // failed: the error's message
+  std::string text;    // failed: the error's message; stopped: why
 
   bool operator==(const Verdict&) const = default;
 };
@@ -68,7 +68,8 @@ class Monitor {
 
   /// Of ranks that are not watched nothing is kept.
   void heard(int rank, const Report& report, double now);
-  /// The message of the error with which the rank leaves; its report has state failed.
+  /// The message of the error with which the rank leaves, or why it stops; its report has state failed or
+  /// stopped.
   void failure_text(int rank, const std::string& text);
   /// Its connection ended. After said_goodbye() this is no loss.
   void closed(int rank, double now);
@@ -76,8 +77,8 @@ class Monitor {
 
   /// The hub that is in charge as `self` sees it: the first of `hubs` that is not lost; -1 = none is left.
   [[nodiscard]] int in_charge(std::span<const int> hubs, int self, double now) const;
-  /// What whoever is in charge must announce, if anything: a closed connection before silence before an error
-  /// before no progress.
+  /// What whoever is in charge must announce, if anything: a rank that stops before a closed connection
+  /// before silence before an error before no progress.
   [[nodiscard]] std::optional<Verdict> judge(double now) const;
   /// Every watched rank came to the end of its work or said goodbye.
   [[nodiscard]] bool all_finishing() const;
@@ -89,10 +90,12 @@ class Monitor {
     double progress = 0;  // time of its last progress
     std::optional<double> closed;
     std::optional<double> failed;
+    std::optional<double> stopped;
     std::string error;
     bool gone = false;
   };
   [[nodiscard]] std::optional<double> lost_since(const Entry& entry, double now) const;
+  [[nodiscard]] std::optional<Verdict> stopped_one(double now) const;
   [[nodiscard]] std::optional<Verdict> closed_one(double now) const;
   [[nodiscard]] std::optional<Verdict> silent_one(double now) const;
   [[nodiscard]] std::optional<Verdict> failed_one(double now) const;

@@ -57,6 +57,8 @@ std::string message_of(const Loss& loss, const Verdict& verdict, const WatchdogO
           "for {:.1f} s.",
           who, where, options.stuck_seconds, loss.seconds);
       break;
+    case Loss::Cause::stopped:  // it was asked for: there is nothing to advise
+      return fmt::format("{} ({}, in {})", verdict.text, who, where);
   }
   return options.advice.empty() ? what : what + " " + options.advice;
 }

@@ -24,6 +24,7 @@ constexpr std::size_t kManyPeers = 64;
 constexpr std::chrono::milliseconds kBatch{10};
 constexpr std::chrono::seconds kHandlerLimit{1};
 constexpr std::chrono::milliseconds kPartingLimit{500};
+constexpr std::chrono::seconds kStopLimit{2};
 
 double steady_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -45,8 +46,9 @@ Limits limits_of(const WatchdogOptions& options) {
   return {options.lost_seconds, options.stuck_seconds, 1.0 + interval_of(options)};
 }
 
-void print_error(const std::string& message) {
-  const std::string line = "fedspallm: error: " + message + "\n";
+void print(const Loss& loss) {
+  const char* kind = loss.status() == ExitStatus::stopped ? "" : "error: ";
+  const std::string line = fmt::format("fedspallm: {}{}\n", kind, loss.message);
   std::string_view rest = line;
   while (!rest.empty()) {
     const ssize_t written = ::write(STDERR_FILENO, rest.data(), rest.size());
@@ -66,7 +68,7 @@ void tell(const Loss& loss, const Watchdog::OnLost& on_lost) {
   };
   const auto telling = std::make_shared<Telling>();
   const auto work = [telling, loss, on_lost] {
-    if (loss.told_here) print_error(loss.message);
+    if (loss.told_here) print(loss);
     try {
       if (on_lost) on_lost(loss);
     } catch (...) {  // the job ends anyway, and nobody is left to hear of it
@@ -78,7 +80,7 @@ void tell(const Loss& loss, const Watchdog::OnLost& on_lost) {
   try {
     std::thread(work).detach();
   } catch (const std::system_error&) {  // no thread to be had
-    if (loss.told_here) print_error(loss.message);
+    if (loss.told_here) print(loss);
     return;
   }
   std::unique_lock lock(telling->mutex);
@@ -151,6 +153,15 @@ void Watcher::finish(const std::optional<std::string>& error) {
   });
   std::unique_lock lock(mutex_);
   changed_.wait(lock, [&] { return shared_.done; });
+}
+
+void Watcher::stop(const std::string& why) {
+  change([&](Shared& shared) {
+    shared.state = State::stopped;
+    shared.error = why;
+  });
+  std::unique_lock lock(mutex_);
+  changed_.wait_for(lock, kStopLimit, [&] { return shared_.done; });
 }
 
 void Watcher::leave() {
@@ -292,14 +303,15 @@ void Watcher::drop_broken() {
 void Watcher::send_report() {
   const double now = clock_.now();
   monitor_.heard(job_.rank, report_, now);
-  if (report_.state == State::failed) monitor_.failure_text(job_.rank, error_);
+  const bool has_text = report_.state == State::failed || report_.state == State::stopped;
+  if (has_text) monitor_.failure_text(job_.rank, error_);
   // A place that nobody was told of yet is told soon, so that the message about a crash has it.
   if (report_.phase != reported_.phase || report_.block != reported_.block)
     next_report_ = std::min(next_report_, last_report_ + kShortestInterval);
   const bool news = report_.state != reported_.state;
   if (now < next_report_ && !news) return;
   std::string bytes;
-  if (news && report_.state == State::failed) bytes = encode_failure(error_);
+  if (news && has_text) bytes = encode_failure(error_);
   bytes += encode_report(report_);
   for (Peer& peer : peers_) {
     // Who does not read gets no more reports, but what matters once waits for it.
@@ -351,7 +363,7 @@ void Watcher::conclude(const Verdict& verdict, bool speak) {
   loss.told_here = speak;
   // A rank that was not heard is killed first; one that was will hear of the end and leave by itself, with
   // the right status, and is killed only if it did not.
-  const bool heard = verdict.cause == Loss::Cause::stuck || verdict.cause == Loss::Cause::failed;
+  const bool heard = verdict.cause != Loss::Cause::silent && verdict.cause != Loss::Cause::closed;
   if (!heard) kill_remains(verdict.rank);
   tell(loss, job_.on_lost);
   for (Peer& peer : peers_) peer.link.flush();
@@ -359,7 +371,7 @@ void Watcher::conclude(const Verdict& verdict, bool speak) {
     std::this_thread::sleep_for(kPartingLimit);
     kill_remains(verdict.rank);
   }
-  ::_exit(static_cast<int>(ExitStatus::peer_lost));
+  ::_exit(static_cast<int>(loss.status()));
 }
 
 void Watcher::kill_remains(int rank) const {

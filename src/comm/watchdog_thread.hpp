@@ -41,6 +41,8 @@ class Watcher {
   void beat(std::uint16_t phase, std::int64_t block);
   /// Waits until every rank came here. @param error  nothing = a good end
   void finish(const std::optional<std::string>& error);
+  /// Watchdog::stop().
+  void stop(const std::string& why);
   /// Says goodbye without waiting for anybody: nothing began.
   void leave();
 

@@ -34,6 +34,8 @@ TEST(WatchdogFrames, GoThereAndBack) {
   EXPECT_EQ(decode_report(only_frame(encode_report(some_report()))), some_report());
   const Verdict verdict{Loss::Cause::failed, 4095, some_report(), 1.5, "caf\xc3\xa9"};
   EXPECT_EQ(decode_end(only_frame(encode_end(verdict))), verdict);
+  const Verdict stop{Loss::Cause::stopped, 0, {State::stopped, 1, 2, 0}, 0, "asked to"};
+  EXPECT_EQ(decode_end(only_frame(encode_end(stop))), stop);
   EXPECT_EQ(only_frame(encode_failure("why")).body, "why");
   EXPECT_EQ(only_frame(encode_bare(Kind::done)).kind, Kind::done);
   EXPECT_EQ(only_frame(encode_bare(Kind::goodbye)).kind, Kind::goodbye);
@@ -91,16 +93,16 @@ TEST(WatchdogFrames, ImpossibleValuesAreRefused) {
   for (const double idle : {std::nan(""), -1.0, std::numeric_limits<double>::infinity()})
     EXPECT_THROW((void)decode_report(only_frame(encode_report({State::working, 0, 0, idle}))), DataError);
   Frame report = only_frame(encode_report(some_report()));
-  report.body[0] = 3;  // no such state
+  report.body[0] = 4;  // no such state
   EXPECT_THROW((void)decode_report(report), DataError);
   Frame end = only_frame(encode_end({}));
-  end.body[0] = 4;  // no such cause
+  end.body[0] = 5;  // no such cause
   EXPECT_THROW((void)decode_end(end), DataError);
   Frame hello = only_frame(encode_hello({}));
   hello.body[0] = 'X';  // another program
   EXPECT_THROW((void)decode_hello(hello), DataError);
   hello = only_frame(encode_hello({}));
-  hello.body[4] = 2;  // another version
+  hello.body[4] = 1;  // another version
   EXPECT_THROW((void)decode_hello(hello), DataError);
   EXPECT_THROW((void)decode_hello(only_frame(encode_bare(Kind::done))), DataError);
   EXPECT_THROW((void)decode_welcome(only_frame(encode_bare(Kind::done))), DataError);

@@ -172,6 +172,47 @@ TEST(WatchdogMonitor, FailedRanks) {
   for (const Case& item : cases) expect_verdict(item);
 }
 
+TEST(WatchdogMonitor, StoppingRanks) {
+  const auto stops = [](Monitor& monitor) {
+    monitor.failure_text(2, "asked to");
+    monitor.heard(2, at(1, 5, 0, State::stopped), kStart + 1);
+  };
+  const std::vector<Case> cases = {
+      {"one that stops is told of at once", stops, kStart + 1, Cause::stopped, 2, 0},
+      {"of several the first is named",
+       [&](Monitor& monitor) {
+         stops(monitor);
+         monitor.heard(1, at(1, 5, 0, State::stopped), kStart + 2);
+       },
+       kStart + 3, Cause::stopped, 2, 2},
+      {"stopping comes before a connection that closed earlier",
+       [&](Monitor& monitor) {
+         monitor.closed(3, kStart);
+         stops(monitor);
+       },
+       kStart + 2, Cause::stopped, 2, 1},
+      {"also where its own connection closed before anybody judged",
+       [&](Monitor& monitor) {
+         stops(monitor);
+         monitor.closed(2, kStart + 1);
+       },
+       kStart + 2, Cause::stopped, 2, 1},
+      {"also at the end of the work",
+       [&](Monitor& monitor) {
+         all_heard(monitor, at(1, 5, 0, State::finishing), kStart);
+         stops(monitor);
+       },
+       kStart + 2, Cause::stopped, 2, 1},
+      {"who said goodbye stops nobody",
+       [&](Monitor& monitor) {
+         stops(monitor);
+         monitor.said_goodbye(2);
+       },
+       kStart + 2, std::nullopt},
+  };
+  for (const Case& item : cases) expect_verdict(item);
+}
+
 TEST(WatchdogMonitor, TheVerdictHasTheLastPlaceAndTheError) {
   Monitor monitor = four();
   monitor.heard(3, at(2, 8), kStart + 1);

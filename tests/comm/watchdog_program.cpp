@@ -53,7 +53,7 @@ void note(const std::filesystem::path& file, const std::string& text) {
 }
 
 void note_loss(const Plan& plan, int rank, const Loss& loss) {
-  constexpr std::array<const char*, 4> names = {"silent", "closed", "failed", "stuck"};
+  constexpr std::array<const char*, 5> names = {"silent", "closed", "failed", "stuck", "stopped"};
   note(plan.folder / ("lost." + std::to_string(rank)),
        fmt::format("{} {} {} {} {}", names.at(static_cast<std::size_t>(loss.cause)), loss.rank, loss.phase,
                    loss.block, loss.told_here ? "told" : "quiet"));
@@ -66,7 +66,7 @@ void note_moment(const Plan& plan) {
 }
 
 /// What only the victim does, in the bad block.
-void be_bad(const Plan& plan) {
+void be_bad(const Plan& plan, Watchdog& watchdog) {
   pause_for(0.5);  // until the others know the place
   note_moment(plan);
   if (plan.mode == "kill" || plan.mode == "slow-handler") std::raise(SIGKILL);
@@ -77,6 +77,7 @@ void be_bad(const Plan& plan) {
     for (;;) pause_for(1);
   }
   if (plan.mode == "exit") ::_exit(9);
+  if (plan.mode == "leave") watchdog.stop("enough");
 }
 
 /// The victim is killed while it holds a stripe of the state to which all add; the others wait for it.
@@ -102,7 +103,7 @@ void work(const Plan& plan, Communicator& communicator, Watchdog& watchdog) {
       watchdog.beat(phase, block);
       std::this_thread::sleep_for(kWork);
       const bool bad = phase == plan.phase && block == kBadBlock;
-      if (bad && communicator.rank() == plan.victim) be_bad(plan);
+      if (bad && communicator.rank() == plan.victim) be_bad(plan, watchdog);
       if (bad && plan.mode == "stripe") add_to_one_state(plan, communicator);
       if (bad && plan.mode == "shared") throw DataError("an error of all ranks");
       // Longer than the limit for a lost rank, without a beat: slow is not lost.

@@ -85,6 +85,16 @@ TEST(WatchdogRoster, MessagesNameRankHostPlaceTimeAndWhatToDo) {
   }
 }
 
+TEST(WatchdogRoster, AStopIsToldWithoutAdvice) {
+  WatchdogOptions options;
+  options.phases = {"setup", "pruning"};
+  const Loss loss = describe({Loss::Cause::stopped, 1, {State::stopped, 1, 17, 0}, 0, "leaving at once"},
+                             on_hosts({"a", "b"}), options);
+  EXPECT_EQ(loss.message, "leaving at once (rank 1 on b, in pruning, block 17)");
+  EXPECT_EQ(loss.status(), ExitStatus::stopped);
+  EXPECT_EQ(describe({}, on_hosts({"a"}), options).status(), ExitStatus::peer_lost);
+}
+
 TEST(WatchdogRoster, NumbersFromOutsideNameNothingThatDoesNotExist) {
   WatchdogOptions options;
   options.phases = {"setup"};

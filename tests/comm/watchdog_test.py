@@ -26,7 +26,7 @@ PROGRAM = os.environ["FEDSPALLM_WATCHDOG_PROGRAM"]
 LOST, STUCK = 3.0, 5.0
 HANG = 300
 AT_A_TIME = 3  # jobs; they mostly wait
-PEER_LOST, KILLED = 6, 128 + 9
+PEER_LOST, STOPPED, KILLED = 6, 75, 128 + 9
 # Writes down a rank's status. mpiexec ends the job when it sees the first rank end badly: it sees that late.
 RECORDER = 'trap "" TERM; "$@"; echo "$?" >"$FEDSPALLM_STATUSES/$OMPI_COMM_WORLD_RANK"; sleep 1'
 MESSAGE = re.compile(r"^fedspallm: error: (.*)$", re.MULTILINE)
@@ -201,6 +201,20 @@ class WatchdogTest(unittest.TestCase):
     def test_a_rank_killed_while_it_holds_shared_memory_keeps_nobody_waiting(self) -> None:
         how = ("closed", KILLED, "is lost in .* killed or crashed")
         each(self.check_lost, ("stripe", 2, 1, *how), ("stripe", 4, 0, *how))
+
+    def check_stopped(self, ranks: int, victim: int) -> None:
+        """A rank that stops at once takes all along, with one message that is no error."""
+        outcome = run("leave", ranks, victim)
+        about = f"{outcome}\n{outcome.stderr}"
+        self.assertEqual(outcome.statuses, [STOPPED] * ranks, about)
+        said = re.findall(r"^fedspallm: (.*)$", outcome.stderr, re.MULTILINE)
+        self.assertEqual(len(said), 1, about)
+        self.assertRegex(said[0], rf"^enough \(rank {victim} on \S+, in pruning, block 3\)$", about)
+        self.assertEqual({loss.rpartition(" ")[0] for loss in outcome.losses if loss}, {f"stopped {victim} pruning 3"})
+        self.assertEqual(outcome.left, [], about)
+
+    def test_a_rank_that_stops_takes_all_along(self) -> None:
+        each(self.check_stopped, (1, 0), (2, 0), (2, 1), (4, 0), (4, 3), (6, 5))
 
     def test_a_handler_that_hangs_is_not_waited_for(self) -> None:
         self.check_lost("slow-handler", 2, 1, "closed", KILLED, "is lost in")

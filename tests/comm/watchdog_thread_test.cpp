@@ -21,6 +21,7 @@ using testing::IsEmpty;
 constexpr Tokens kTokens{{11, 12}, {13, 14}};
 constexpr std::chrono::seconds kLimit{60};
 constexpr int kLeft = static_cast<int>(ExitStatus::peer_lost);
+constexpr int kStopped = static_cast<int>(ExitStatus::stopped);
 
 Job job_of(int rank, int ranks, std::vector<int> hubs, double lost = 300) {
   Job job;
@@ -194,6 +195,47 @@ TEST_F(WatchdogEnd, OnlyAHubIsBelieved) {
     std::_Exit(0);
   };
   EXPECT_EXIT(story(), ExitedWithCode(0), "a good end");
+}
+
+TEST_F(WatchdogEnd, AHubThatStopsTakesTheOthersAlong) {
+  const auto story = [] {
+    Hub hub(job_of(0, 2, {0}));
+    Link rank1 = hub.call(1);
+    std::jthread told([&] {
+      const auto end = await(rank1, Kind::end);
+      const bool right =
+          end && decode_end(*end).cause == Loss::Cause::stopped && decode_end(*end).text == "enough";
+      std::fputs(right ? "told of it\n" : "not told\n", stderr);
+    });
+    hub.watcher.stop("enough");
+    wait_for_the_end();
+  };
+  EXPECT_EXIT(story(), ExitedWithCode(kStopped), "fedspallm: enough \\(rank 0 on host, in setup\\)\n");
+}
+
+TEST_F(WatchdogEnd, ARankThatStopsTellsAHubWhy) {
+  const auto story = [] {
+    Watcher rank3(job_of(3, 4, {0}), std::nullopt);
+    Pair rank0;
+    rank3.adopt(0, std::move(*rank0.theirs));
+    std::jthread hub([&] {
+      const auto why = await(*rank0.own, Kind::failure);
+      const auto report = await(*rank0.own, Kind::report);
+      if (why && report && decode_report(*report).state == State::stopped)
+        rank0.own->send(encode_end({Loss::Cause::stopped, 3, {}, 0, why->body}));
+    });
+    rank3.stop("enough");
+    wait_for_the_end();
+  };
+  EXPECT_EXIT(story(), ExitedWithCode(kStopped), IsEmpty());  // the hub speaks
+}
+
+TEST(WatchdogThread, WithoutAnAnswerAStopReturns) {
+  Watcher rank3(job_of(3, 4, {0}), std::nullopt);
+  Pair rank0;
+  rank3.adopt(0, std::move(*rank0.theirs));
+  rank3.stop("enough");
+  rank3.leave();
 }
 
 TEST_F(WatchdogEnd, WhenNoHubIsLeftOneRankOfTheNodeSpeaks) {

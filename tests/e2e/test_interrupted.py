@@ -5,7 +5,9 @@ sync (tests/slurm/slow_disk.c) makes places last long enough to be caught in; jo
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -192,11 +194,44 @@ class Interrupted(ProgramTest):
                 job.signal(signal.SIGCONT, 0)  # alone: rank 1 cannot agree to anything
                 self.assertTrue(job.wait_until(lambda j=job, n=number: self.taken(j, 0, n)))
                 job.signal(number, 0)
+                self.assertTrue(job.wait_until(lambda j=job: 0 not in j.pids()))
+                job.signal(signal.SIGCONT)  # rank 1 hears of it when it looks
                 outcome = job.end()
-                self.assertEqual(outcome.statuses[0], STOPPED, str(outcome))
-                self.assertIn("leaving at once: the signal came twice", outcome.stderr)
+                self.check_left(outcome, "the signal came twice", 0, "pruning")
                 self.finish(config, expected)
                 shutil.rmtree(self.run_dir)
+
+    def check_left(self, outcome: Outcome, why: str, rank: int, phase: str) -> None:
+        """All ranks have left at once, with one message."""
+        # When the first of them has gone, mpiexec may be quicker to end the shell of another one (status -1).
+        self.assertIn(STOPPED, outcome.statuses, str(outcome))
+        self.assertTrue(set(outcome.statuses) <= {STOPPED, -1}, str(outcome))
+        said = rf"^fedspallm: leaving at once: {why}; .* \(rank {rank} on \S+, in {phase}\b"
+        self.assertEqual(len(re.findall(said, outcome.stderr, re.MULTILINE)), 1, str(outcome))
+        self.assertEqual(outcome.stderr.count("leaving at once"), 1, str(outcome))
+        self.assertNotIn("fedspallm: error", outcome.stderr, str(outcome))
+        if phase != "setup":  # which has not written it yet
+            status = json.loads((self.run_dir / "status.json").read_text())
+            self.assertEqual((status["state"], status["exit_status"]), ("stopped", STOPPED))
+
+    def test_the_grace_time_of_one_rank_ends_all_outside_of_pruning(self) -> None:
+        plain = self.written(evaluation=self.evaluation)
+        expected = self.undisturbed(plain)
+        config = self.written(evaluation=self.evaluation, run={"grace_seconds": 0})
+        for phase in ("setup", "dense evaluation", "saving", "evaluation"):
+            for rank in (0, 2):
+                with self.subTest(phase=phase, rank=rank):
+                    writing = self.run_dir / "resume.json.part"  # the first thing that is written
+                    here = lambda p=phase, w=writing: w.exists() if p == "setup" else self.phase(p)  # noqa: E731
+                    job = self.caught(config, here, ranks=3, env=self.slow_disk)
+                    job.signal(signal.SIGCONT)  # all come to the phase
+                    self.assertTrue(job.hold())
+                    self.assertTrue(here(), "it lasts")
+                    job.signal(signal.SIGTERM, rank)
+                    job.signal(signal.SIGCONT)
+                    self.check_left(job.end(), "the grace time is over", rank, phase)
+                    self.finish(config, expected, ranks=3)
+                    shutil.rmtree(self.run_dir)
 
     def test_the_grace_time_ends_a_job_whose_ranks_do_not_come_to_a_common_block(self) -> None:
         many = 30000

@@ -10,6 +10,7 @@
 //           the work, of several such the one that beat last the longest ago.
 // Then the lowest living hub prints one message, all ranks are told, survivors on the same node SIGKILL what
 // is left of the blamed process, and every process calls on_lost and leaves by _exit(6), without MPI.
+// A rank that has to stop at once takes the others along in the same way, with status 75 (stop()).
 // Non-goals: checkpointing, restarting, secrecy (the token only keeps strangers' connections out).
 #pragma once
 
@@ -42,7 +43,7 @@ struct WatchdogOptions {
 
 /// Why the job ends.
 struct Loss {
-  enum class Cause : std::uint8_t { silent, closed, failed, stuck };
+  enum class Cause : std::uint8_t { silent, closed, failed, stuck, stopped };
   Cause cause = Cause::silent;
   int rank = 0;
   std::string host;
@@ -51,6 +52,11 @@ struct Loss {
   double seconds = 0;       // since its last sign of life, or of progress (stuck)
   std::string message;      // the whole text that a person reads
   bool told_here = false;   // this rank printed the message
+
+  /// With which every process ends.
+  [[nodiscard]] ExitStatus status() const {
+    return cause == Cause::stopped ? ExitStatus::stopped : ExitStatus::peer_lost;
+  }
 };
 
 class Watchdog {
@@ -84,6 +90,12 @@ class Watchdog {
   /// `lost_seconds`, it was this rank's alone: all processes end, and the message has `failure`'s text. So
   /// call it before the error is printed.
   void finish(const Error& failure);
+
+  /// Ends the processes of all ranks, whatever they do, with status `stopped` and one message that begins
+  /// with `why`. From any thread. Returns only where that cannot be done: the watchdog is switched off, all
+  /// came to finish(), or nobody who could tell the others answered within two seconds. The caller then ends
+  /// its own process, and the others, as soon as they see it gone, end as said here.
+  void stop(const std::string& why);
 
  private:
   struct Impl;
