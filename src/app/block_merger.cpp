@@ -4,9 +4,6 @@
 #include "fedspallm/aggregate/merge.hpp"
 #include "fedspallm/base/dtype.hpp"
 #include "fedspallm/base/error.hpp"
-#include "fedspallm/model/json_text.hpp"
-
-#include <nlohmann/json.hpp>
 
 #include <algorithm>
 #include <chrono>
@@ -32,28 +29,6 @@ std::vector<std::byte> dense_values(const model::ModelDirectory& model, const co
 }
 
 }  // namespace
-
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(BlockSummary, round, block, rank, clients, weights, dropped, expanded,
-                                   error, damping_steps, above_target, recomputed, merge_seconds,
-                                   write_seconds)
-NLOHMANN_DEFINE_TYPE_NON_INTRUSIVE(WrittenBlock, summary, entry, uncovered)
-
-std::string to_text(const WrittenBlock& block) {
-  return nlohmann::json(block).dump();
-}
-
-WrittenBlock written_block_from_text(const std::string& text) {
-  const auto damaged = [](const std::exception& error) {
-    return DataError(fmt::format("what a rank says of the block that it wrote is damaged: {}", error.what()));
-  };
-  try {
-    return model::parse_json(text, "its JSON").get<WrittenBlock>();
-  } catch (const nlohmann::json::exception& error) {
-    throw damaged(error);
-  } catch (const ModelError& error) {  // no JSON
-    throw damaged(error);
-  }
-}
 
 std::int64_t dropped_weights(const store::BlockRecord& record) {
   std::int64_t dropped = 0;

@@ -10,39 +10,12 @@
 #include "fedspallm/store/block_files.hpp"
 
 #include "plan.hpp"
+#include "written_block.hpp"
 #include <cstdint>
 #include <optional>
 #include <string>
 
 namespace fedspallm::app {
-
-/// What is known of a block when it is finished.
-struct BlockSummary {
-  std::uint32_t round = 1;
-  std::int64_t block = 0;
-  int rank = 0;              // that wrote it
-  std::int64_t clients = 0;  // that pruned it
-  std::int64_t weights = 0;
-  std::int64_t dropped = 0;
-  std::int64_t expanded = 0;
-  double error = 0;       // mean over clients of the sum of squared scaled errors
-  int damping_steps = 0;  // largest of any client
-  bool above_target = false;
-  bool recomputed = false;  // it was on disk already, equal
-  double merge_seconds = 0;
-  double write_seconds = 0;
-  friend bool operator==(const BlockSummary&, const BlockSummary&) = default;
-};
-
-/// What the root is told of a block that its writer is done with.
-struct WrittenBlock {
-  BlockSummary summary;
-  std::string entry;      // for store::BlockStore::list_block; "" = no new file
-  std::string uncovered;  // name of a matrix that none of its clients delivered; "" = there is none
-};
-/// As it travels to the root, and back. @throws DataError for text that is none
-[[nodiscard]] std::string to_text(const WrittenBlock& block);
-[[nodiscard]] WrittenBlock written_block_from_text(const std::string& text);
 
 /// Of the record's pruned matrices.
 [[nodiscard]] std::int64_t dropped_weights(const store::BlockRecord& record);

@@ -143,15 +143,17 @@ store::BlockFiles PruneRun::block_files() {
 
 /// How the root hears of blocks that are written: from its own merge thread, or, where each has a writer,
 /// with the exchange's notes.
-comm::Exchange::OnCompleted PruneRun::on_completed(BlockMerger& merger, comm::ExchangeOptions& options) {
+comm::Exchange::OnCompleted PruneRun::on_completed(const RoundPlan& plan, BlockMerger& merger,
+                                                   comm::ExchangeOptions& options) {
   if (!options.spread_writing)
     return [this, &merger](const comm::CompletedUnit& unit) {
       if (const auto block = merger.complete(unit)) ledger_->take(*block);
     };
   const auto note = std::make_shared<std::string>();  // asked for at once, on the same thread
   options.note = [note](std::size_t) { return std::exchange(*note, {}); };
-  options.on_note = [this](std::size_t, const std::string& text) {
-    if (!text.empty()) ledger_->take(written_block_from_text(text));
+  options.on_note = [this, &plan](std::size_t unit, const std::string& text) {
+    const auto& id = plan.exchange.units[unit].id;
+    if (!text.empty()) ledger_->take(written_block_from_text(text, {id.round, id.block}));
   };
   return [note, &merger](const comm::CompletedUnit& unit) {
     if (const auto block = merger.complete(unit)) *note = to_text(*block);
@@ -186,7 +188,7 @@ void PruneRun::one_round(const RoundPlan& plan) {
   if (root()) ledger_->begin_round(plan.round);
   BlockMerger merger(*inputs_.model, plan, block_files(), communicator_.rank());
   comm::ExchangeOptions options = exchange_options(plan);
-  comm::Exchange::OnCompleted completed = on_completed(merger, options);
+  comm::Exchange::OnCompleted completed = on_completed(plan, merger, options);
   // The merge thread may have a block as soon as there is an exchange: it waits until it can be seen.
   std::unique_lock seen(exchange_mutex_);
   // Without merging the exchange is empty and only carries failures and signals between ranks.

@@ -74,7 +74,8 @@ class PruneRun {
   bool note_dropped(const DroppedClient& one);
   [[nodiscard]] std::string dropped_text(const DroppedClient& one) const;
   [[nodiscard]] comm::ExchangeOptions exchange_options(const RoundPlan& plan);
-  [[nodiscard]] comm::Exchange::OnCompleted on_completed(BlockMerger& merger, comm::ExchangeOptions& options);
+  [[nodiscard]] comm::Exchange::OnCompleted on_completed(const RoundPlan& plan, BlockMerger& merger,
+                                                         comm::ExchangeOptions& options);
   void before_block();
   void on_block(const BlockSummary& summary);
   void evaluate_results();

@@ -3,12 +3,12 @@
 #include "fedspallm/base/error.hpp"
 #include "fedspallm/base/hash.hpp"
 #include "fedspallm/model/json_text.hpp"
+#include "fedspallm/store/json_fields.hpp"
 
 #include "bitmask.hpp"
 #include "bitmask_layout.hpp"
 #include "checksum_hex.hpp"
 #include "file_io.hpp"
-#include "json_fields.hpp"
 #include "packed_checks.hpp"
 #include <algorithm>
 #include <array>

@@ -4,13 +4,13 @@
 #include "fedspallm/base/error.hpp"
 #include "fedspallm/base/hash.hpp"
 #include "fedspallm/model/json_text.hpp"
+#include "fedspallm/store/json_fields.hpp"
 #include "fedspallm/store/run_store.hpp"
 
 #include <nlohmann/json.hpp>
 
 #include "checksum_hex.hpp"
 #include "file_io.hpp"
-#include "json_fields.hpp"
 #include <algorithm>
 #include <limits>
 #include <span>

@@ -4,11 +4,11 @@
 #include "fedspallm/base/error.hpp"
 #include "fedspallm/base/hash.hpp"
 #include "fedspallm/model/json_text.hpp"
+#include "fedspallm/store/json_fields.hpp"
 #include "fedspallm/store/run_store.hpp"
 
 #include "checksum_hex.hpp"
 #include "file_io.hpp"
-#include "json_fields.hpp"
 #include <limits>
 #include <span>
 

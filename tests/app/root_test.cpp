@@ -106,30 +106,5 @@ TEST_F(Ledger, CountsWhatIsDroppedBeforeAPosition) {
   EXPECT_EQ(ledger.dropped_before({3, 0}), (std::map<std::int64_t, std::int64_t>{{0, 2}, {1, 2}}));
 }
 
-TEST(WrittenBlock, TravelsAsText) {
-  WrittenBlock block;
-  block.summary = {.round = 2,
-                   .block = 7,
-                   .rank = 3,
-                   .clients = 4,
-                   .weights = std::int64_t{1} << 40,
-                   .dropped = 5,
-                   .expanded = 6,
-                   .error = 0.1,
-                   .damping_steps = 1,
-                   .above_target = true,
-                   .recomputed = true,
-                   .merge_seconds = 1.25,
-                   .write_seconds = 2.5};
-  block.entry = R"({"file":"x"})";
-  block.uncovered = "w";
-  const WrittenBlock found = written_block_from_text(to_text(block));
-  EXPECT_EQ(found.summary, block.summary);
-  EXPECT_EQ(found.entry, block.entry);
-  EXPECT_EQ(found.uncovered, block.uncovered);
-  for (const std::string& bad : {std::string(), std::string("[1]"), std::string(R"({"entry":1})")})
-    expect_error<DataError>([&] { (void)written_block_from_text(bad); }, {"is damaged"});
-}
-
 }  // namespace
 }  // namespace fedspallm::app
