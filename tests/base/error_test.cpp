@@ -4,6 +4,10 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <random>
+#include <string>
+#include <string_view>
 #include <vector>
 
 namespace fedspallm {
@@ -89,6 +93,34 @@ TEST(NearestName, FindsTyposAndGivesUpOnStrangers) {
 
 TEST(NearestName, TakesTheFirstOfEquallyNearOnes) {
   EXPECT_EQ(nearest("bat", {"cat", "hat"}), "cat");
+}
+
+/// By its definition.
+std::size_t distance(std::string_view a, std::string_view b) {
+  if (a.empty() || b.empty()) return a.size() + b.size();
+  const std::size_t first = distance(a.substr(1), b.substr(1)) + (a[0] == b[0] ? 0U : 1U);
+  return std::min({first, distance(a.substr(1), b) + 1, distance(a, b.substr(1)) + 1});
+}
+
+TEST(NearestName, IsTheFirstOfTheSmallestDistanceThatIsNotTooLarge) {
+  std::mt19937 random(1);
+  const auto word = [&] {
+    std::string text(random() % 7, 'a');
+    for (char& c : text) c = static_cast<char>('a' + random() % 3);
+    return text;
+  };
+  for (int repetition = 0; repetition < 300; ++repetition) {
+    const std::string wanted = word();
+    const std::vector<std::string> known = {word(), word(), word()};
+    std::string expected;
+    std::size_t least = std::max<std::size_t>(2, wanted.size() / 2) + 1;
+    for (const std::string& name : known) {
+      if (distance(wanted, name) >= least) continue;
+      least = distance(wanted, name);
+      expected = name;
+    }
+    EXPECT_EQ(nearest(wanted, known), expected) << wanted;
+  }
 }
 
 }  // namespace
