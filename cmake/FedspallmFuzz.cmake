@@ -10,4 +10,5 @@ if(NOT CMAKE_CXX_COMPILER_ID MATCHES "Clang")
 endif()
 # GCC's warnings are what the other presets check; here clang would complain about their names.
 add_compile_options(-Wno-unknown-warning-option)
+add_compile_options(-fsanitize-coverage-ignorelist=${PROJECT_SOURCE_DIR}/tests/fuzz/coverage_ignored.txt)
 add_custom_target(fuzz)

@@ -5,9 +5,11 @@
 #include "fedspallm/store/run_store.hpp"
 #include "fedspallm/store/state_store.hpp"
 
+#include "app/written_block.hpp"
 #include "comm/messages.hpp"
 #include "fuzz/fuzz.hpp"
 #include "fuzz/samples.hpp"
+#include "store/manifest.hpp"
 #include <cstdio>
 
 using namespace fedspallm;
@@ -51,6 +53,7 @@ void add_messages(const Seeds& seeds) {
        comm::AnnounceMessage{5, {comm::Announcement{}, comm::Announcement{.client = 1, .kept = 9}}}},
       {"grant", comm::GrantMessage{7, 2}},
       {"scale", comm::ScaleMessage{7, -50, -40}},
+      {"scale-of-nodes", comm::ScaleMessage{7, -50, -40, 1, 2, {3, 4}}},
       {"fetch", comm::FetchMessage{3}},
       {"block", comm::BlockMessage{3, 1000}},
       {"finish", comm::FinishMessage{}},
@@ -76,7 +79,9 @@ void add_messages(const Seeds& seeds) {
       {"take", comm::TakeMessage{7}},
       {"reports", comm::ReportsMessage{7, {comm::Announcement{.client = 1, .kept = 9}}}},
       {"written", comm::WrittenMessage{7, "note"}},
-      {"quiet", comm::QuietMessage{}}};
+      {"quiet", comm::QuietMessage{}},
+      {"add", comm::AddMessage{7, -50, -40, 1, 0, 2}},
+      {"added", comm::AddedMessage{7, true}}};
   for (const auto& [name, message] : all) seeds.add("messages", name, text_of(comm::to_bytes(message)));
 }
 
@@ -112,6 +117,16 @@ void add_resume_file(const Seeds& seeds) {
   seeds.add("resume_file", "checksum-put-right", " " + fuzz::read_file(file));
 }
 
+void add_block_notes(const Seeds& seeds) {
+  app::WrittenBlock block;
+  block.summary = {.round = 1, .block = 2, .rank = 3, .clients = 4, .weights = 500, .dropped = 250};
+  block.entry = store::to_text(store::BlockEntry{1, 2, {"r01-b0002.h5", 1000, 0x123456789abcdef0}});
+  seeds.add("block_note", "written", app::to_text(block));
+  block.entry.clear();
+  block.uncovered = "model.layers.2.mlp.up_proj.weight";
+  seeds.add("block_note", "uncovered", app::to_text(block));
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
@@ -125,6 +140,7 @@ int main(int count, char** arguments) {
   add_manifest(seeds);
   add_state(seeds);
   add_resume_file(seeds);
+  add_block_notes(seeds);
   seeds.add("block_codec", "three-matrices", '\0' + text_of(store::encode_block(fuzz::sample_block())));
   seeds.add("block_codec", "checksums-as-sent", '\1' + text_of(store::encode_block(fuzz::sample_block())));
   return 0;
