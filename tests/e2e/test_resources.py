@@ -147,6 +147,27 @@ class FullDisk(FailureTest):
             full.unlink()
         self.finish(config, expected, outcome, "r01-b0007.h5")
 
+    def test_no_memory_that_ranks_could_share(self) -> None:
+        expected = self.expected()
+        small = self.folder / "small"
+        small.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", "size=16k", "none", str(small)]
+        mounted = os.geteuid() == 0 and subprocess.run(mount, check=False, capture_output=True).returncode == 0
+        places = {"/nonexistent": "cannot be written to"} | ({str(small): "MB are needed"} if mounted else {})
+        config = self.config(run={"keep_clients": True}, federation={"topology": "nodes"})
+        try:
+            for place, found in places.items():
+                with self.subTest(place=place):
+                    lacking = {"OMPI_MCA_osc_sm_backing_directory": place}
+                    said = [rf"rank 0 on \S+: shared memory: {place} .*{found}", 'topology = "auto"']
+                    self.refused(NO_RESOURCES, said, "prune", config, ranks=2, env=lacking)
+                    again = self.done("prune", config, "--quiet", ranks=2)
+                    self.assertEqual(file_digests(self.run_dir() / "model"), expected, str(again))
+                    shutil.rmtree(self.run_dir())
+        finally:
+            if mounted:
+                subprocess.run(["umount", str(small)], check=True)
+
     def test_a_file_system_that_fills_up(self) -> None:
         place = self.run_dir()
         place.mkdir(parents=True)
