@@ -73,13 +73,17 @@ class Finisher {
       if (sum_ == nullptr) window_ = guess.window;  // owners look for the cut together
     }
     kept_ = average();
-    if (sum_ != nullptr) (*sum_)(kept_);
+    const std::int64_t own_zeros = kept_[0];
     result_.histogram.assign(kept_.rbegin(), kept_.rend());
+    if (sum_ != nullptr && by_level) (*sum_)(kept_);
     result_.common_zeros = kept_[0];
     if (by_level) expand();
     if (rules_.expand && rules_.group > 0) expand_in_groups();
     pack();
-    if (sum_ != nullptr) add_up();
+    if (sum_ != nullptr && by_level) {  // the level was all owners', counts are the slice's
+      result_.common_zeros = own_zeros;
+      result_.expanded = size_ - result_.matrix.kept - own_zeros;
+    }
     return std::move(result_);
   }
 
@@ -171,18 +175,6 @@ class Finisher {
     result_.above_target = done.above_target;
   }
 
-  /// What is known of the slice only becomes known of the whole matrix.
-  void add_up() {
-    const bool in_groups = rules_.expand && rules_.group > 0;
-    std::array<std::int64_t, kSliceTotals> totals = {result_.kept_zeros, in_groups ? result_.expanded : 0,
-                                                     in_groups && result_.above_target ? 1 : 0};
-    (*sum_)(totals);
-    result_.kept_zeros = totals[0];
-    if (!in_groups) return;
-    result_.expanded = totals[1];
-    result_.above_target = totals[2] > 0;
-  }
-
   /// Second pass: each unit settles its ties and moves its elements together at its own start; then they are
   /// joined.
   void pack() {
@@ -232,9 +224,10 @@ class Finisher {
   [[nodiscard]] std::byte* packed_at(std::int64_t tile) const {
     return elements_.get() + tile * 64 * element_bytes_;
   }
-  /// Room for them: exact, but for slices, which differ a little.
+  /// Room for them: exact, but for slices that a common level cuts, which differ a little.
   [[nodiscard]] std::int64_t expected_kept() const {
-    if (sum_ == nullptr) return size_ - result_.common_zeros - result_.expanded;
+    if (sum_ == nullptr || rules_.group > 0 || !rules_.expand)
+      return size_ - result_.common_zeros - result_.expanded;
     const auto share = static_cast<double>(result_.common_zeros + result_.expanded) /
                        static_cast<double>(std::max<std::int64_t>(1, whole_size_));
     return static_cast<std::int64_t>(static_cast<double>(size_) * std::clamp(1.02 - share, 0.0, 1.0));

@@ -14,9 +14,6 @@
 
 namespace fedspallm::aggregate {
 
-/// Numbers that finish_slice() sums last: kept zeros, weights that groups dropped, groups above the target.
-constexpr std::int64_t kSliceTotals = 3;
-
 class SliceSelector {
  public:
   static constexpr int kDigitBits = 9;

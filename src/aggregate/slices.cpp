@@ -22,15 +22,28 @@ Slice slice_of(std::int64_t rows, std::int64_t cols, int group, int owner, int o
 }
 
 std::vector<std::int64_t> sums_of_finishing(const MergeRules& rules, std::int64_t clients, int owners) {
+  if (!rules.expand || rules.group > 0) return {};  // each owner knows all that it needs
   std::vector<std::int64_t> lengths = {clients + 1};
-  if (rules.expand && rules.group == 0) {
-    if (rules.tie != TieRule::index)
-      lengths.insert(lengths.end(), SliceSelector::kDigits, SliceSelector::kBins);
-    lengths.push_back(owners);
-  }
-  lengths.push_back(kSliceTotals);
+  if (rules.tie != TieRule::index)
+    lengths.insert(lengths.end(), SliceSelector::kDigits, SliceSelector::kBins);
+  lengths.push_back(owners);
   return lengths;
 }
+
+namespace {
+
+void add_counts(const MergedMatrix& slice, MergedMatrix& whole) {
+  require(slice.histogram.size() == whole.histogram.size() && slice.target == whole.target,
+          "join_slices: slices of one matrix");
+  for (std::size_t votes = 0; votes < whole.histogram.size(); ++votes)
+    whole.histogram[votes] += slice.histogram[votes];
+  whole.common_zeros += slice.common_zeros;
+  whole.expanded += slice.expanded;
+  whole.kept_zeros += slice.kept_zeros;
+  whole.above_target = whole.above_target || slice.above_target;
+}
+
+}  // namespace
 
 MergedMatrix join_slices(std::int64_t rows, std::int64_t cols, std::vector<MergedMatrix>&& slices) {
   require(!slices.empty(), "join_slices: at least one slice");
@@ -38,6 +51,7 @@ MergedMatrix join_slices(std::int64_t rows, std::int64_t cols, std::vector<Merge
   MergedMatrix whole = std::move(parts.front());
   std::int64_t size = whole.matrix.size();
   for (auto part = std::next(parts.begin()); part != parts.end(); ++part) {
+    add_counts(*part, whole);
     wire::PackedMatrix& from = part->matrix;
     if (from.size() == 0) continue;
     require(size % kTile == 0, "join_slices: whole tiles before the last slice");

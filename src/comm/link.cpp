@@ -7,6 +7,19 @@
 
 namespace fedspallm::comm {
 
+namespace {
+/// Slices and results of owners cross each other on the way between two ranks. Over TCP, Open MPI asks the
+/// receiver of a message above 64 KiB for leave, and the answer waits on its only connection behind all that
+/// the receiver sends itself: so one direction stood still until the other was through (docs/merging.md).
+/// Shorter messages need no leave.
+constexpr std::int64_t kCrossingBytes = 60'000;
+}  // namespace
+
+std::int64_t Link::part_bytes(Tag tag) const {
+  const bool crossing = tag == Tag::slice || tag == Tag::result;
+  return crossing ? std::min(message_limit_, kCrossingBytes) : message_limit_;
+}
+
 Link::Link(const Communicator& communicator, std::int64_t message_limit, LinkCounters& counters)
     : comm_(comm_of(communicator)),
       rank_(communicator.rank()),
@@ -35,9 +48,9 @@ void Link::post(int rank, const Message& message) {
   add(request, {.done = [bytes] {}});
 }
 
-Link::Done Link::after_all_parts(std::int64_t size, Done done) {
+Link::Done Link::after_all_parts(std::int64_t size, std::int64_t part, Done done) {
   if (size == 0) finished_.push_back(done);
-  const auto left = std::make_shared<std::int64_t>((size + message_limit_ - 1) / message_limit_);
+  const auto left = std::make_shared<std::int64_t>((size + part - 1) / part);
   return [left, done = std::move(done)] {
     if (--*left == 0) done();
   };
@@ -45,9 +58,10 @@ Link::Done Link::after_all_parts(std::int64_t size, Done done) {
 
 void Link::send(int rank, Tag tag, std::span<const std::byte> bytes, Done done) {
   const auto size = static_cast<std::int64_t>(bytes.size());
-  const Done part_done = after_all_parts(size, std::move(done));
-  for (std::int64_t begin = 0; begin < size; begin += message_limit_) {
-    const int count = checked_count(std::min(message_limit_, size - begin));
+  const std::int64_t part = part_bytes(tag);
+  const Done part_done = after_all_parts(size, part, std::move(done));
+  for (std::int64_t begin = 0; begin < size; begin += part) {
+    const int count = checked_count(std::min(part, size - begin));
     MPI_Request request = MPI_REQUEST_NULL;
     check_mpi(MPI_Isend(bytes.data() + begin, count, MPI_BYTE, rank, static_cast<int>(tag), comm_, &request),
               "MPI_Isend");
@@ -59,9 +73,10 @@ void Link::send(int rank, Tag tag, std::span<const std::byte> bytes, Done done) 
 
 void Link::receive(int rank, Tag tag, std::span<std::byte> bytes, Done done) {
   const auto size = static_cast<std::int64_t>(bytes.size());
-  const Done part_done = after_all_parts(size, std::move(done));
-  for (std::int64_t begin = 0; begin < size; begin += message_limit_) {
-    const int count = checked_count(std::min(message_limit_, size - begin));
+  const std::int64_t part = part_bytes(tag);
+  const Done part_done = after_all_parts(size, part, std::move(done));
+  for (std::int64_t begin = 0; begin < size; begin += part) {
+    const int count = checked_count(std::min(part, size - begin));
     MPI_Request request = MPI_REQUEST_NULL;
     check_mpi(MPI_Irecv(bytes.data() + begin, count, MPI_BYTE, rank, static_cast<int>(tag), comm_, &request),
               "MPI_Irecv");

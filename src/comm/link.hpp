@@ -36,7 +36,8 @@ class Link {
   [[nodiscard]] int size() const { return size_; }
 
   void post(int rank, const Message& message);
-  /// `bytes` must live until `done` is called; longer ones than the limit become several messages.
+  /// `bytes` must live until `done` is called; longer ones than the limit (crossing data: some 60 KB) become
+  /// several messages.
   void send(int rank, Tag tag, std::span<const std::byte> bytes, Done done);
   void receive(int rank, Tag tag, std::span<std::byte> bytes, Done done);
 
@@ -57,7 +58,9 @@ class Link {
   };
   void add(MPI_Request request, Pending pending);
   /// Parts of one transfer may finish in any order: the last of them to finish calls `done`.
-  Done after_all_parts(std::int64_t size, Done done);
+  Done after_all_parts(std::int64_t size, std::int64_t part, Done done);
+  /// The most that one message of such data holds; the same on both sides.
+  [[nodiscard]] std::int64_t part_bytes(Tag tag) const;
   bool receive_control(const Handler& handler);
   bool test_requests();
 

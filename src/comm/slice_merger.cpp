@@ -10,8 +10,9 @@ namespace fedspallm::comm {
 
 namespace {
 
-/// Units whose slices may be on their way or merged: one being finished, one being added up.
-constexpr std::size_t kMergesAtOnce = 2;
+/// Largest slices that may be on their way or merged: one being finished, one being added up, one asked for,
+/// so that links stay busy while finishing waits for sums. Of smaller ones as many more.
+constexpr std::int64_t kMergesAtOnce = 3;
 constexpr std::uint32_t kDiagonalStep = 0;  // of a unit's sums; those of finishing follow
 
 /// What ends waiting for a sum of an exchange that ends itself; never leaves this file.
@@ -65,6 +66,12 @@ SliceMerger::SliceMerger(const RankContext& context, Worker& adder, Worker& fini
       sums_(context),
       ring_(ring_bytes(context)) {
   context_.merge_memory.add(ring_.capacity());
+  for (const PlannedUnit& unit : context_.plan.plan().units)
+    room_ = std::max(room_, kMergesAtOnce * own_size(unit));
+}
+
+std::int64_t SliceMerger::own_size(const PlannedUnit& unit) const {
+  return slice_of(unit, context_.options, context_.link.rank(), context_.link.size()).size();
 }
 
 void SliceMerger::begin(const SliceMessage& message) {
@@ -76,7 +83,7 @@ void SliceMerger::begin(const SliceMessage& message) {
   Work& work = unit.work;
   work.index = index;
   work.scale = {message.q};
-  work.size = slice_of(planned, context_.options, rank, context_.link.size()).size();
+  work.size = own_size(planned);
   work.state = std::make_shared<State>();
   work.state->shape.rows = work.size;
   work.state->shape.cols = 1;
@@ -87,11 +94,27 @@ void SliceMerger::begin(const SliceMessage& message) {
     if (own || work.size > 0) ++unit.needed;
     if (!own && work.size > 0) unit.remote[context_.plan.rank_of(client)].push_back(client);
   }
-  const auto own = sender_.updates(index);
   if (planned.with_diagonal && planned.diagonal_unit == index)
-    sum_diagonals(index, {message.diagonal_q}, own);
-  if (!own.empty()) add_own(work, own);
+    sum_diagonals(index, {message.diagonal_q}, sender_.updates(index));
   units_.push_back(std::move(unit));
+}
+
+/// The oldest units whose merge states fit together; one at least.
+std::size_t SliceMerger::units_with_room() const {
+  std::int64_t left = room_;
+  std::size_t count = 0;
+  for (const Unit& unit : units_) {
+    left -= unit.work.size;
+    if (left < 0) break;
+    ++count;
+  }
+  return count;
+}
+
+void SliceMerger::start(Unit& unit) {
+  unit.started = true;
+  const auto own = sender_.updates(unit.work.index);
+  if (!own.empty()) add_own(unit.work, own);
 }
 
 /// Each rank adds up its own clients' diagonals, all ranks the rest: no diagonal travels as such.
@@ -147,10 +170,15 @@ void SliceMerger::on(int rank, OfferMessage&& message) {
 
 void SliceMerger::advance() {
   if (stopped_) return;
-  for (std::size_t i = 0; i < std::min(kMergesAtOnce, units_.size()); ++i) ask(units_[i]);
+  const std::size_t with_room = units_with_room();
+  for (std::size_t i = 0; i < with_room; ++i) {
+    if (!units_[i].started) start(units_[i]);
+    ask(units_[i]);
+  }
   if (units_.empty()) return;
   Unit& first = units_.front();
-  if (!first.finishing && first.added == first.needed && diagonal_known(first.work.index)) finish(first);
+  if (first.started && !first.finishing && first.added == first.needed && diagonal_known(first.work.index))
+    finish(first);
 }
 
 /// Beginning with the next rank, so that not all owners ask the same one.

@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Purpose: owners topology, an owner's side: asks for the slices that it owns when it has room, adds them up
 // (worker), and finishes its slice together with the other owners (another worker, so that additions of the
-// next unit go on while it waits for their sums). At most two merge states exist at a time. Communication
-// thread, except where said.
+// next units go on while it waits for their sums). Merge states exist of as many units as weigh no more than
+// three of the largest. Communication thread, except where said.
 #pragma once
 
 #include "receive_ring.hpp"
@@ -62,11 +62,14 @@ class SliceMerger {
     std::map<int, std::vector<std::uint32_t>> remote;  // clients by rank; empty where the slice is
     std::map<int, std::size_t> asked;                  // of them
     std::size_t needed = 0, added = 0;                 // updates
-    bool finishing = false;
+    bool started = false, finishing = false;
   };
+  [[nodiscard]] std::int64_t own_size(const PlannedUnit& unit) const;
   void add_own(const Work& work, const std::vector<std::shared_ptr<const CutUpdate>>& own);
   void sum_diagonals(std::size_t index, aggregate::FixedPoint scale,
                      const std::vector<std::shared_ptr<const CutUpdate>>& own);
+  [[nodiscard]] std::size_t units_with_room() const;
+  void start(Unit& unit);
   void ask(Unit& unit);
   bool ask_rank(Unit& unit, int rank, const std::vector<std::int64_t>& kept);
   void added(std::size_t index, std::size_t updates);
@@ -89,6 +92,7 @@ class SliceMerger {
   OnFinished on_finished_;
   TreeSum sums_;
   ReceiveRing ring_;
+  std::int64_t room_ = 0;   // weights of merge states, own slices only
   std::deque<Unit> units_;  // in plan order, begun and not finished
   std::map<std::size_t, std::map<int, std::vector<std::int64_t>>> offers_;             // unit, rank -> kept
   std::map<std::size_t, std::shared_ptr<const std::vector<std::int64_t>>> diagonals_;  // by diagonal unit

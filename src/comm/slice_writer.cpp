@@ -131,7 +131,7 @@ void SliceWriter::call_back(std::size_t index, Unit& unit) {
 aggregate::MergedMatrix SliceWriter::joined(std::size_t index, Unit& unit) const {
   const PlannedUnit& planned = context_.plan.unit(index);
   const auto clients = static_cast<std::int64_t>(unit.said->size());
-  const aggregate::MergedMatrix counts = counts_of(unit.own->matrix);
+  const aggregate::MergedMatrix nothing = empty_slice(unit.own->matrix);
   std::vector<aggregate::MergedMatrix> slices;
   for (int owner = 0; owner < context_.link.size(); ++owner) {
     const auto part = unit.arrived.find(owner);
@@ -139,10 +139,10 @@ aggregate::MergedMatrix SliceWriter::joined(std::size_t index, Unit& unit) const
       slices.push_back(std::move(unit.own->matrix));
     } else if (part != unit.arrived.end()) {
       const std::int64_t size = slice_of(planned, context_.options, owner, context_.link.size()).size();
-      slices.push_back(decode_result(part->second, planned, size, clients, counts));
+      slices.push_back(decode_result(part->second, planned, size, clients));
       unit.arrived.erase(part);
     } else {
-      slices.push_back(counts);
+      slices.push_back(nothing);
     }
   }
   return aggregate::join_slices(planned.rows, planned.cols, std::move(slices));

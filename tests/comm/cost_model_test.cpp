@@ -139,19 +139,20 @@ TEST(CostModel, OwnersShareSlicesAndAddingAndPassResultsOn) {
   const aggregate::MergeRules rules{.tie = aggregate::TieRule::index};
   const OwnersLoad owners = owners_load(unit, 12, 4, rules);
   EXPECT_EQ(owners.ranks, 4);
-  EXPECT_EQ(owners.result_bytes, 848 + 640) << "an update without diagonal, a byte of votes a weight";
-  EXPECT_EQ(owners.sums, 4) << "histogram, shares of the last tied weights, totals; diag(H)";
-  EXPECT_EQ(owners_load(unit, 300, 4, rules).result_bytes, 848 + 2 * 640);
+  EXPECT_EQ(owners.result_bytes, 848 + 640 + 4 * 8 + 13 * 8)
+      << "an update without diagonal, a byte of votes a weight, four counts and a histogram";
+  EXPECT_EQ(owners.sums, 3) << "histogram, shares of the last tied weights; diag(H)";
+  EXPECT_EQ(owners_load(unit, 300, 4, rules).result_bytes, 848 + 2 * 640 + 4 * 8 + 301 * 8);
   const UnitLoad load = even_load(unit, 12, 4);
   // Three clients a rank, three quarters of each travel; results of three quarters; a tree of two levels.
-  const double results = 0.75 * 1488 / 1e6;
+  const double results = 0.75 * (848 + 640 + 4 * 8 + 13 * 8) / 1e6;
   EXPECT_DOUBLE_EQ(owners_seconds(load, owners, round_rates()),
-                   3 * 1008 * 0.75 / 1e6 + results + (3 + 2 * 2 * 4) * 3e-3)
+                   3 * 1008 * 0.75 / 1e6 + results + (3 + 2 * 2 * 3) * 3e-3)
       << "the link";
   CostRates slow_core = round_rates();
   slow_core.add_seconds_per_weight = 1e-4;
   EXPECT_DOUBLE_EQ(owners_seconds(load, owners, slow_core),
-                   12 * 640 * 1e-4 / 4 + results + (3 + 2 * 2 * 4) * 3e-3)
+                   12 * 640 * 1e-4 / 4 + results + (3 + 2 * 2 * 3) * 3e-3)
       << "the cores";
   EXPECT_DOUBLE_EQ(owners_seconds(even_load(unit, 5, 1), owners_load(unit, 5, 1, rules), round_rates()),
                    5 * 640 * 1e-6)

@@ -39,12 +39,14 @@ struct SlicePlace {
 /// order, which sums_of_finishing() lists; an exception passes through.
 using SumOverOwners = std::function<void(std::span<std::int64_t>)>;
 
-/// Lengths of the vectors that finish_slice() sums, in order, whatever the data.
+/// Lengths of the vectors that finish_slice() sums, in order, whatever the data. None where no weight's fate
+/// depends on those of other owners: N:M groups, no mask expansion.
 [[nodiscard]] std::vector<std::int64_t> sums_of_finishing(const MergeRules& rules, std::int64_t clients,
                                                           int owners);
 
-/// One owner's part of finish(): matrix (size x 1) and votes are of the slice, all counts of the whole
-/// matrix. Every owner takes part, also one whose slice is empty.
+/// One owner's part of finish(): matrix (size x 1), votes and counts are of the slice; the target is the
+/// whole matrix', and without N:M groups above_target, too. Every owner takes part, also one whose slice is
+/// empty.
 /// @param slice  sums of the weights of slice_of(), as a PartialMerge of size x 1; its own diagonal is not
 /// used
 /// @param diagonal_sums  of the whole matrix' input group, as for finish()
