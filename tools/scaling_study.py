@@ -112,11 +112,10 @@ def numbers(text: str) -> list[int]:
 
 
 def grid(options: argparse.Namespace) -> list[Point]:
-    """All points, small ones first. Owners' clients exist at once, so there are fewer of them."""
+    """All points, small ones first."""
     points = [Point(min(options.clients), ranks, way, fits=True) for ranks in options.ranks for way in options.ways]
     for clients, ranks, way in itertools.product(options.clients, options.ranks, options.ways):
-        if way != "owners" or clients <= options.owners_clients:
-            points += [Point(clients, ranks, way, repeat) for repeat in range(1, options.repeats + 1)]
+        points += [Point(clients, ranks, way, repeat) for repeat in range(1, options.repeats + 1)]
     return points
 
 
@@ -126,7 +125,7 @@ def read_point(path: Path) -> dict[str, Any] | None:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return found if isinstance(found, dict) and found.get("format_version") == 2 else None
+    return found if isinstance(found, dict) and found.get("format_version") == 3 else None
 
 
 def run_point(point: Point, path: Path, options: argparse.Namespace) -> None:
@@ -140,7 +139,7 @@ def run_point(point: Point, path: Path, options: argparse.Namespace) -> None:
         stream.write(done.stdout.encode())
     if read_point(path) is None:
         path.unlink()
-        fail(f"{shlex.join(command)}: printed no JSON object of version 2", 1)
+        fail(f"{shlex.join(command)}: printed no JSON object of version 3", 1)
 
 
 def job_array(points: Sequence[Point], options: argparse.Namespace) -> str:
@@ -244,9 +243,6 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--clients", type=numbers, default=[4, 16, 64, 256, 1024, 4096])
     parser.add_argument("--ranks", type=numbers, default=[1, 2])
     parser.add_argument("--ways", type=ways, default=list(WAYS), help="default: %(default)s")
-    parser.add_argument(
-        "--owners-clients", type=int, default=256, help="most clients with owners: all updates of a rank's exist at once"
-    )
     parser.add_argument("--repeats", type=int, default=1, help="of each point of the grid; the median counts")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="for every point")
     parser.add_argument("--program", default=str(ROOT / "build" / "release" / "fedspallm"))

@@ -162,14 +162,27 @@ class Simulation {
     return options;
   }
 
+  /// Sizes take turns, so that what slows the machine for a while slows all of them.
   void measure_sizes() {
     std::vector<std::int64_t> all = simulate_.fit;
     all.insert(all.end(), simulate_.held_out.begin(), simulate_.held_out.end());
     std::ranges::sort(all);
-    std::vector<MeasuredSize> fitted;
+    std::vector<RoundPlan> plans;
     for (const std::int64_t clients : all) {
-      const bool fit = std::ranges::binary_search(simulate_.fit, clients);
-      const MeasuredSize size = measure(clients);
+      plans.push_back(planned(with_clients(clients, false)));
+      keep_blocks(plans.back(), simulate_.blocks);
+    }
+    std::vector<SizeRuns> runs(all.size());
+    for (std::int64_t repeat = 0; repeat < simulate_.repeats; ++repeat)
+      for (std::size_t i = 0; i < all.size(); ++i)
+        for (std::int64_t turn = 0; turn < runs_in_turn(all[i]); ++turn) measure(plans[i], runs[i]);
+    std::vector<MeasuredSize> fitted;
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      const bool fit = std::ranges::binary_search(simulate_.fit, all[i]);
+      const MeasuredSize size{.clients = all[i],
+                              .seconds = median(runs[i].seconds),
+                              .peak_merge_bytes = runs[i].peak_merge_bytes,
+                              .runs = std::ssize(runs[i].seconds)};
       report_.sizes.push_back({size, fit, {}});
       if (fit) fitted.push_back(size);
     }
@@ -177,20 +190,23 @@ class Simulation {
     if (communicator_.rank() == 0) forecast(fitted, link);
   }
 
-  MeasuredSize measure(std::int64_t clients) {
-    RoundPlan plan = planned(with_clients(clients, false));
-    keep_blocks(plan, simulate_.blocks);
-    const SimulatedExchange what{config_, plan, options_};
+  struct SizeRuns {
     std::vector<double> seconds;
-    MeasuredSize size{.clients = clients};
-    for (std::int64_t repeat = 0; repeat < simulate_.repeats; ++repeat) {
-      communicator_.barrier();
-      const SimulatedResult result = run_exchange(communicator_, what);
-      seconds.push_back(result.merge_and_wire() / static_cast<double>(report_.blocks_run));
-      size.peak_merge_bytes = std::max(size.peak_merge_bytes, result.peak_merge_bytes);
-    }
-    size.seconds = median(seconds);
-    return size;
+    std::int64_t peak_merge_bytes = 0;
+  };
+
+  /// A run of few clients takes a tenth of a second, of which waking up threads is much: more of them are
+  /// measured.
+  static std::int64_t runs_in_turn(std::int64_t clients) {
+    constexpr std::int64_t kClients = 256, kMost = 8;
+    return std::clamp<std::int64_t>(kClients / clients, 1, kMost);
+  }
+
+  void measure(const RoundPlan& plan, SizeRuns& runs) {
+    communicator_.barrier();
+    const SimulatedResult result = run_exchange(communicator_, {config_, plan, options_});
+    runs.seconds.push_back(result.merge_and_wire() / static_cast<double>(report_.blocks_run));
+    runs.peak_merge_bytes = std::max(runs.peak_merge_bytes, result.peak_merge_bytes);
   }
 
   /// At the root.

@@ -23,11 +23,12 @@ struct Layout {
   std::int64_t ranks_per_node = 0;  // topology nodes: of equal nodes; 0 = as options.leaders
 };
 
-/// One measured number of clients: seconds of merge and wire per block.
+/// One measured number of clients: seconds of merge and wire per block, the median of all runs.
 struct MeasuredSize {
   std::int64_t clients = 0;
   double seconds = 0;
   std::int64_t peak_merge_bytes = 0;
+  std::int64_t runs = 1;
 };
 
 struct PerformanceModel {

@@ -28,6 +28,7 @@ nlohmann::json size_of(const SizeReport& report) {
       {"seconds_per_block", report.size.seconds},
       {"seconds_per_client", report.size.seconds / static_cast<double>(report.size.clients)},
       {"peak_merge_bytes", report.size.peak_merge_bytes},
+      {"runs", report.size.runs},
       {"held_out", !report.fitted}};
   if (report.forecast) {
     object["forecast_seconds_per_block"] = *report.forecast;
@@ -108,7 +109,6 @@ nlohmann::json to_json(const RankUse& use) {
           {"peak_rss_bytes", use.rss_peak},
           {"seconds", result.seconds},
           {"making_seconds", result.making},
-          {"made_ahead_seconds", result.made_ahead},
           {"adding_seconds", result.adding},
           {"finishing_seconds", result.finishing},
           {"writing_seconds", result.writing},
@@ -120,7 +120,7 @@ nlohmann::json to_json(const SimulationReport& report) {
   nlohmann::json dropped = nlohmann::json::array();
   for (const comm::Dropped& one : report.clock.dropped)
     dropped.push_back({{"client", one.client}, {"block", one.block}, {"reason", one.reason}});
-  nlohmann::json object = {{"format_version", 2},
+  nlohmann::json object = {{"format_version", 3},
                            {"version", report.version},
                            {"cpu", report.cpu},
                            {"cores", report.cores},

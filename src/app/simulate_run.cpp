@@ -4,7 +4,6 @@
 #include "fedspallm/base/error.hpp"
 #include "fedspallm/base/hash.hpp"
 #include "fedspallm/comm/cost_model.hpp"
-#include "fedspallm/report/system.hpp"
 #include "fedspallm/store/run_store.hpp"
 
 #include "block_merger.hpp"
@@ -70,9 +69,8 @@ class Finisher {
   store::BlockRecord record_;
 };
 
-/// This rank's clients: they announce each unit, and their updates are made when they are due. Owners have to
-/// know each update when it is announced, so there all are made first: making them is no part of the
-/// exchange.
+/// This rank's clients: they announce each unit, and their updates, or slices of them, are made when they are
+/// due.
 class Hosts {
  public:
   Hosts(const SimulatedExchange& what, int rank)
@@ -80,22 +78,6 @@ class Hosts {
     const auto& ranks = what.plan.exchange.rank_of_client;
     for (std::uint32_t client = 0; client < ranks.size(); ++client)
       if (ranks[client] == rank) clients_.push_back(client);
-  }
-
-  /// Bytes of all updates that this rank's clients deliver.
-  [[nodiscard]] std::int64_t update_bytes() const {
-    std::int64_t bytes = 0;
-    each_update([&](std::size_t index, std::uint32_t) {
-      const comm::PlannedUnit& unit = what_.plan.exchange.units[index];
-      bytes += wire::encoded_bytes(unit.rows, unit.cols, unit.expected_kept, unit.dtype, unit.with_diagonal);
-    });
-    return bytes;
-  }
-
-  void make_ahead() {
-    each_update([this](std::size_t index, std::uint32_t client) {
-      ahead_.emplace(std::pair(index, client), maker_.make(index, client));
-    });
   }
 
   void deliver(comm::Exchange& exchange) {
@@ -112,26 +94,25 @@ class Hosts {
       std::vector<comm::UpdateSummary> summaries;
       for (const std::uint32_t client : clients_)
         if (units[index].clients.contains(client)) summaries.push_back(maker_.summary(index, client));
-      exchange.submit_later(index, std::move(summaries),
-                            [this, index](std::uint32_t client) { return update(index, client); });
+      exchange.submit_later(
+          index, std::move(summaries),
+          [this, index](std::uint32_t client) { return maker_.make(index, client); }, slices_of(index));
     }
   }
 
  private:
-  template <class Action>
-  void each_update(Action action) const {
-    const auto& units = what_.plan.exchange.units;
-    for (std::size_t index = 0; index < units.size(); ++index)
-      for (const std::uint32_t client : clients_) {
-        const auto dropped = what_.dropped.find(client);
-        const bool gone = dropped != what_.dropped.end() && dropped->second.block <= units[index].id.block;
-        if (!gone && units[index].clients.contains(client)) action(index, client);
-      }
-  }
-
-  [[nodiscard]] wire::MatrixUpdate update(std::size_t index, std::uint32_t client) {
-    auto made = ahead_.extract({index, client});  // owners ask for it on this thread
-    return made.empty() ? maker_.make(index, client) : std::move(made.mapped());
+  [[nodiscard]] comm::MakeSlices slices_of(std::size_t index) const {
+    comm::MakeSlices slices;
+    slices.kept = [this, index](std::uint32_t, std::span<const aggregate::Slice> wanted) {
+      std::vector<std::int64_t> kept;
+      for (const aggregate::Slice& slice : wanted) kept.push_back(maker_.kept_of(index, slice));
+      return kept;
+    };
+    slices.make = [this, index](std::uint32_t client, const aggregate::Slice& slice) {
+      return maker_.make_slice(index, client, slice);
+    };
+    slices.diagonal = [this, index](std::uint32_t client) { return maker_.make_diagonal(index, client); };
+    return slices;
   }
 
   void drop(comm::Exchange& exchange, std::uint32_t block) {
@@ -146,22 +127,7 @@ class Hosts {
   const SimulatedExchange& what_;
   UpdateMaker maker_;
   std::vector<std::uint32_t> clients_;  // that are left
-  std::map<std::pair<std::size_t, std::uint32_t>, wire::MatrixUpdate> ahead_;
 };
-
-/// Refuses to make more than there is room for: the kernel would end a rank in the middle.
-void check_room(const Hosts& hosts, int ranks_on_host) {
-  const report::MemoryLimit memory = report::available_memory();
-  const double most = static_cast<double>(memory.bytes) / ranks_on_host;
-  const auto needed = static_cast<double>(hosts.update_bytes());
-  check<ResourceError>(
-      needed <= most,
-      fmt::format(
-          "simulate: with owners all updates of a rank's clients exist at once: {:.1f} GB, where {:.1f} "
-          "GB are left for it ({}); take fewer clients, fewer simulate.blocks, more hosts, or "
-          "federation.topology = \"root\"",
-          needed * 1e-9, most * 1e-9, memory.source));
-}
 
 /// The plan without what dropped clients will not deliver.
 comm::ExchangePlan delivered_plan(const SimulatedExchange& what) {
@@ -228,15 +194,6 @@ SimulatedResult run_exchange(comm::Communicator& communicator, const SimulatedEx
   });
   Hosts hosts(what, communicator.rank());
   SimulatedResult result;
-  if (what.options.topology == comm::Topology::owners) {
-    const auto before = Clock::now();
-    const auto ranks_on_host = static_cast<int>(communicator.maximum(communicator.node_size()));
-    communicator.together([&] {
-      check_room(hosts, ranks_on_host);
-      hosts.make_ahead();
-    });
-    result.made_ahead = seconds_since(before);
-  }
   comm::Exchange exchange(communicator, what.plan.exchange, what.options,
                           [&](const comm::CompletedUnit& unit) { finisher->complete(unit); });
   const auto start = Clock::now();
@@ -249,6 +206,10 @@ SimulatedResult run_exchange(comm::Communicator& communicator, const SimulatedEx
   result.seconds = seconds_since(start);
   const comm::ExchangeStatistics statistics = exchange.statistics();
   result.making = statistics.seconds_making;
+  result.making_in_the_way = result.making;
+  if (what.options.topology == comm::Topology::owners)
+    result.making_in_the_way =
+        static_cast<double>(communicator.maximum(static_cast<std::int64_t>(result.making * 1e9))) * 1e-9;
   result.waiting = statistics.seconds_waited;
   result.bytes_sent = statistics.bytes_sent;
   result.bytes_forecast = bytes_forecast(what, communicator.rank(), communicator.size());

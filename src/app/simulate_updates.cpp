@@ -3,33 +3,37 @@
 
 #include "fedspallm/base/error.hpp"
 #include "fedspallm/base/random.hpp"
+#include "fedspallm/comm/cost_model.hpp"
 
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <utility>
 
 namespace fedspallm::app {
 
-namespace {
-
-/// Random words number 0, 1, ... of one update: SplitMix64 (Steele, Lea, Flood 2014), which is a function of
-/// a counter and far cheaper than Philox; its start is drawn from that.
-class Words {
+/// Random words number `first`, `first` + 1, ... of one stream: SplitMix64 (Steele, Lea, Flood 2014), which
+/// is a function of a counter and far cheaper than Philox; its start is drawn from that.
+class RandomWords {
  public:
-  explicit Words(std::uint64_t start) : state_(start) {}
+  explicit RandomWords(std::uint64_t start, std::int64_t first = 0)
+      : state_(start + static_cast<std::uint64_t>(first) * kStep) {}
   std::uint64_t next() {
-    std::uint64_t z = state_ += 0x9E3779B97F4A7C15U;
+    std::uint64_t z = state_ += kStep;
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9U;
     z = (z ^ (z >> 27)) * 0x94D049BB133111EBU;
     return z ^ (z >> 31);
   }
 
  private:
+  static constexpr std::uint64_t kStep = 0x9E3779B97F4A7C15U;
   std::uint64_t state_;
 };
 
+namespace {
+
 /// `count` of the lowest `width` bits, from a random word that is corrected bit by bit.
-std::uint64_t word_with(int count, int width, Words& words) {
+std::uint64_t word_with(int count, int width, RandomWords& words) {
   const std::uint64_t all = width == 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << width) - 1;
   std::uint64_t word = words.next();
   if (count * 4 < width) word &= words.next();      // start near to a quarter,
@@ -48,27 +52,9 @@ std::uint64_t word_with(int count, int width, Words& words) {
   return std::rotr(word, turn);
 }
 
-/// Exactly `kept` bits in all, spread evenly over the words: of what is left each word has its share, rounded
-/// up.
-template <class WordWith>
-void fill_mask(std::int64_t size, std::int64_t kept, WordWith word, std::vector<std::uint64_t>& bits) {
-  bits.resize(static_cast<std::size_t>(wire::mask_words(size)));
-  std::int64_t given = 0;
-  for (std::size_t i = 0; i < bits.size(); ++i) {
-    const std::int64_t begin = static_cast<std::int64_t>(i) * 64;
-    const std::int64_t end = std::min(size, begin + 64);
-    const std::int64_t left = size - begin;
-    const auto count =
-        static_cast<int>(std::min(end - begin, ((kept - given) * (end - begin) + left - 1) / left));
-    bits[i] = word(count, static_cast<int>(end - begin));
-    given += count;
-  }
-}
-
-/// N of every M consecutive weights: a run of N that begins anywhere in the group.
-void fill_groups(std::int64_t size, const config::Pattern& pattern, Words& words,
-                 std::vector<std::uint64_t>& bits) {
-  bits.assign(static_cast<std::size_t>(wire::mask_words(size)), 0);
+/// N of every M consecutive ones of the first `size` bits: a run of N that begins anywhere in the group.
+void fill_groups(std::int64_t size, const config::Pattern& pattern, RandomWords& words,
+                 std::span<std::uint64_t> bits) {
   for (std::int64_t group = 0; group < size; group += pattern.group) {
     const auto first = static_cast<std::int64_t>(words.next() % static_cast<std::uint64_t>(pattern.group));
     for (std::int64_t k = 0; k < pattern.keep; ++k) {
@@ -76,6 +62,11 @@ void fill_groups(std::int64_t size, const config::Pattern& pattern, Words& words
       bits[static_cast<std::size_t>(bit / 64)] |= std::uint64_t{1} << (bit % 64);
     }
   }
+}
+
+/// Whether no group lies in two words of a mask.
+bool fits_words(const config::Pattern& pattern) {
+  return !pattern.structured() || 64 % pattern.group == 0;
 }
 
 /// How random bits become numbers of [2^-8, 1) with either sign: sign and mantissa are kept, three bits of
@@ -98,21 +89,26 @@ Lanes lanes_of(DType dtype) {
   }
 }
 
-void fill_values(DType dtype, std::int64_t count, Words& words, std::vector<std::byte>& values) {
+/// Values number `before` and following.
+void fill_values(DType dtype, std::int64_t before, std::int64_t count, std::uint64_t start,
+                 std::vector<std::byte>& values) {
+  constexpr std::size_t kWord = sizeof(std::uint64_t);
   const Lanes lanes = lanes_of(dtype);
+  const std::size_t first = static_cast<std::size_t>(before) * size_of(dtype);
+  RandomWords words(start, static_cast<std::int64_t>(first / kWord));
   values.resize(static_cast<std::size_t>(count) * size_of(dtype));
-  const auto next = [&] {
+  std::size_t skip = first % kWord;  // of the first word: another slice's
+  for (std::size_t i = 0; i < values.size();) {
     const std::uint64_t random = words.next();
-    return (random & lanes.keep) | (lanes.base - (random & lanes.exponent));
-  };
-  const std::size_t whole = values.size() / sizeof(std::uint64_t) * sizeof(std::uint64_t);
-  for (std::size_t i = 0; i < whole; i += sizeof(std::uint64_t)) {
-    const std::uint64_t word = next();
-    std::memcpy(values.data() + i, &word, sizeof word);
+    const std::uint64_t word = (random & lanes.keep) | (lanes.base - (random & lanes.exponent));
+    const std::size_t bytes = std::min(kWord - skip, values.size() - i);
+    if (bytes == kWord)
+      std::memcpy(values.data() + i, &word, kWord);
+    else
+      std::memcpy(values.data() + i, reinterpret_cast<const std::byte*>(&word) + skip, bytes);
+    i += bytes;
+    skip = 0;
   }
-  if (whole == values.size()) return;
-  const std::uint64_t last = next();
-  std::memcpy(values.data() + whole, &last, values.size() - whole);
 }
 
 }  // namespace
@@ -127,16 +123,24 @@ UpdateMaker::UpdateMaker(const comm::ExchangePlan& plan, const config::Pattern& 
                                   unit.expected_kept * pattern.group == unit.rows * unit.cols * pattern.keep),
         "UpdateMaker: groups of the pattern divide the columns");
   }
-  Words words(random_bits({.seed = seed, .use = RandomUse::simulation}, std::uint64_t{1} << 41));
+  if (!fits_words(pattern)) return;
+  RandomWords words(random_bits({.seed = seed, .use = RandomUse::simulation}, std::uint64_t{1} << 41));
   for (const comm::PlannedUnit& unit : plan.units) {
     const std::int64_t share = unit.expected_kept * 64 / std::max<std::int64_t>(1, unit.rows * unit.cols);
     for (std::int64_t count = share; count <= std::min<std::int64_t>(64, share + 1); ++count) {
       std::vector<std::uint64_t>& draws = draws_[static_cast<std::size_t>(count)];
-      if (pattern.structured() || !draws.empty()) continue;
+      if (!draws.empty()) continue;
       draws.resize(kDraws);
-      for (std::uint64_t& word : draws) word = word_with(static_cast<int>(count), 64, words);
+      for (std::uint64_t& word : draws) word = make_word(static_cast<int>(count), 64, words);
     }
   }
+}
+
+std::uint64_t UpdateMaker::make_word(int count, int width, RandomWords& words) const {
+  if (!pattern_.structured()) return word_with(count, width, words);
+  std::uint64_t word = 0;
+  fill_groups(width, pattern_, words, std::span(&word, 1));
+  return word;
 }
 
 comm::UpdateSummary UpdateMaker::summary(std::size_t index, std::uint32_t client) const {
@@ -148,41 +152,86 @@ comm::UpdateSummary UpdateMaker::summary(std::size_t index, std::uint32_t client
           .report = {}};
 }
 
+std::uint64_t UpdateMaker::start_of(std::size_t index, std::uint32_t client, Part part) const {
+  const comm::PlannedUnit& unit = plan_.units.at(index);
+  return random_bits({.seed = seed_,
+                      .use = RandomUse::simulation,
+                      .round = unit.id.round,
+                      .client = client,
+                      .block = unit.id.block},
+                     // far from the laws' numbers
+                     std::uint64_t{1} << 40 | static_cast<std::uint64_t>(part) << 32 | unit.id.matrix);
+}
+
+std::int64_t UpdateMaker::kept_of(std::size_t index, const aggregate::Slice& slice) const {
+  const comm::PlannedUnit& unit = plan_.units.at(index);
+  return comm::evenly_before(unit, unit.expected_kept, slice.end) -
+         comm::evenly_before(unit, unit.expected_kept, slice.begin);
+}
+
+/// Kept weights are spread evenly over the words, of which each has its share, rounded up or down.
+void UpdateMaker::fill_mask(std::size_t index, std::uint32_t client, const aggregate::Slice& slice,
+                            std::vector<std::uint64_t>& bits) const {
+  const std::uint64_t start = start_of(index, client, Part::mask);
+  bits.assign(static_cast<std::size_t>(wire::mask_words(slice.size())), 0);
+  if (!fits_words(pattern_)) {
+    RandomWords words(start, slice.begin / pattern_.group);
+    return fill_groups(slice.size(), pattern_, words, bits);
+  }
+  const comm::PlannedUnit& unit = plan_.units.at(index);
+  const int grain = pattern_.structured() ? static_cast<int>(pattern_.group) : 1;
+  RandomWords words(start, slice.begin / 64);
+  std::int64_t given = comm::evenly_before(unit, unit.expected_kept, slice.begin);
+  for (std::size_t i = 0; i < bits.size(); ++i) {
+    const std::int64_t begin = slice.begin + static_cast<std::int64_t>(i) * 64;
+    const std::int64_t end = std::min(slice.end, begin + 64);
+    const std::int64_t after = comm::evenly_before(unit, unit.expected_kept, end);
+    const auto count = static_cast<int>(after - std::exchange(given, after));
+    if (end - begin < 64) {
+      RandomWords last(start_of(index, client, Part::last_word));
+      bits[i] = make_word(count, static_cast<int>(end - begin), last);
+      continue;
+    }
+    // Making a word of so many bits takes longer than adding it to a merge; drawing and turning one that was
+    // made does not. Of 2^16 words (N:M: fewer) two clients seldom draw the same.
+    const std::vector<std::uint64_t>& draws = draws_[static_cast<std::size_t>(count)];
+    const std::uint64_t random = words.next();
+    bits[i] = std::rotl(draws[random % kDraws], static_cast<int>(random >> 58) / grain * grain);
+  }
+}
+
+wire::PackedMatrix UpdateMaker::make_slice(std::size_t index, std::uint32_t client,
+                                           const aggregate::Slice& slice) const {
+  const comm::PlannedUnit& unit = plan_.units.at(index);
+  require(slice.size() == 0 || slice.begin % 64 == 0, "UpdateMaker: a slice begins with a word of its mask");
+  wire::PackedMatrix matrix;
+  matrix.rows = slice.size();
+  matrix.cols = 1;
+  matrix.dtype = unit.dtype;
+  matrix.kept = kept_of(index, slice);
+  fill_mask(index, client, slice, matrix.bits);
+  fill_values(unit.dtype, comm::evenly_before(unit, unit.expected_kept, slice.begin), matrix.kept,
+              start_of(index, client, Part::values), matrix.values);
+  return matrix;
+}
+
+std::vector<float> UpdateMaker::make_diagonal(std::size_t index, std::uint32_t client) const {
+  const comm::PlannedUnit& unit = plan_.units.at(index);
+  std::vector<float> diagonal(unit.with_diagonal ? static_cast<std::size_t>(unit.cols) : 0);
+  RandomWords words(start_of(index, client, Part::diagonal));
+  for (float& value : diagonal) value = static_cast<float>(words.next() >> 40) * 0x1p-24F;
+  return diagonal;
+}
+
 wire::MatrixUpdate UpdateMaker::make(std::size_t index, std::uint32_t client) const {
   const comm::PlannedUnit& unit = plan_.units.at(index);
-  Words words(random_bits({.seed = seed_,
-                           .use = RandomUse::simulation,
-                           .round = unit.id.round,
-                           .client = client,
-                           .block = unit.id.block},
-                          std::uint64_t{1} << 40 | unit.id.matrix));  // far from the laws' numbers
   wire::MatrixUpdate update;
   update.unit = unit.id;
   update.client = client;
-  wire::PackedMatrix& matrix = update.matrix;
-  matrix.rows = unit.rows;
-  matrix.cols = unit.cols;
-  matrix.dtype = unit.dtype;
-  matrix.kept = unit.expected_kept;
-  if (pattern_.structured())
-    fill_groups(matrix.size(), pattern_, words, matrix.bits);
-  else
-    fill_mask(
-        matrix.size(), matrix.kept,
-        [&](int count, int width) {
-          // Making a word of so many bits takes longer than adding it to a merge; drawing and turning one
-          // that was made does not. Of 2^16 words two clients seldom draw the same.
-          const std::vector<std::uint64_t>& draws = draws_[static_cast<std::size_t>(count)];
-          if (width < 64 || draws.empty()) return word_with(count, width, words);
-          const std::uint64_t random = words.next();
-          return std::rotl(draws[random % kDraws], static_cast<int>(random >> 58));
-        },
-        matrix.bits);
-  fill_values(unit.dtype, matrix.kept, words, matrix.values);
-  if (unit.with_diagonal) {
-    update.hessian_diagonal.resize(static_cast<std::size_t>(unit.cols));
-    for (float& value : update.hessian_diagonal) value = static_cast<float>(words.next() >> 40) * 0x1p-24F;
-  }
+  update.matrix = make_slice(index, client, {0, unit.rows * unit.cols});
+  update.matrix.rows = unit.rows;
+  update.matrix.cols = unit.cols;
+  update.hessian_diagonal = make_diagonal(index, client);
   return update;
 }
 

@@ -47,9 +47,12 @@ Engine::Engine(const Communicator& communicator, ExchangePlan plan, ExchangeOpti
                                             : std::numeric_limits<std::uint32_t>::max());
   merge_worker_ = std::make_unique<Worker>([this] { task_failed(); });
   if (options_.topology == Topology::owners) {
+    const Owners::OwnClients own{
+        .take = [this](std::size_t index, std::uint32_t client) { return member_->take(index, client).cut; },
+        .later = [this](std::size_t index) { return member_->later(index); },
+        .through = [this](std::size_t index) { member_->later_through(index); }};
     owners_ = std::make_unique<Owners>(
-        context_, *merge_worker_, [this] { task_failed(); }, on_completed,
-        [this](std::size_t index, std::uint32_t client) { return member_->take(index, client).cut; });
+        context_, *merge_worker_, [this] { task_failed(); }, on_completed, own);
   }
   if (root) {
     provider_worker_ = std::make_unique<Worker>([this] { task_failed(); });
@@ -80,11 +83,9 @@ void Engine::deliver(std::size_t index, Delivery delivery) {
   desk_.post([this, index, shared] { member_->deliver(index, std::move(*shared)); });
 }
 
-void Engine::deliver_later(std::size_t index, std::vector<UpdateSummary> summaries, MakeUpdate make) {
-  const auto later = std::make_shared<OwnUpdates>();
-  later->later = std::move(summaries);
-  later->make = std::move(make);
-  desk_.post([this, index, later] { member_->deliver_later(index, std::move(*later)); });
+void Engine::deliver_later(std::size_t index, OwnUpdates later) {
+  const auto shared = std::make_shared<OwnUpdates>(std::move(later));
+  desk_.post([this, index, shared] { member_->deliver_later(index, std::move(*shared)); });
 }
 
 void Engine::fetch(const std::shared_ptr<FetchTicket>& ticket) {

@@ -29,12 +29,12 @@ class Engine {
   [[nodiscard]] ExchangeStatistics statistics() const;
 
   // From client threads.
-  [[nodiscard]] wire::MatrixUpdate make(std::size_t index, const UpdateSummary& said,
-                                        const MakeUpdate& make) const {
-    return make_summarized(context_, index, said, make);
+  /// Owners: what later updates' slices hold.
+  void count_slices(std::size_t index, OwnUpdates& later) {
+    comm::count_slices(context_, index, later, make_mutex_);
   }
   void deliver(std::size_t index, Delivery delivery);
-  void deliver_later(std::size_t index, std::vector<UpdateSummary> summaries, MakeUpdate make);
+  void deliver_later(std::size_t index, OwnUpdates later);
   void fetch(const std::shared_ptr<FetchTicket>& ticket);
   void drop(DropMessage message);
   void wish(Boundary what);
@@ -55,7 +55,7 @@ class Engine {
   const ExchangeOptions options_;
   const PlanIndex plan_;
   Exchange::Provider provider_;
-  std::mutex provider_mutex_;
+  std::mutex provider_mutex_, make_mutex_;
   std::uint32_t provided_block_ = 0;
   Coordinator::Bytes provided_;
 

@@ -65,7 +65,8 @@ class Exchange::Impl {
     engine_.deliver(index, std::move(delivery));
   }
 
-  void submit_later(std::size_t index, std::vector<UpdateSummary>&& summaries, MakeUpdate&& make) {
+  void submit_later(std::size_t index, std::vector<UpdateSummary>&& summaries, MakeUpdate&& make,
+                    MakeSlices&& slices) {
     require(index < engine_.plan().size(), "submit_later: index < number of planned units");
     require(static_cast<bool>(make), "submit_later: something makes the updates");
     require(engine_.options().deadline_seconds == 0, "submit_later: without a deadline");
@@ -75,26 +76,17 @@ class Exchange::Impl {
     if (summaries.empty()) return;
     begin_unasked(engine_.plan().unit(index).id.block);
     engine_.gate().enter(engine_.plan().block_of(index), summaries.size());
-    if (engine_.options().topology == Topology::owners) {
-      make_and_cut(index, summaries, make);
-    } else {
-      engine_.deliver_later(index, std::move(summaries), std::move(make));
-    }
-  }
-
-  /// Owners are told at once what each slice holds, so nothing can wait to be made.
-  void make_and_cut(std::size_t index, const std::vector<UpdateSummary>& summaries, const MakeUpdate& make) {
+    OwnUpdates later;
+    later.later = std::move(summaries);
+    later.make = std::move(make);
+    later.slices = std::move(slices);
     try {
-      for (const UpdateSummary& one : summaries) {
-        Delivery delivery;
-        delivery.said = one;
-        delivery.cut = cut_update(engine_.plan().unit(index), engine_.options(),
-                                  engine_.make(index, one, make), engine_.rank(), engine_.ranks());
-        engine_.deliver(index, std::move(delivery));
-      }
+      if (engine_.options().topology == Topology::owners) engine_.count_slices(index, later);
     } catch (...) {
       engine_.fail(current_failure(engine_.rank_name()));
+      return;
     }
+    engine_.deliver_later(index, std::move(later));
   }
 
   void drop(std::uint32_t client, std::uint32_t block, std::string&& reason) {
@@ -309,8 +301,9 @@ Exchange::~Exchange() {
 void Exchange::submit(std::size_t index, wire::MatrixUpdate update) {
   impl_->submit(index, std::move(update));
 }
-void Exchange::submit_later(std::size_t index, std::vector<UpdateSummary> summaries, MakeUpdate make) {
-  impl_->submit_later(index, std::move(summaries), std::move(make));
+void Exchange::submit_later(std::size_t index, std::vector<UpdateSummary> summaries, MakeUpdate make,
+                            MakeSlices slices) {
+  impl_->submit_later(index, std::move(summaries), std::move(make), std::move(slices));
 }
 Boundary Exchange::at_boundary(std::uint32_t block) {
   return impl_->at_boundary(block);

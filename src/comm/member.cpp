@@ -12,6 +12,8 @@ namespace {
 constexpr int kRoot = 0;
 /// Units of submit_later() that are announced and not yet wholly asked for: one is being merged, one is next.
 constexpr std::size_t kAnnouncedAtOnce = 2;
+/// Owners: units that are announced and of which not every owner has its slices.
+constexpr std::size_t kAnnouncedToOwners = 4;
 }  // namespace
 
 Member::Member(const RankContext& context, Worker& merge_worker, Chain::OnReduced on_reduced, Owners* owners)
@@ -76,11 +78,22 @@ void Member::deliver_later(std::size_t index, OwnUpdates&& later) {
 
 /// The root keeps what is announced of every client until the unit is merged, so a few units must do.
 void Member::announce_later() {
-  while (!unannounced_.empty() && later_.size() - unannounced_.size() < kAnnouncedAtOnce) {
+  const std::size_t most = owners_ != nullptr ? kAnnouncedToOwners : kAnnouncedAtOnce;
+  while (!unannounced_.empty() && later_.size() - unannounced_.size() < most) {
     const std::size_t index = unannounced_.front();
     unannounced_.pop_front();
     context_.link.post(kRoot, AnnounceMessage{.unit = index, .clients = later_.at(index).updates->later});
   }
+}
+
+std::shared_ptr<const OwnUpdates> Member::later(std::size_t index) const {
+  const auto found = later_.find(index);
+  return found == later_.end() ? nullptr : found->second.updates;
+}
+
+void Member::later_through(std::size_t index) {
+  later_.erase(index);
+  announce_later();
 }
 
 Delivery Member::take(std::size_t index, std::uint32_t client) {

@@ -63,6 +63,9 @@ class Member {
   [[nodiscard]] OwnUpdates take_own(std::size_t index, std::span<const Announcement> said);
   /// One of them as it was handed over by submit(); likewise once.
   [[nodiscard]] Delivery take(std::size_t index, std::uint32_t client);
+  /// Owners: what submit_later() was given of the unit (else null), and that all of it has left.
+  [[nodiscard]] std::shared_ptr<const OwnUpdates> later(std::size_t index) const;
+  void later_through(std::size_t index);
   /// Moves the chain on; after a stop, tells the root once nothing is on its way any more. False when nothing
   /// was done.
   bool advance();

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "rank_context.hpp"
+#include <mutex>
 #include <vector>
 
 namespace fedspallm::comm {
@@ -15,12 +16,26 @@ struct OwnUpdates {
   std::vector<wire::MatrixUpdate> ready;
   std::vector<UpdateSummary> later;
   MakeUpdate make;
+  // Topology owners:
+  MakeSlices slices;
+  std::vector<std::vector<std::int64_t>> kept;  // parallel to later; of each owner's slice
   [[nodiscard]] std::size_t size() const { return ready.size() + later.size(); }
 };
 
 /// Makes what was summarized. @throws LogicError when `make` gives something else
 [[nodiscard]] wire::MatrixUpdate make_summarized(const RankContext& context, std::size_t index,
                                                  const UpdateSummary& said, const MakeUpdate& make);
+
+/// Fills `kept`, and `slices` where nothing makes slices alone. @param mutex  under which client and worker
+/// call `make`; it outlives `later` @throws LogicError when the slices of a client do not add up to its
+/// summary
+void count_slices(const RankContext& context, std::size_t index, OwnUpdates& later, std::mutex& mutex);
+/// The slice for `owner` of later[position]. @throws LogicError when something else is made than was
+/// summarized
+[[nodiscard]] wire::PackedMatrix make_slice(const RankContext& context, std::size_t index,
+                                            const OwnUpdates& later, std::size_t position, int owner);
+[[nodiscard]] std::vector<float> make_diagonal(const RankContext& context, std::size_t index,
+                                               const OwnUpdates& later, std::size_t position);
 
 /// Calls `add` with some updates after the other until all were given or it returns false; frees them on the
 /// way. Time in `make` counts as making, not as merging.

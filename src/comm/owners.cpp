@@ -7,12 +7,12 @@
 namespace fedspallm::comm {
 
 Owners::Owners(const RankContext& context, Worker& adder, std::function<void()> on_error,
-               Exchange::OnCompleted on_completed, Take take)
+               Exchange::OnCompleted on_completed, OwnClients own)
     : context_(context),
-      take_(std::move(take)),
+      own_(std::move(own)),
       finisher_(std::make_unique<Worker>(on_error)),
       writing_(std::make_unique<Worker>(on_error)),
-      sender_(context),
+      sender_(context, adder, own_.through),
       merger_(context, adder, *finisher_, sender_,
               [this](std::size_t index, const std::shared_ptr<FinishedSlice>& slice) {
                 writer_.finished(index, slice);
@@ -28,12 +28,20 @@ Owners::~Owners() {
 void Owners::on(int, const SliceMessage& message) {
   const auto index = static_cast<std::size_t>(message.unit);
   check<PeerError>(index < context_.plan.size(), "the root began a merge that is not of this plan");
-  std::vector<CutUpdate> updates;
+  std::vector<std::uint32_t> clients;
   for (const std::uint32_t client : context_.plan.unit(index).clients)
     if (context_.plan.rank_of(client) == context_.link.rank() &&
         !std::binary_search(message.absent.begin(), message.absent.end(), client))
-      updates.push_back(take_(index, client));
-  sender_.offer(index, std::move(updates));
+      clients.push_back(client);
+  if (const auto later = own_.later(index)) {
+    check<PeerError>(later->later.size() == clients.size(),
+                     "the root began a merge of other clients than had announced it");
+    sender_.offer(index, later);
+  } else {
+    std::vector<CutUpdate> updates;
+    for (const std::uint32_t client : clients) updates.push_back(own_.take(index, client));
+    sender_.offer(index, std::move(updates));
+  }
   merger_.begin(message);
 }
 
@@ -48,6 +56,7 @@ void Owners::stop() {
   merger_.stop();
   writer_.stop();
   abort();
+  sender_.stop();
   for (int rank = 0; rank < context_.link.size(); ++rank)
     if (rank != context_.link.rank()) context_.link.post(rank, QuietMessage());
 }
@@ -57,6 +66,7 @@ void Owners::on(int, const QuietMessage&) {
 }
 
 void Owners::abort() {
+  sender_.abort();
   merger_.abort();
   writer_.abort();
 }

@@ -17,11 +17,16 @@ namespace fedspallm::comm {
 
 class Owners {
  public:
-  /// An own client's update of a unit, once.
-  using Take = std::function<CutUpdate(std::size_t index, std::uint32_t client)>;
+  /// This rank's clients (member.hpp).
+  struct OwnClients {
+    std::function<CutUpdate(std::size_t index, std::uint32_t client)> take;  // an update of a unit, once
+    /// All of a unit's updates, to be made when they are due; null where they were taken.
+    std::function<std::shared_ptr<const OwnUpdates>(std::size_t index)> later;
+    std::function<void(std::size_t index)> through;  // all of those were made
+  };
 
   Owners(const RankContext& context, Worker& adder, std::function<void()> on_error,
-         Exchange::OnCompleted on_completed, Take take);
+         Exchange::OnCompleted on_completed, OwnClients own);
   ~Owners();
   Owners(const Owners&) = delete;
   Owners& operator=(const Owners&) = delete;
@@ -38,8 +43,10 @@ class Owners {
   void advance();
   /// The exchange ends before its time.
   void stop();
-  /// After stop(): no other rank will ask for anything.
-  [[nodiscard]] bool quiet() const { return stopped_ && quiet_ranks_ == context_.link.size() - 1; }
+  /// After stop(): no other rank will ask for anything, and all that they asked for was sent.
+  [[nodiscard]] bool quiet() const {
+    return stopped_ && quiet_ranks_ == context_.link.size() - 1 && sender_.idle();
+  }
   /// Nothing is under way here.
   [[nodiscard]] bool empty() const { return sender_.empty() && merger_.empty() && writer_.empty(); }
   /// Any thread: nothing waits any more, queued work does nothing.
@@ -47,7 +54,7 @@ class Owners {
 
  private:
   const RankContext& context_;
-  Take take_;
+  OwnClients own_;
   bool stopped_ = false;
   int quiet_ranks_ = 0;
   std::unique_ptr<Worker> finisher_, writing_;  // ended by the destructor, before what they use

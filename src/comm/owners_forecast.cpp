@@ -2,6 +2,7 @@
 // Bytes that a rank sends in the topology `owners`, message by message as owners.hpp has them. Clients' kept
 // weights are taken as spread evenly over a matrix.
 #include "fedspallm/base/counts.hpp"
+#include "fedspallm/comm/cost_model.hpp"
 
 #include "forecast_parts.hpp"
 #include "messages.hpp"
@@ -40,11 +41,7 @@ class UnitForecast {
   /// Of `kept` weights of the matrix, those in the owner's slice.
   [[nodiscard]] std::int64_t share(std::int64_t kept, int owner) const {
     const aggregate::Slice slice = slice_of(unit_, options_, owner, ranks_);
-    const auto before = [&](std::int64_t weights) {
-      const double part = static_cast<double>(weights) / static_cast<double>(whole());
-      return static_cast<std::int64_t>(std::llround(part * static_cast<double>(kept)));
-    };
-    return before(slice.end) - before(slice.begin);
+    return evenly_before(unit_, kept, slice.end) - evenly_before(unit_, kept, slice.begin);
   }
   [[nodiscard]] std::int64_t size_of_slice(int owner) const {
     return slice_of(unit_, options_, owner, ranks_).size();

@@ -94,8 +94,7 @@ void SliceMerger::begin(const SliceMessage& message) {
     if (own || work.size > 0) ++unit.needed;
     if (!own && work.size > 0) unit.remote[context_.plan.rank_of(client)].push_back(client);
   }
-  if (planned.with_diagonal && planned.diagonal_unit == index)
-    sum_diagonals(index, {message.diagonal_q}, sender_.updates(index));
+  if (planned.with_diagonal && planned.diagonal_unit == index) sum_diagonals(index, {message.diagonal_q});
   units_.push_back(std::move(unit));
 }
 
@@ -113,20 +112,25 @@ std::size_t SliceMerger::units_with_room() const {
 
 void SliceMerger::start(Unit& unit) {
   unit.started = true;
-  const auto own = sender_.updates(unit.work.index);
-  if (!own.empty()) add_own(unit.work, own);
+  if (const auto later = sender_.later(unit.work.index))
+    add_own_later(unit.work, later, 0);
+  else if (const auto own = sender_.updates(unit.work.index); !own.empty())
+    add_own(unit.work, own);
 }
 
 /// Each rank adds up its own clients' diagonals, all ranks the rest: no diagonal travels as such.
-void SliceMerger::sum_diagonals(std::size_t index, aggregate::FixedPoint scale,
-                                const std::vector<std::shared_ptr<const CutUpdate>>& own) {
+void SliceMerger::sum_diagonals(std::size_t index, aggregate::FixedPoint scale) {
   const auto cols = static_cast<std::size_t>(context_.plan.unit(index).cols);
-  adder_.post([this, own, cols, index, scale] {
+  adder_.post([this, own = sender_.updates(index), later = sender_.later(index), cols, index, scale] {
     if (aborted_) return;
     std::vector<std::int64_t> sums(cols, 0);
-    for (const auto& update : own)
+    const auto add = [&](const std::vector<float>& diagonal) {
       for (std::size_t column = 0; column < cols; ++column)
-        sums[column] += aggregate::quantize(update->diagonal[column], scale);
+        sums[column] += aggregate::quantize(diagonal[column], scale);
+    };
+    for (const auto& update : own) add(update->diagonal);
+    for (std::size_t i = 0; later != nullptr && i < later->later.size(); ++i)
+      add(make_diagonal(context_, index, *later, i));
     context_.desk.post([this, index, values = std::move(sums)] {
       sums_.add(index, kDiagonalStep, values, [this, index](std::vector<std::int64_t>&& whole) {
         diagonals_[index] = std::make_shared<const std::vector<std::int64_t>>(std::move(whole));
@@ -154,6 +158,30 @@ void SliceMerger::add_own(const Work& work, const std::vector<std::shared_ptr<co
     context_.desk.post([this, index = work.index, count = own.size()] {
       sender_.own_added(index);
       added(index, count);
+    });
+  });
+}
+
+/// A few updates' own slices, from position `begin` on; then, behind what else the adder has got to do, more.
+void SliceMerger::add_own_later(const Work& work, const std::shared_ptr<const OwnUpdates>& later,
+                                std::size_t begin) {
+  adder_.post([this, work, later, begin] {
+    if (aborted_) return;
+    const ScopedTime time(context_.merging_nanoseconds);
+    const std::size_t all = later->later.size();
+    const std::size_t end = work.size == 0 ? all : std::min(begin + kMadeAtOnce, all);
+    std::vector<wire::PackedMatrix> made;
+    for (std::size_t i = begin; work.size > 0 && i < end; ++i) {
+      const ScopedTime not_merging(context_.merging_nanoseconds, -1);
+      made.push_back(make_slice(context_, work.index, *later, i, context_.link.rank()));
+    }
+    std::vector<const wire::PackedMatrix*> matrices;
+    for (const wire::PackedMatrix& matrix : made) matrices.push_back(&matrix);
+    if (!made.empty()) merge_of(work).merge().add(matrices);
+    context_.desk.post([this, work, later, end, all] {
+      if (end < all) return add_own_later(work, later, end);
+      sender_.own_added(work.index);
+      added(work.index, all);
     });
   });
 }

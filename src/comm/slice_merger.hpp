@@ -66,8 +66,8 @@ class SliceMerger {
   };
   [[nodiscard]] std::int64_t own_size(const PlannedUnit& unit) const;
   void add_own(const Work& work, const std::vector<std::shared_ptr<const CutUpdate>>& own);
-  void sum_diagonals(std::size_t index, aggregate::FixedPoint scale,
-                     const std::vector<std::shared_ptr<const CutUpdate>>& own);
+  void add_own_later(const Work& work, const std::shared_ptr<const OwnUpdates>& later, std::size_t begin);
+  void sum_diagonals(std::size_t index, aggregate::FixedPoint scale);
   [[nodiscard]] std::size_t units_with_room() const;
   void start(Unit& unit);
   void ask(Unit& unit);

@@ -250,6 +250,37 @@ TEST(UpdateMaker, PatternsHoldInEveryGroup) {
   EXPECT_THROW(UpdateMaker(plan, {.keep = 2, .group = 4}, 5), LogicError) << "another count was planned";
 }
 
+TEST(UpdateMaker, SlicesAreThoseOfTheWholeUpdate) {
+  struct Case {
+    std::int64_t rows, cols, kept;
+    config::Pattern pattern;
+    DType dtype;
+  };
+  for (const auto& [rows, cols, kept, pattern, dtype] :
+       {Case{37, 45, 800, {}, DType::bf16}, Case{37, 45, 801, {}, DType::f32},
+        Case{21, 21, 0, {}, DType::f16}, Case{21, 21, 441, {}, DType::bf16},
+        Case{16, 45, 240, {.keep = 1, .group = 3}, DType::f16},
+        Case{32, 64, 1024, {.keep = 2, .group = 4}, DType::bf16}}) {
+    const comm::ExchangePlan plan = plan_of(rows, cols, dtype, kept);
+    const UpdateMaker maker(plan, pattern, 5);
+    const wire::MatrixUpdate whole = maker.make(0, 1);
+    EXPECT_EQ(maker.make_diagonal(0, 1), whole.hessian_diagonal);
+    for (const int owners : {1, 2, 3, 7, 40}) {
+      std::int64_t value = 0;
+      for (int owner = 0; owner < owners; ++owner) {
+        const auto slice = aggregate::slice_of(rows, cols, pattern.group, owner, owners);
+        const wire::PackedMatrix cut = wire::slice(whole.matrix, slice.begin, slice.end, value);
+        const wire::PackedMatrix alone = maker.make_slice(0, 1, slice);
+        EXPECT_EQ(alone.bits, cut.bits);
+        EXPECT_EQ(alone.values, cut.values);
+        EXPECT_EQ(alone.kept, cut.kept);
+        EXPECT_EQ(maker.kept_of(0, slice), cut.kept);
+        EXPECT_EQ(alone.rows, slice.size());
+      }
+    }
+  }
+}
+
 TEST(PerformanceModel, FindsTheRatesThatMadeTheMeasurements) {
   const comm::ExchangePlan plan = plan_of(512, 512, DType::bf16, 512 * 256);
   comm::CostRates truth{

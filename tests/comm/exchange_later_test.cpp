@@ -154,6 +154,94 @@ TEST_P(Later, AnUpdateThatCannotBeMadeEndsTheExchangeEverywhereOnce) {
   }
 }
 
+/// Slices of the made-up updates, each by itself.
+MakeSlices slices_of(const ExchangePlan& plan, std::size_t index) {
+  const auto cut = [&plan, index](std::uint32_t client, const aggregate::Slice& slice) {
+    const wire::PackedMatrix whole = make_update(plan, index, client).matrix;
+    const auto words = std::min((slice.begin + 63) / 64, std::ssize(whole.bits));
+    std::int64_t value = wire::count_mask_bits(std::span(whole.bits).first(static_cast<std::size_t>(words)));
+    return wire::slice(whole, slice.begin, slice.end, value);
+  };
+  return {
+      .kept =
+          [cut](std::uint32_t client, std::span<const aggregate::Slice> slices) {
+            std::vector<std::int64_t> kept;
+            for (const aggregate::Slice& slice : slices) kept.push_back(cut(client, slice).kept);
+            return kept;
+          },
+      .make = cut,
+      .diagonal =
+          [&plan, index](std::uint32_t client) { return make_update(plan, index, client).hessian_diagonal; }};
+}
+
+TEST_P(Later, SlicesMayBeMadeAlone) {
+  const auto planned = plan();
+  std::vector<Seen> seen;
+  std::atomic<int> whole{0};
+  Exchange exchange(comm_, planned, options(),
+                    [&](const CompletedUnit& unit) { seen.push_back(copy_of(unit)); });
+  for (std::size_t index = 0; index < planned.units.size(); ++index)
+    exchange.submit_later(
+        index, summaries(planned, index),
+        [&, index](std::uint32_t client) {
+          ++whole;
+          return make_update(planned, index, client);
+        },
+        slices_of(planned, index));
+  exchange.finish();
+  if (comm_.rank() == 0) {
+    EXPECT_TRUE(seen == merge_serially(planned));
+  }
+  if (GetParam() == Way::owners) {
+    EXPECT_EQ(whole, 0);
+  }
+}
+
+TEST_P(Later, WrongSlicesAndSlicesThatCannotBeMadeEndTheExchange) {
+  if (GetParam() != Way::owners) GTEST_SKIP() << "nothing else makes slices";
+  const auto planned = plan();
+  const auto ended = [&](const std::function<void(MakeSlices&)>& change) {
+    Exchange exchange(comm_, planned, options(), [](const CompletedUnit&) {});
+    return thrown_by([&] {
+      for (std::size_t index = 0; index < planned.units.size(); ++index) {
+        MakeSlices slices = slices_of(planned, index);
+        if (index >= 2) change(slices);
+        exchange.submit_later(
+            index, summaries(planned, index),
+            [&, index](std::uint32_t client) { return make_update(planned, index, client); }, slices);
+      }
+      exchange.finish();
+    });
+  };
+  const auto refusal = HasSubstr("another update was made than was summarized of client");
+  EXPECT_THAT(ended([](MakeSlices& slices) {
+                slices.kept = [](std::uint32_t, std::span<const aggregate::Slice> wanted) {
+                  return std::vector<std::int64_t>(wanted.size(), 1000);
+                };
+              }),
+              refusal);
+  EXPECT_THAT(ended([](MakeSlices& slices) {
+                slices.make = [make = slices.make](std::uint32_t client, const aggregate::Slice& slice) {
+                  return make(client == 3 ? 4 : client, slice);
+                };
+              }),
+              refusal);
+  EXPECT_THAT(ended([](MakeSlices& slices) {
+                slices.diagonal = [](std::uint32_t) { return std::vector<float>(7); };
+              }),
+              refusal);
+  EXPECT_THAT(ended([](MakeSlices& slices) {
+                slices.make = [](std::uint32_t, const aggregate::Slice&) -> wire::PackedMatrix {
+                  throw NumericalError("out of ideas");
+                };
+              }),
+              HasSubstr("out of ideas"));
+  const Outcome after = run_exchange(comm_, planned, options(), 0);
+  if (comm_.rank() == 0) {
+    EXPECT_TRUE(after.seen == merge_serially(planned)) << "nothing was left over";
+  }
+}
+
 TEST_P(Later, AnUpdateOtherThanSummarizedIsRefused) {
   const auto planned = plan();
   Exchange exchange(comm_, planned, options(), [](const CompletedUnit&) {});

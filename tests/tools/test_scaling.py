@@ -35,7 +35,7 @@ with open("calls.txt", "a", encoding="utf-8") as calls:
 rank = {"seconds": 0.1 * clients, "merge_and_wire_seconds": 0.25 + 0.05 * clients, "bytes_sent": 10 * clients,
         "bytes_forecast": 10 * clients, "peak_rss_bytes": 1000, "peak_merge_bytes": 500, "making_seconds": 0.01,
         "adding_seconds": 0.02, "finishing_seconds": 0.001, "writing_seconds": 0.0}
-found = {"format_version": 2, "model": "m", "blocks_run": 1, "ranks": [rank] * ranks, "digest": "d",
+found = {"format_version": 3, "model": "m", "blocks_run": 1, "ranks": [rank] * ranks, "digest": "d",
          "virtual": {"seconds": 1.0, "dropped": []}, "sizes": []}
 if "simulate.fit" not in settings:
     row = {"gpus": 2, "clients": 2, "efficiency": 0.5, "compute_seconds_per_block": 1.0,
@@ -61,7 +61,7 @@ class Study(unittest.TestCase):
     def tool(self, *arguments: str) -> str:
         launcher = f"{sys.executable} {self.folder / 'fake.py'} {{ranks}}"
         command = [sys.executable, str(TOOL), str(self.folder / "study.toml"), "--out", str(self.out)]
-        command += ["--clients", "64,16,256", "--ranks", "1,2", "--owners-clients", "64", "--launcher", launcher, *arguments]
+        command += ["--clients", "64,16,256", "--ranks", "1,2", "--launcher", launcher, *arguments]
         done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
         self.assertEqual(done.returncode, 0, done.stderr)
         return done.stdout
@@ -76,13 +76,12 @@ class Study(unittest.TestCase):
 
     def test_the_grid_is_run_once_and_gives_tables_and_plots(self) -> None:
         written = self.tool("--set", "run.seed=3").split()
-        # Two numbers of ranks: gather, reduce and nodes with 16, 64 and 256 clients, owners with 16 and 64; a model
-        # for each.
-        self.assertEqual(len(self.calls()), 2 * (3 + 3 + 2 + 3) + 2 * 4)
+        # Two numbers of ranks: each way with 16, 64 and 256 clients; a model for each.
+        self.assertEqual(len(self.calls()), 2 * 4 * 3 + 2 * 4)
         self.assertTrue(all("run.seed=3" in call for call in self.calls()))
         rows = self.rows("study.csv")
         self.assertEqual([row["way"] for row in rows[:4]], ["gather", "reduce", "owners", "nodes"])
-        self.assertEqual({row["clients"] for row in rows if row["way"] == "owners"}, {"16", "64"})
+        self.assertEqual({row["clients"] for row in rows if row["way"] == "owners"}, {"16", "64", "256"})
         self.assertEqual(rows[-1]["bytes_sent"], str(2 * 10 * 256))
         self.assertEqual(len(self.rows("sizes.csv")), 2 * 8)
         forecast = self.rows("forecast.csv")
@@ -100,7 +99,7 @@ class Study(unittest.TestCase):
         before = len(self.calls())
         self.tool()
         self.assertEqual(len(self.calls()), before + 1, "one point was no longer whole")
-        self.assertEqual(json.loads(point.read_text())["format_version"], 2)
+        self.assertEqual(json.loads(point.read_text())["format_version"], 3)
         self.tool("--collect")
         self.assertEqual(len(self.calls()), before + 1)
 
@@ -127,8 +126,8 @@ class Study(unittest.TestCase):
     def test_slurm_gets_an_array_of_what_is_missing(self) -> None:
         self.tool("--slurm")
         self.assertEqual(self.calls(), [])
-        self.assertEqual(len((self.out / "points.txt").read_text().splitlines()), 30)
-        self.assertIn("--array=1-30%1", (self.out / "study.sbatch").read_text())
+        self.assertEqual(len((self.out / "points.txt").read_text().splitlines()), 32)
+        self.assertIn("--array=1-32%1", (self.out / "study.sbatch").read_text())
         subprocess.run(["bash", "-n", str(self.out / "study.sbatch")], check=True)
 
 

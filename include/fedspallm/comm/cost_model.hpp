@@ -74,6 +74,13 @@ struct NodesLoad {
 [[nodiscard]] double merge_seconds(const PlannedUnit& unit, const UnitLoad& load, std::int64_t ranks,
                                    const ExchangeOptions& options, const CostRates& rates);
 
+/// Of `kept` weights of the unit, those among its first `weights`, as forecasts take them: spread evenly.
+[[nodiscard]] inline std::int64_t evenly_before(const PlannedUnit& unit, std::int64_t kept,
+                                                std::int64_t weights) {
+  const std::int64_t whole = unit.rows * unit.cols;
+  return whole == 0 ? 0 : weights * kept / whole;  // fits: matrices have less than 2^31 weights
+}
+
 /// Bytes that `rank` sends besides forecast_bytes(): to end an exchange in order, and for each of its clients
 /// that it drops; with owners the root also names, to each rank and for each unit, the clients that are
 /// absent.

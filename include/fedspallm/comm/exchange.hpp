@@ -103,6 +103,17 @@ struct UpdateSummary {
 /// Makes the update of one client that was summarized. One at a time, on a thread of the exchange.
 using MakeUpdate = std::function<wire::MatrixUpdate(std::uint32_t client)>;
 
+/// Topology owners: makes slices of updates that were summarized, so that no update need exist as a whole.
+struct MakeSlices {
+  /// How many weights the client keeps in each slice. On the thread that submits.
+  std::function<std::vector<std::int64_t>(std::uint32_t client, std::span<const aggregate::Slice> slices)>
+      kept;
+  /// As wire::slice() gives it, size x 1. One at a time, on a thread of the exchange.
+  std::function<wire::PackedMatrix(std::uint32_t client, const aggregate::Slice& slice)> make;
+  /// The whole diag(H), where the plan says that it comes with the unit. Likewise.
+  std::function<std::vector<float>(std::uint32_t client)> diagonal;
+};
+
 /// A complete merge, at the root (topology owners: at the unit's writer). Valid during the callback only.
 struct CompletedUnit {
   std::size_t index = 0;  // in the plan
@@ -220,13 +231,15 @@ class Exchange {
   /// @throws the exchange's failure, if there is one; LogicError for a block at or after an agreed stop
   void submit(std::size_t index, wire::MatrixUpdate update);
   /// The same for all clients of this rank at once (dropped ones left out) whose updates are made only when
-  /// they are merged or sent: however many clients there are, a few of their updates exist at a time. (With
-  /// owners they are made here and now, all of the unit's.)
+  /// they are merged or sent: however many clients there are, a few of their updates exist at a time.
   /// @param summaries  one of each, ascending by client
   /// @param make  must give what was summarized; lives until the exchange is over. What it throws ends the
   /// exchange.
+  /// @param slices  with owners, likewise; without them each owner's slice is cut out of an update made whole
+  /// for it
   /// @pre no deadline, not nccl; within a unit a rank uses this or submit()
-  void submit_later(std::size_t index, std::vector<UpdateSummary> summaries, MakeUpdate make);
+  void submit_later(std::size_t index, std::vector<UpdateSummary> summaries, MakeUpdate make,
+                    MakeSlices slices = {});
   /// All planned units of blocks below this one are merged, and the root's callback has returned for each, as
   /// far as this rank has heard. Grows. Once everything planned is through: the largest uint32.
   [[nodiscard]] std::uint32_t durable_block() const;
