@@ -67,9 +67,10 @@ void count_slices(const RankContext& context, std::size_t index, OwnUpdates& lat
   std::vector<aggregate::Slice> slices;
   for (int owner = 0; owner < context.link.size(); ++owner)
     slices.push_back(slice_of(context.plan.unit(index), context.options, owner, context.link.size()));
+  later.kept.reserve(later.later.size() * slices.size());
   for (const UpdateSummary& said : later.later) {
-    later.kept.push_back(later.slices.kept(said.client, slices));
-    const std::vector<std::int64_t>& kept = later.kept.back();
+    const std::vector<std::int64_t> kept = later.slices.kept(said.client, slices);
+    later.kept.insert(later.kept.end(), kept.begin(), kept.end());
     if (kept.size() != slices.size() ||
         std::accumulate(kept.begin(), kept.end(), std::int64_t{0}) != said.kept)
       throw_other_update(context, index, said.client);
@@ -84,7 +85,7 @@ wire::PackedMatrix make_slice(const RankContext& context, std::size_t index, con
   const std::uint32_t client = later.later[position].client;
   wire::PackedMatrix matrix = later.slices.make(client, slice);
   if (matrix.rows != slice.size() || matrix.cols != 1 || matrix.dtype != unit.dtype ||
-      matrix.kept != later.kept[position][static_cast<std::size_t>(owner)])
+      matrix.kept != later.kept_of(position, owner))
     throw_other_update(context, index, client);
   return matrix;
 }

@@ -18,7 +18,10 @@ struct OwnUpdates {
   MakeUpdate make;
   // Topology owners:
   MakeSlices slices;
-  std::vector<std::vector<std::int64_t>> kept;  // parallel to later; of each owner's slice
+  std::vector<std::int64_t> kept;  // of later[0]'s slices, in the order of owners, then of later[1]'s, ...
+  [[nodiscard]] std::int64_t kept_of(std::size_t position, int owner) const {
+    return kept[position * (kept.size() / later.size()) + static_cast<std::size_t>(owner)];
+  }
   [[nodiscard]] std::size_t size() const { return ready.size() + later.size(); }
 };
 

@@ -50,9 +50,7 @@ void SliceSender::offer(std::size_t index, std::shared_ptr<const OwnUpdates> lat
   Unit& unit = units_[index];
   unit.later = std::move(later);
   unit.left.resize(unit.later->later.size());
-  offer_slices(index, [&](std::size_t position, int owner) {
-    return unit.later->kept[position][static_cast<std::size_t>(owner)];
-  });
+  offer_slices(index, [&](std::size_t position, int owner) { return unit.later->kept_of(position, owner); });
 }
 
 void SliceSender::offer_slices(std::size_t index, const std::function<std::int64_t(std::size_t, int)>& kept) {
@@ -145,7 +143,7 @@ void SliceSender::make_and_send(int owner, std::size_t index, std::size_t positi
     const bool made = !bytes->empty();
     const PlannedUnit& unit = context_.plan.unit(index);
     const std::int64_t size = slice_of(unit, context_.options, owner, context_.link.size()).size();
-    const std::int64_t kept = later->kept[position][static_cast<std::size_t>(owner)];
+    const std::int64_t kept = later->kept_of(position, owner);
     bytes->resize(static_cast<std::size_t>(wire::encoded_bytes(size, 1, kept, unit.dtype, false)));
     const Action send = [this, owner, index, position, bytes] {
       context_.link.send(owner, Tag::slice, *bytes,
