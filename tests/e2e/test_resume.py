@@ -24,7 +24,7 @@ import oracle  # noqa: E402
 
 BLOCKS = 24
 LOCKED, PEER_LOST, STOPPED = 5, 6, 75
-KILLS = int(os.environ.get("FEDSPALLM_KILLS", "4"))  # in each of five ways; `long` tests ask for more
+KILLS = int(os.environ.get("FEDSPALLM_KILLS", "3"))  # in each of nine ways; `long` tests ask for more
 
 
 class Resume(ProgramTest):
