@@ -136,7 +136,9 @@ TEST_P(Later, AnUpdateThatCannotBeMadeEndsTheExchangeEverywhereOnce) {
     const auto planned = plan();
     std::string thrown;
     {
-      Exchange exchange(comm_, planned, options(), [](const CompletedUnit&) {});
+      Exchange exchange(comm_, planned, options(), [](const CompletedUnit& unit) {
+        EXPECT_LT(unit.index, 2U) << "sums without an update are not handed over";
+      });
       thrown = thrown_by([&] {
         for (std::size_t index = 0; index < planned.units.size(); ++index)
           exchange.submit_later(index, summaries(planned, index), [&, index](std::uint32_t client) {
