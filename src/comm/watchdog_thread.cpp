@@ -362,12 +362,12 @@ void Watcher::conclude(const Verdict& verdict, bool speak) {
   Loss loss = describe(verdict, job_.roster, job_.options);
   loss.told_here = speak;
   // A rank that was not heard is killed first; one that was will hear of the end and leave by itself, with
-  // the right status, and is killed only if it did not.
+  // the right status, and is killed only if it did not. One that stops leaves in any case.
   const bool heard = verdict.cause != Loss::Cause::silent && verdict.cause != Loss::Cause::closed;
   if (!heard) kill_remains(verdict.rank);
   tell(loss, job_.on_lost);
   for (Peer& peer : peers_) peer.link.flush();
-  if (heard && verdict.rank != job_.rank) {
+  if (heard && verdict.cause != Loss::Cause::stopped && verdict.rank != job_.rank) {
     std::this_thread::sleep_for(kPartingLimit);
     kill_remains(verdict.rank);
   }

@@ -201,12 +201,12 @@ TEST_F(WatchdogEnd, AHubThatStopsTakesTheOthersAlong) {
   const auto story = [] {
     Hub hub(job_of(0, 2, {0}));
     Link rank1 = hub.call(1);
-    std::jthread told([&] {
+    std::thread([&] {
       const auto end = await(rank1, Kind::end);
       const bool right =
           end && decode_end(*end).cause == Loss::Cause::stopped && decode_end(*end).text == "enough";
       std::fputs(right ? "told of it\n" : "not told\n", stderr);
-    });
+    }).detach();
     hub.watcher.stop("enough");
     wait_for_the_end();
   };
@@ -218,12 +218,12 @@ TEST_F(WatchdogEnd, ARankThatStopsTellsAHubWhy) {
     Watcher rank3(job_of(3, 4, {0}), std::nullopt);
     Pair rank0;
     rank3.adopt(0, std::move(*rank0.theirs));
-    std::jthread hub([&] {
+    std::thread([&] {
       const auto why = await(*rank0.own, Kind::failure);
       const auto report = await(*rank0.own, Kind::report);
       if (why && report && decode_report(*report).state == State::stopped)
         rank0.own->send(encode_end({Loss::Cause::stopped, 3, {}, 0, why->body}));
-    });
+    }).detach();
     rank3.stop("enough");
     wait_for_the_end();
   };
