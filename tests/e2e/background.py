@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import signal
@@ -43,6 +44,7 @@ class Job:
             env=environment({**mark, **(env or {})}),
             start_new_session=True,
         )
+        atexit.register(self.kill_all)  # where a test failed and left it, standing still perhaps
 
     def pids(self) -> dict[int, int]:
         """Process of each rank that runs now."""
@@ -132,6 +134,7 @@ class Job:
         return self._close()
 
     def _close(self) -> list[str]:
+        atexit.unregister(self.kill_all)
         texts = []
         for stream in (self._output, self._errors):
             stream.seek(0)
