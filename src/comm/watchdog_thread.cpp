@@ -22,9 +22,10 @@ constexpr std::size_t kMostStrangers = 1024;  // at a time; further callers wait
 constexpr double kShortestInterval = 0.05;    // between reports of a rank that moves quickly
 constexpr std::size_t kManyPeers = 64;
 constexpr std::chrono::milliseconds kBatch{10};
-constexpr std::chrono::seconds kHandlerLimit{1};
+constexpr std::chrono::seconds kHandlerLimit{1};      // where a rank was lost
+constexpr std::chrono::seconds kStopHandlerLimit{5};  // where all are well: the outcome may take a slow disk
 constexpr std::chrono::milliseconds kPartingLimit{500};
-constexpr std::chrono::seconds kStopLimit{2};
+constexpr std::chrono::seconds kStopLimit = kStopHandlerLimit + std::chrono::seconds{2};
 
 double steady_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -58,9 +59,9 @@ void print(const Loss& loss) {
   }
 }
 
-/// Prints and calls the handler on another thread, for at most kHandlerLimit: standard error or a file system
-/// that blocks must not keep this process alive.
-void tell(const Loss& loss, const Watchdog::OnLost& on_lost) {
+/// Prints and calls the handler on another thread, for so long at most: standard error or a file system that
+/// blocks must not keep this process alive.
+void tell(const Loss& loss, const Watchdog::OnLost& on_lost, std::chrono::seconds limit) {
   struct Telling {
     std::mutex mutex;
     std::condition_variable changed;
@@ -84,7 +85,7 @@ void tell(const Loss& loss, const Watchdog::OnLost& on_lost) {
     return;
   }
   std::unique_lock lock(telling->mutex);
-  telling->changed.wait_for(lock, kHandlerLimit, [&] { return telling->over; });
+  telling->changed.wait_for(lock, limit, [&] { return telling->over; });
 }
 
 }  // namespace
@@ -354,20 +355,26 @@ void Watcher::part() {
 }
 
 void Watcher::conclude(const Verdict& verdict, bool speak) {
-  if (is_hub(job_.rank)) {
+  const bool stops = verdict.cause == Loss::Cause::stopped;
+  const auto pass_on = [&] {
+    if (!is_hub(job_.rank)) return;
     for (Peer& peer : peers_) {
       if (peer.rank >= 0) peer.link.send(encode_end(verdict));
     }
-  }
+  };
   Loss loss = describe(verdict, job_.roster, job_.options);
   loss.told_here = speak;
+  // Ranks that are told end at once, and mpirun then ends this one: where nobody is lost, what is to be
+  // written comes first.
+  if (!stops) pass_on();
   // A rank that was not heard is killed first; one that was will hear of the end and leave by itself, with
   // the right status, and is killed only if it did not. One that stops leaves in any case.
   const bool heard = verdict.cause != Loss::Cause::silent && verdict.cause != Loss::Cause::closed;
   if (!heard) kill_remains(verdict.rank);
-  tell(loss, job_.on_lost);
+  tell(loss, job_.on_lost, stops ? kStopHandlerLimit : kHandlerLimit);
+  if (stops) pass_on();
   for (Peer& peer : peers_) peer.link.flush();
-  if (heard && verdict.cause != Loss::Cause::stopped && verdict.rank != job_.rank) {
+  if (heard && !stops && verdict.rank != job_.rank) {
     std::this_thread::sleep_for(kPartingLimit);
     kill_remains(verdict.rank);
   }

@@ -211,6 +211,7 @@ class WatchdogTest(unittest.TestCase):
         self.assertEqual(len(said), 1, about)
         self.assertRegex(said[0], rf"^enough \(rank {victim} on \S+, in pruning, block 3\)$", about)
         self.assertEqual({loss.rpartition(" ")[0] for loss in outcome.losses if loss}, {f"stopped {victim} pruning 3"})
+        self.assertIsNotNone(outcome.losses[0], f"the root writes first, however slowly\n{about}")
         self.assertEqual(outcome.left, [], about)
 
     def test_a_rank_that_stops_takes_all_along(self) -> None:

@@ -221,6 +221,7 @@ class Interrupted(ProgramTest):
         for phase in ("setup", "dense evaluation", "saving", "evaluation"):
             for rank in (0, 2):
                 with self.subTest(phase=phase, rank=rank):
+                    shutil.rmtree(self.run_dir, ignore_errors=True)
                     writing = self.run_dir / "resume.json.part"  # the first thing that is written
                     here = lambda p=phase, w=writing: w.exists() if p == "setup" else self.phase(p)  # noqa: E731
                     job = self.caught(config, here, ranks=3, env=self.slow_disk)
@@ -231,7 +232,6 @@ class Interrupted(ProgramTest):
                     job.signal(signal.SIGCONT)
                     self.check_left(job.end(), "the grace time is over", rank, phase)
                     self.finish(config, expected, ranks=3)
-                    shutil.rmtree(self.run_dir)
 
     def test_the_grace_time_ends_a_job_whose_ranks_do_not_come_to_a_common_block(self) -> None:
         many = 30000
