@@ -93,8 +93,8 @@ class Watchdog {
 
   /// Ends the processes of all ranks, whatever they do, with status `stopped` and one message that begins
   /// with `why`. From any thread. Returns only where that cannot be done: the watchdog is switched off, all
-  /// came to finish(), or nobody who could tell the others answered within two seconds. The caller then ends
-  /// its own process, and the others, as soon as they see it gone, end as said here.
+  /// came to finish(), or nobody who could tell the others answered within seven seconds. The caller then
+  /// ends its own process, and the others, as soon as they see it gone, end as said here.
   void stop(const std::string& why);
 
  private:
