@@ -56,13 +56,18 @@ void Owners::stop() {
   merger_.stop();
   writer_.stop();
   abort();
-  sender_.stop();
   for (int rank = 0; rank < context_.link.size(); ++rank)
     if (rank != context_.link.rank()) context_.link.post(rank, QuietMessage());
+  release_if_all_stopped();
 }
 
 void Owners::on(int, const QuietMessage&) {
   ++quiet_ranks_;
+  release_if_all_stopped();
+}
+
+void Owners::release_if_all_stopped() {
+  if (all_stopped()) sender_.release();
 }
 
 void Owners::abort() {

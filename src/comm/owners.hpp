@@ -44,15 +44,16 @@ class Owners {
   /// The exchange ends before its time.
   void stop();
   /// After stop(): no other rank will ask for anything, and all that they asked for was sent.
-  [[nodiscard]] bool quiet() const {
-    return stopped_ && quiet_ranks_ == context_.link.size() - 1 && sender_.idle();
-  }
+  [[nodiscard]] bool quiet() const { return all_stopped() && sender_.idle(); }
   /// Nothing is under way here.
   [[nodiscard]] bool empty() const { return sender_.empty() && merger_.empty() && writer_.empty(); }
   /// Any thread: nothing waits any more, queued work does nothing.
   void abort();
 
  private:
+  [[nodiscard]] bool all_stopped() const { return stopped_ && quiet_ranks_ == context_.link.size() - 1; }
+  void release_if_all_stopped();
+
   const RankContext& context_;
   OwnClients own_;
   bool stopped_ = false;

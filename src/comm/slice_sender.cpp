@@ -149,15 +149,15 @@ void SliceSender::make_and_send(int owner, std::size_t index, std::size_t positi
       context_.link.send(owner, Tag::slice, *bytes,
                          [this, index, position, bytes] { gone(index, position); });
     };
-    if (made || stopped_)
+    if (made || released_)
       send_or_owe(send);
     else
       owed_.push_back(send);
   });
 }
 
-void SliceSender::stop() {
-  stopped_ = true;
+void SliceSender::release() {
+  released_ = true;
   for (const Action& send : std::exchange(owed_, {})) send();
 }
 

@@ -48,8 +48,9 @@ class SliceSender {
   [[nodiscard]] std::vector<std::shared_ptr<const CutUpdate>> updates(std::size_t index) const;
   [[nodiscard]] std::shared_ptr<const OwnUpdates> later(std::size_t index) const;
   [[nodiscard]] bool empty() const { return units_.empty(); }
-  /// After a stop: sends as many bytes as owners wait for; what was not made is zeros, which they discard.
-  void stop();
+  /// After a stop, once every owner has stopped too: sends as many bytes as they wait for; what was not made is
+  /// zeros. An owner that has not heard of the stop would refuse these and blame this rank.
+  void release();
   /// Any thread: nothing more is made.
   void abort() { aborted_ = true; }
   /// Nothing is being made or owed.
@@ -77,7 +78,7 @@ class SliceSender {
   std::map<std::size_t, Unit> units_;
   int making_ = 0;           // slices on the maker, and what waits for them
   std::deque<Action> owed_;  // after a failure: owners' receives are posted
-  bool stopped_ = false;
+  bool released_ = false;
   std::atomic<bool> aborted_{false};
 };
 
