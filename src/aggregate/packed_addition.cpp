@@ -37,7 +37,11 @@ std::vector<std::int64_t> value_offsets(const wire::PackedMatrix& matrix, std::i
 
 PackedAddition::PackedAddition(std::span<const wire::PackedMatrix* const> matrices, std::int64_t rows,
                                std::int64_t cols, FixedPoint scale, std::int64_t run)
-    : matrices_(matrices), scale_(scale), run_(run), tiles_(wire::mask_words(rows * cols)) {
+    : kernels_(kernels_for(select_isa())),
+      matrices_(matrices),
+      scale_(scale),
+      run_(run),
+      tiles_(wire::mask_words(rows * cols)) {
   for (const wire::PackedMatrix* matrix : matrices) {
     require(matrix != nullptr, "PackedAddition: no null pointers");
     require(matrix->rows == rows && matrix->cols == cols, "PackedAddition: same shape");
@@ -51,7 +55,6 @@ PackedAddition::PackedAddition(std::span<const wire::PackedMatrix* const> matric
 }
 
 std::uint32_t PackedAddition::add(std::int64_t number, std::span<Tile> tiles) const {
-  const Kernels& kernels = kernels_for(select_isa());
   const std::int64_t first = number * run_, last = std::min(tiles_, first + run_);
   std::vector<std::int64_t> used;  // values of each matrix
   for (const auto& offsets : offsets_) used.push_back(offsets[static_cast<std::size_t>(number)]);
@@ -61,7 +64,7 @@ std::uint32_t PackedAddition::add(std::int64_t number, std::span<Tile> tiles) co
     for (std::size_t i = 0; i < matrices_.size(); ++i) {
       const wire::PackedMatrix& matrix = *matrices_[i];
       const auto bytes = static_cast<std::int64_t>(size_of(matrix.dtype));
-      const Added added = kernels.add_packed[static_cast<std::size_t>(matrix.dtype)](
+      const Added added = kernels_.add_packed[static_cast<std::size_t>(matrix.dtype)](
           matrix.bits.data() + tile, count, bytes_of(matrix.values) + used[i] * bytes, matrix.kept - used[i],
           scale_.q, tiles.data() + tile);
       used[i] += added.used;

@@ -12,6 +12,8 @@
 
 namespace fedspallm::aggregate {
 
+struct Kernels;
+
 class PackedAddition {
  public:
   /// @param run  tiles in each run but the last
@@ -26,6 +28,7 @@ class PackedAddition {
   void check_largest(std::uint32_t pattern) const;
 
  private:
+  const Kernels& kernels_;
   std::span<const wire::PackedMatrix* const> matrices_;
   FixedPoint scale_;
   std::int64_t run_, tiles_;

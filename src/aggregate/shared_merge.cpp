@@ -2,6 +2,7 @@
 #include "fedspallm/aggregate/shared_merge.hpp"
 
 #include "fedspallm/base/error.hpp"
+#include "fedspallm/base/rounding.hpp"
 
 #include "packed_addition.hpp"
 #include "units.hpp"
@@ -27,8 +28,7 @@ static_assert(std::atomic_ref<std::uint32_t>::is_always_lock_free);
 constexpr std::chrono::microseconds kPause{20};
 
 std::int64_t aligned(std::int64_t bytes) {
-  constexpr auto unit = static_cast<std::int64_t>(SharedMerge::kAlignment);
-  return (bytes + unit - 1) / unit * unit;
+  return round_up(bytes, static_cast<std::int64_t>(SharedMerge::kAlignment));
 }
 
 std::int64_t stripes_of(std::int64_t rows, std::int64_t cols) {

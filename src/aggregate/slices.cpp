@@ -2,6 +2,7 @@
 #include "fedspallm/aggregate/slices.hpp"
 
 #include "fedspallm/base/error.hpp"
+#include "fedspallm/base/rounding.hpp"
 
 #include "slice_selector.hpp"
 #include <algorithm>
@@ -16,7 +17,7 @@ Slice slice_of(std::int64_t rows, std::int64_t cols, int group, int owner, int o
   require(owner >= 0 && owner < owners, "slice_of: 0 <= owner < owners");
   const std::int64_t size = rows * cols;
   const std::int64_t grain = group > 0 ? std::lcm(kTile, std::int64_t{group}) : kTile;
-  const std::int64_t grains = (size + grain - 1) / grain;
+  const std::int64_t grains = divide_up(size, grain);
   const auto boundary = [&](std::int64_t number) { return std::min(size, grains * number / owners * grain); };
   return {boundary(owner), boundary(owner + 1)};
 }

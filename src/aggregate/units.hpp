@@ -2,6 +2,7 @@
 // Purpose: how work on the tiles of a matrix is cut into units for threads: by shape only (rulings.md 8).
 #pragma once
 
+#include "fedspallm/base/rounding.hpp"
 #include "fedspallm/base/thread_pool.hpp"
 
 #include <algorithm>
@@ -12,7 +13,7 @@ namespace fedspallm::aggregate {
 constexpr std::int64_t kUnit = 1024;  // tiles: 65,536 weights, 768 KiB of sums
 
 [[nodiscard]] constexpr std::int64_t units_of(std::int64_t tiles, std::int64_t per_unit = kUnit) {
-  return (tiles + per_unit - 1) / per_unit;
+  return divide_up(tiles, per_unit);
 }
 
 /// Runs body(unit, first_tile, last_tile, worker) for all units, on the pool where there is one.

@@ -2,6 +2,7 @@
 #include "forecast.hpp"
 
 #include "fedspallm/base/error.hpp"
+#include "fedspallm/base/rounding.hpp"
 #include "fedspallm/model/decoder.hpp"
 
 #include "merge_way.hpp"
@@ -78,7 +79,7 @@ RankForecast forecast_rank(const config::Config& config, const model::ModelDirec
   if (!config.evaluations.empty()) {
     const std::int64_t ranks = 1 + *std::max_element(rank_of_client.begin(), rank_of_client.end());
     const bool own = config.report.standalone || config.federation.aggregation == config::Aggregation::none;
-    const std::int64_t tokens = own ? evaluation_tokens : (evaluation_tokens + ranks - 1) / ranks;
+    const std::int64_t tokens = own ? evaluation_tokens : divide_up(evaluation_tokens, ranks);
     result.evaluation_bytes = std::min(kEvaluationBudget, tokens * architecture.hidden_size * 4) +
                               architecture.vocab_size * architecture.hidden_size * 4 +
                               architecture.vocab_size * 256 * 4 + sizes.block_weights * 4 +

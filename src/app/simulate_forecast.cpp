@@ -2,6 +2,7 @@
 #include "simulate_forecast.hpp"
 
 #include "fedspallm/base/error.hpp"
+#include "fedspallm/base/rounding.hpp"
 #include "fedspallm/comm/bench.hpp"
 
 #include "merge_way.hpp"
@@ -121,7 +122,7 @@ ScalingForecast forecast_scaling(const PerformanceModel& model, std::span<const 
   const auto row = [&](std::int64_t gpus, std::int64_t number, const comm::ExchangeOptions& way) {
     const Layout layout{.ranks = gpus, .root_hosts = true, .options = way, .ranks_per_node = gpus_per_node};
     ScalingRow result{.gpus = gpus, .clients = number, .way = name_of_way(way)};
-    result.compute_seconds = static_cast<double>((number + gpus - 1) / gpus) * client_block_seconds;
+    result.compute_seconds = static_cast<double>(divide_up(number, gpus)) * client_block_seconds;
     result.merge_seconds = forecast_seconds(model, units, number, layout);
     result.seconds = round_seconds(result.compute_seconds, result.merge_seconds, blocks);
     return result;

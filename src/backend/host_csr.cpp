@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "host_csr.hpp"
 
+#include "fedspallm/base/rounding.hpp"
+
 #include "access.hpp"
 #include "checks.hpp"
 #include <algorithm>
@@ -102,7 +104,7 @@ void HostCsr::expand(const CsrMatrix& matrix, View w) {
 void HostCsr::linear(View x, const CsrMatrix& w, View bias, View y, bool add) {
   checks::csr_linear(owner_, x, w, bias, y);
   if (y.empty()) return;
-  parallel_((x.rows() + kPanel - 1) / kPanel, [&](std::int64_t unit) {
+  parallel_(divide_up(x.rows(), kPanel), [&](std::int64_t unit) {
     const std::int64_t first = unit * kPanel, count = std::min(kPanel, x.rows() - first);
     std::vector<float> turned(static_cast<std::size_t>(x.cols() * kPanel));
     turn(x, first, count, turned.data());

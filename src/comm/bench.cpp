@@ -5,6 +5,7 @@
 
 #include "fedspallm/aggregate/shared_merge.hpp"
 #include "fedspallm/base/hash.hpp"
+#include "fedspallm/base/rounding.hpp"
 
 #include <mpi.h>
 
@@ -67,7 +68,7 @@ class Bench {
 
  private:
   [[nodiscard]] std::int64_t tile_count() const {
-    return (options_.rows * options_.cols + aggregate::kTile - 1) / aggregate::kTile;
+    return divide_up(options_.rows * options_.cols, aggregate::kTile);
   }
   [[nodiscard]] std::int64_t tiles_bytes() const {
     return tile_count() * static_cast<std::int64_t>(sizeof(Tile));

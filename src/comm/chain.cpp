@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "chain.hpp"
 
+#include "fedspallm/base/rounding.hpp"
+
 #include <algorithm>
 #include <utility>
 
@@ -19,8 +21,7 @@ std::size_t pieces(std::size_t bytes, std::size_t chunk) {
 }
 
 std::size_t tile_bytes(const PlannedUnit& unit) {
-  return static_cast<std::size_t>((unit.rows * unit.cols + aggregate::kTile - 1) / aggregate::kTile) *
-         kTileBytes;
+  return static_cast<std::size_t>(divide_up(unit.rows * unit.cols, aggregate::kTile)) * kTileBytes;
 }
 
 std::size_t diagonal_bytes(const PlannedUnit& unit) {

@@ -29,8 +29,7 @@ class Chain {
   /// The same where its sums are made elsewhere: merged() follows.
   void start(const ScaleMessage& message);
   /// What has to be sent down is there; null where that failed: something goes down all the same, and the
-  /// root drops it. It is
-  /// let go of when nothing of it is under way any more.
+  /// root drops it. It is let go of when nothing of it is under way any more.
   void merged(std::size_t index, const std::shared_ptr<CountedMerge>& merge);
   /// False when nothing could be moved.
   bool advance();

@@ -2,6 +2,8 @@
 // Forecasts of bytes and seconds. Formulas stand in exchange.hpp beside choose_transport().
 #include "fedspallm/comm/cost_model.hpp"
 
+#include "fedspallm/base/rounding.hpp"
+
 #include "forecast_parts.hpp"
 #include "messages.hpp"
 #include "plan_index.hpp"
@@ -43,7 +45,7 @@ UnitLoad even_load(const PlannedUnit& unit, std::int64_t clients, std::int64_t r
   const std::int64_t hosts = root_hosts ? ranks : ranks - 1;
   UnitLoad load = shape_of(unit);
   load.clients = clients;
-  load.most_clients = (clients + hosts - 1) / hosts;
+  load.most_clients = divide_up(clients, hosts);
   load.remote_clients = root_hosts ? clients - load.most_clients : clients;
   load.links = std::min(hosts, clients) - (root_hosts ? 1 : 0);
   return load;

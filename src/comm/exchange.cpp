@@ -219,10 +219,9 @@ namespace {
 /// Of what owners, or nodes, must agree on.
 std::int64_t fingerprint_of(const ExchangeOptions& options) {
   const aggregate::MergeRules& rules = options.rules;
-  const std::string text = fmt::format("{} {} {} {} {} {} {}", static_cast<int>(rules.averaging),
+  const std::string text = fmt::format("{} {} {} {} {} {} {} {}", static_cast<int>(rules.averaging),
                                        rules.expand, static_cast<int>(rules.tie), rules.sparsity, rules.keep,
-                                       rules.group, options.spread_writing) +
-                           fmt::format(" {}", fmt::join(options.leaders, " "));
+                                       rules.group, options.spread_writing, fmt::join(options.leaders, " "));
   return static_cast<std::int64_t>(checksum(std::as_bytes(std::span(text))) >> 1);
 }
 

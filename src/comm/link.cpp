@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "link.hpp"
 
+#include "fedspallm/base/rounding.hpp"
+
 #include <algorithm>
 #include <memory>
 #include <utility>
@@ -50,7 +52,7 @@ void Link::post(int rank, const Message& message) {
 
 Link::Done Link::after_all_parts(std::int64_t size, std::int64_t part, Done done) {
   if (size == 0) finished_.push_back(done);
-  const auto left = std::make_shared<std::int64_t>((size + part - 1) / part);
+  const auto left = std::make_shared<std::int64_t>(divide_up(size, part));
   return [left, done = std::move(done)] {
     if (--*left == 0) done();
   };

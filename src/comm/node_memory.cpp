@@ -2,6 +2,7 @@
 #include "fedspallm/comm/node_memory.hpp"
 
 #include "fedspallm/aggregate/shared_merge.hpp"
+#include "fedspallm/base/rounding.hpp"
 
 #include <mpi.h>
 #include <sys/mman.h>
@@ -22,10 +23,6 @@ namespace {
 
 constexpr const char* kVariable = "FEDSPALLM_RANKS_PER_NODE";
 constexpr auto kAlignment = static_cast<std::int64_t>(aggregate::SharedMerge::kAlignment);
-
-std::int64_t aligned(std::int64_t bytes) {
-  return (bytes + kAlignment - 1) / kAlignment * kAlignment;
-}
 
 /// Asks for all pages now: what lacks is then an error here and not a signal at some later store. Kernels
 /// before 5.14 know no such call; there nothing is asked.
@@ -125,7 +122,7 @@ struct NodeMemory::Window {
 };
 
 NodeMemory::NodeMemory(Communicator& communicator, const std::vector<int>& leaders, std::int64_t state_bytes)
-    : state_bytes_(aligned(state_bytes)), window_(std::make_unique<Window>()) {
+    : state_bytes_(round_up(state_bytes, kAlignment)), window_(std::make_unique<Window>()) {
   require(state_bytes >= 0, "NodeMemory: state_bytes >= 0");
   require(std::ssize(leaders) == communicator.size(), "NodeMemory: a leader for every rank");
   const int leader = leaders[static_cast<std::size_t>(communicator.rank())];

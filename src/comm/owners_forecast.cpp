@@ -2,6 +2,7 @@
 // Bytes that a rank sends in the topology `owners`, message by message as owners.hpp has them. Clients' kept
 // weights are taken as spread evenly over a matrix.
 #include "fedspallm/base/counts.hpp"
+#include "fedspallm/base/rounding.hpp"
 #include "fedspallm/comm/cost_model.hpp"
 
 #include "forecast_parts.hpp"
@@ -78,7 +79,7 @@ class UnitForecast {
     const std::int64_t per_batch = std::max<std::int64_t>(1, batch_bytes(options_) / sent_slice(rank_));
     std::int64_t batches = 0;
     for (const auto& [rank, clients] : clients_)
-      if (rank != rank_) batches += (clients + per_batch - 1) / per_batch;
+      if (rank != rank_) batches += divide_up(clients, per_batch);
     return batches * message_bytes(AskMessage());
   }
 

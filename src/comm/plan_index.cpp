@@ -2,6 +2,7 @@
 #include "plan_index.hpp"
 
 #include "fedspallm/base/hash.hpp"
+#include "fedspallm/base/rounding.hpp"
 #include "fedspallm/wire/device.hpp"
 
 #include <algorithm>
@@ -117,7 +118,7 @@ std::int64_t device_bytes(const PlannedUnit& unit) {
 }
 
 std::int64_t merge_bytes(const PlannedUnit& unit) {
-  const std::int64_t tiles = (unit.rows * unit.cols + aggregate::kTile - 1) / aggregate::kTile;
+  const std::int64_t tiles = divide_up(unit.rows * unit.cols, aggregate::kTile);
   const std::int64_t diagonal = unit.with_diagonal ? unit.cols : 0;
   return tiles * static_cast<std::int64_t>(sizeof(aggregate::Tile)) +
          diagonal * static_cast<std::int64_t>(sizeof(std::int64_t));

@@ -2,6 +2,7 @@
 #include "receive_ring.hpp"
 
 #include "fedspallm/base/error.hpp"
+#include "fedspallm/base/rounding.hpp"
 
 #include <algorithm>
 #include <utility>
@@ -25,7 +26,7 @@ ReceiveRing::ReceiveRing(std::int64_t capacity, Allocate allocate)
 std::optional<std::int64_t> ReceiveRing::place(std::int64_t bytes) const {
   if (entries_.empty()) return bytes <= capacity_ ? std::optional<std::int64_t>(0) : std::nullopt;
   const std::int64_t oldest = entries_.front().begin;
-  const std::int64_t end = (entries_.back().end + kAlignment - 1) / kAlignment * kAlignment;
+  const std::int64_t end = round_up(entries_.back().end, kAlignment);
   const bool wrapped = entries_.back().begin < oldest;
   if (wrapped) return end + bytes <= oldest ? std::optional(end) : std::nullopt;
   if (end + bytes <= capacity_) return end;

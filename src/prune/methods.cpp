@@ -3,6 +3,7 @@
 
 #include "fedspallm/base/counts.hpp"
 #include "fedspallm/base/error.hpp"
+#include "fedspallm/base/rounding.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -84,7 +85,7 @@ std::vector<std::int64_t> MatrixPruner::dropped_before(backend::View previous_ma
   const std::int64_t cols = previous_mask.cols();
   std::vector<std::uint8_t> host(static_cast<std::size_t>(previous_mask.size()));
   backend_.copy_out(previous_mask, std::span<std::uint8_t>(host));
-  std::vector<std::int64_t> counts(static_cast<std::size_t>((cols + region_columns - 1) / region_columns), 0);
+  std::vector<std::int64_t> counts(static_cast<std::size_t>(divide_up(cols, region_columns)), 0);
   for (std::size_t i = 0; i < host.size(); ++i) {
     const auto column = static_cast<std::int64_t>(i) % cols;
     counts[static_cast<std::size_t>(column / region_columns)] += host[i] == 0 ? 1 : 0;

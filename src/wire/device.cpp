@@ -2,6 +2,7 @@
 #include "fedspallm/wire/device.hpp"
 
 #include "fedspallm/base/error.hpp"
+#include "fedspallm/base/rounding.hpp"
 
 #include "header.hpp"
 #include <cstring>
@@ -11,7 +12,7 @@ namespace fedspallm::wire {
 namespace {
 
 std::int64_t aligned(std::int64_t bytes) {
-  return (bytes + kDeviceAlignment - 1) / kDeviceAlignment * kDeviceAlignment;
+  return round_up(bytes, kDeviceAlignment);
 }
 
 void put(std::vector<std::byte>& image, std::int64_t place, std::span<const std::byte> part) {

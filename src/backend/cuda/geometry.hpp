@@ -4,6 +4,8 @@
 // summation, and so its bits, is the same wherever the same libraries run. Non-goal: launching.
 #pragma once
 
+#include "fedspallm/base/rounding.hpp"
+
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -15,13 +17,6 @@ constexpr unsigned block_threads = 256;  // of kernels that say nothing else
 constexpr unsigned block_warps = block_threads / warp_size;
 constexpr std::int64_t largest_grid_x = 2147483647;
 constexpr std::int64_t largest_grid_y = 65535;
-
-[[nodiscard]] constexpr std::int64_t divide_up(std::int64_t value, std::int64_t divisor) {
-  return (value + divisor - 1) / divisor;
-}
-[[nodiscard]] constexpr std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
-  return divide_up(value, multiple) * multiple;
-}
 
 /// Blocks and threads of one launch; nothing is launched when there are no blocks.
 struct Geometry {
@@ -145,7 +140,7 @@ class Layout {
   constexpr std::size_t add(std::int64_t count) {
     const std::size_t offset = bytes_;
     const std::size_t wanted = static_cast<std::size_t>(std::max<std::int64_t>(count, 0)) * sizeof(T);
-    bytes_ += (wanted + alignment - 1) / alignment * alignment;
+    bytes_ += round_up(wanted, alignment);
     return offset;
   }
   [[nodiscard]] constexpr std::size_t bytes() const { return bytes_; }
