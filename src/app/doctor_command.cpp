@@ -55,6 +55,8 @@ ExitStatus run_doctor(comm::Communicator& communicator) {
   for (const Isa isa : {Isa::baseline, Isa::avx2, Isa::avx512})
     kernels += fmt::format("{} {}  ", name_of(isa), supported(isa) ? "yes" : "no");
   line("kernels", kernels + "(FEDSPALLM_ISA chooses another)");
+  const std::string lacks = backend::lacks_for(backend::Products::bf16, select_isa());
+  line("bf16 products", lacks.empty() ? "yes (run.products)" : "no: " + lacks);
   line("kernel set", backend::make_cpu_backend(threads)->kernel_set());
   line("threads",
        fmt::format("{} a rank ({} cores given to this process)", threads, report::affinity_cores()));

@@ -2,6 +2,7 @@
 #include "setup.hpp"
 
 #include "fedspallm/base/error.hpp"
+#include "fedspallm/base/rounding.hpp"
 #include "fedspallm/data/hdf5.hpp"
 #include "fedspallm/report/system.hpp"
 
@@ -56,34 +57,49 @@ int own_device(const backend::CudaDevices& visible, int node_rank) {
   return count == 0 ? 0 : backend::cuda_device_of_rank(node_rank, count);
 }
 
+backend::Products products_of(config::Products products) {
+  switch (products) {
+    case config::Products::f32:
+      return backend::Products::f32;
+    case config::Products::f16:
+      return backend::Products::f16;
+    case config::Products::bf16:
+      return backend::Products::bf16;
+  }
+  throw LogicError("products_of: unknown products");
+}
+
 std::unique_ptr<backend::Backend> cuda_backend(const backend::CudaDevices& visible, int node_rank,
-                                               config::Products products) {
-  backend::CudaOptions options{.device = own_device(visible, node_rank)};
-  if (products == config::Products::f16) options.products = backend::Products::f16;
-  if (products == config::Products::bf16) options.products = backend::Products::bf16;
-  return backend::make_cuda_backend(options);
+                                               backend::Products products) {
+  return backend::make_cuda_backend({.device = own_device(visible, node_rank), .products = products});
+}
+
+/// @param why_cpu  "" where a CPU was asked for
+std::unique_ptr<backend::Backend> cpu_backend(int threads, backend::Products products,
+                                              const std::string& why_cpu) {
+  const std::string lacks = backend::lacks_for(products, select_isa());
+  check<ConfigError>(lacks.empty(), fmt::format("run.products: found \"{}\", expected \"f32\": {}{}",
+                                                backend::name_of(products), why_cpu, lacks));
+  return backend::make_cpu_backend(threads, std::nullopt, products);
 }
 
 }  // namespace
 
 std::unique_ptr<backend::Backend> make_backend(config::BackendKind kind, int threads, int node_rank,
-                                               config::Products products) {
+                                               config::Products wanted) {
+  const backend::Products products = products_of(wanted);
   switch (kind) {
     case config::BackendKind::automatic: {
       const backend::CudaDevices visible = backend::visible_cuda_devices();
       if (!visible.devices.empty()) return cuda_backend(visible, node_rank, products);
-      check<ConfigError>(
-          products == config::Products::f32,
-          fmt::format("run.products: found \"{}\", expected \"f32\": no GPU is visible here ({})",
-                      config::name_of(products), visible.reason));
-      return backend::make_cpu_backend(threads);
+      return cpu_backend(threads, products, fmt::format("no GPU is visible here ({}), and ", visible.reason));
     }
     case config::BackendKind::cpu:
-      return backend::make_cpu_backend(threads);
+      return cpu_backend(threads, products, "");
     case config::BackendKind::cuda:
       return cuda_backend(backend::visible_cuda_devices(), node_rank, products);
     case config::BackendKind::reference:
-      return backend::make_reference_backend();
+      return backend::make_reference_backend(products);
   }
   throw LogicError("make_backend: unknown kind");
 }
@@ -92,7 +108,7 @@ std::int64_t gpu_memory_of_rank(const backend::CudaDevices& visible, int ranks_o
   require(ranks_on_host >= 1, "gpu_memory_of_rank: ranks_on_host >= 1");
   if (visible.devices.empty()) return 0;
   const auto count = static_cast<std::int64_t>(visible.devices.size());
-  const std::int64_t sharing = (ranks_on_host + count - 1) / count;
+  const std::int64_t sharing = divide_up(ranks_on_host, count);
   std::int64_t smallest = visible.devices.front().memory_bytes;
   for (const backend::CudaDevice& device : visible.devices)
     smallest = std::min(smallest, device.memory_bytes);

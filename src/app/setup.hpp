@@ -20,7 +20,7 @@ namespace fedspallm::app {
 
 /// `automatic` is CUDA where the build has it and a device is visible, else the CPU. Ranks of a host take its
 /// devices in turn. @throws NotCompiled when CUDA is asked for and this build has none; ConfigError when
-/// 16-bit products are asked for and there is no device
+/// 16-bit products are asked for that neither a device nor this CPU has
 [[nodiscard]] std::unique_ptr<backend::Backend> make_backend(
     config::BackendKind kind, int threads, int node_rank = 0,
     config::Products products = config::Products::f32);

@@ -19,6 +19,18 @@ void* element_at(void* data, Element element, std::int64_t offset) {
 
 }  // namespace
 
+std::string_view name_of(Products products) {
+  switch (products) {
+    case Products::f32:
+      return "f32";
+    case Products::f16:
+      return "f16";
+    case Products::bf16:
+      return "bf16";
+  }
+  return "unknown";
+}
+
 View View::row_range(std::int64_t first, std::int64_t count) const {
   require(first >= 0 && count >= 0 && first <= rows_ - count,
           fmt::format("row_range: {} rows from row {} on within {} rows", count, first, rows_));

@@ -4,6 +4,7 @@
 #include "fedspallm/backend/structured.hpp"
 #include "fedspallm/base/error.hpp"
 #include "fedspallm/base/random.hpp"
+#include "fedspallm/base/rounding.hpp"
 #include "fedspallm/base/thread_pool.hpp"
 
 #include "cpu/blas.hpp"
@@ -389,7 +390,7 @@ double measure_triad(int threads, std::int64_t bytes) {
   const std::vector<float> b(a.size(), 1.0F);
   const std::vector<float> c(a.size(), 2.0F);
   ThreadPool pool(threads);
-  const std::int64_t piece = (count + threads - 1) / threads;
+  const std::int64_t piece = divide_up(count, threads);
   const double seconds = best_seconds([&] {
     pool.run(threads, [&](std::int64_t unit, int) {
       const auto last = static_cast<std::size_t>(std::min(count, (unit + 1) * piece));

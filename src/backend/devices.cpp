@@ -10,18 +10,6 @@
 
 namespace fedspallm::backend {
 
-std::string_view name_of(Products products) {
-  switch (products) {
-    case Products::f32:
-      return "f32";
-    case Products::f16:
-      return "f16";
-    case Products::bf16:
-      return "bf16";
-  }
-  return "unknown";
-}
-
 std::unique_ptr<Backend> make_cuda_backend(int device) {
   return make_cuda_backend(CudaOptions{.device = device});
 }

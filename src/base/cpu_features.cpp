@@ -37,6 +37,14 @@ bool supported(Isa isa) {
 #endif
 }
 
+bool supports_bf16_products() {
+#if defined(__x86_64__)
+  return supported(Isa::avx512) && __builtin_cpu_supports("avx512bf16");
+#else
+  return false;
+#endif
+}
+
 Isa select_isa() {
   if (const char* wanted = std::getenv("FEDSPALLM_ISA"); wanted != nullptr && *wanted != '\0') {
     for (const Isa isa : {Isa::baseline, Isa::avx2, Isa::avx512}) {

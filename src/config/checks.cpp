@@ -83,11 +83,11 @@ void check_federation(const Config& config, Document& document, Problems& proble
                     federation.deadline));
   check_topology(federation, section, problems);
   const bool on_host = config.run.backend == BackendKind::cpu || config.run.backend == BackendKind::reference;
-  if (config.run.products != Products::f32 && on_host)
-    problems.add(document.single("run").origin_of("products"),
-                 fmt::format("run.products: found \"{}\", expected \"f32\" (run.backend is \"{}\"; 16-bit "
-                             "products are for GPUs)",
-                             name_of(config.run.products), name_of(config.run.backend)));
+  if (config.run.products == Products::f16 && config.run.backend == BackendKind::cpu)
+    problems.add(
+        document.single("run").origin_of("products"),
+        "run.products: found \"f16\", expected \"f32\" or \"bf16\" (run.backend is \"cpu\"; products "
+        "in f16 are for GPUs)");
   if (federation.transport == TransportKind::nccl && on_host)
     problems.add(section.origin_of("transport"),
                  fmt::format("federation.transport: found \"nccl\", expected \"auto\", \"reduce\" or "

@@ -2,9 +2,10 @@
 // Purpose: the run-time interface behind which all arithmetic of pruning and of the forward pass happens.
 // The reference backend is the meaning of each op; cpu (and cuda) are tested against it. An op is a block or
 // a matrix, never a column. Ops run in order on the backend's one stream; only copy_out, synchronize and ops
-// that return values to the host wait. Precision: fp32 operands, fp32 accumulation, no TF32. Bits: an op's
-// result depends on its operands and the kernel set (kernel_set()) only, never on thread count. Every op
-// checks that views belong to this backend and that shapes agree, and throws LogicError otherwise.
+// that return values to the host wait. Precision: fp32 operands (but see Products), fp32 accumulation, no
+// TF32. Bits: an op's result depends on its operands and the kernel set (kernel_set()) only, never on thread
+// count. Every op checks that views belong to this backend and that shapes agree, and throws LogicError
+// otherwise.
 #pragma once
 
 #include "fedspallm/backend/csr.hpp"
@@ -19,9 +20,18 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace fedspallm::backend {
+
+/// How the products of activations (linear, gram) take their fp32 operands. f32 is the contract of LinearOps.
+/// The 16-bit ones round both operands to that type first (ties to even; bf16 on CPUs takes what is below
+/// 2^-126 as 0) and accumulate in fp32: faster, with the rounding of models that run in 16 bits. All other
+/// ops stay in fp32: factorization, trailing update, attention.
+enum class Products : std::uint8_t { f32, f16, bf16 };
+/// "f32", "f16", "bf16".
+[[nodiscard]] std::string_view name_of(Products products);
 
 /// Matrix products and factorizations.
 class LinearOps {
@@ -258,12 +268,15 @@ class Backend {
 };
 
 /// Slow and plain: the meaning of each op.
-[[nodiscard]] std::unique_ptr<Backend> make_reference_backend();
+[[nodiscard]] std::unique_ptr<Backend> make_reference_backend(Products products = Products::f32);
+/// "" where this CPU multiplies such operands, else what it lacks: bf16 needs AVX512-BF16, f16 is for GPUs.
+[[nodiscard]] std::string lacks_for(Products products, Isa isa);
 /// Opens OpenBLAS at run time, after setting the environment variable OPENBLAS_CORETYPE to what the CPU can
 /// do (unless the user set it): make the first one before other threads read the environment.
 /// @param threads  worker threads of this rank's backend, >= 1. @param isa  kernels; default: select_isa().
-/// @throws ResourceError when there is no OpenBLAS.
-[[nodiscard]] std::unique_ptr<Backend> make_cpu_backend(int threads, std::optional<Isa> isa = std::nullopt);
+/// @throws ResourceError when there is no OpenBLAS; ConfigError where lacks_for() names something
+[[nodiscard]] std::unique_ptr<Backend> make_cpu_backend(int threads, std::optional<Isa> isa = std::nullopt,
+                                                        Products products = Products::f32);
 /// @throws NotCompiled naming the preset when this build has no CUDA.
 [[nodiscard]] std::unique_ptr<Backend> make_cuda_backend(int device);
 

@@ -14,17 +14,9 @@
 
 namespace fedspallm::backend {
 
-/// How the products of activations (linear, gram) take their fp32 operands. f32 is the contract of
-/// backend.hpp. The 16-bit ones round both operands to that type first and accumulate in fp32 on tensor
-/// cores: faster, with the rounding of models that run in 16 bits, so outside the tolerances of the parity
-/// tests. Factorization, trailing update and attention stay in fp32.
-enum class Products : std::uint8_t { f32, f16, bf16 };
-/// "f32", "f16", "bf16".
-[[nodiscard]] std::string_view name_of(Products products);
-
 struct CudaOptions {
-  int device = 0;  // among the visible ones
-  Products products = Products::f32;
+  int device = 0;                     // among the visible ones
+  Products products = Products::f32;  // the 16-bit ones on tensor cores
 };
 /// @throws NotCompiled naming the preset when this build has no CUDA; ConfigError when there is no such
 /// device; ResourceError when the device fails

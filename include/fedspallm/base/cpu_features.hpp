@@ -11,6 +11,9 @@ enum class Isa { baseline, avx2, avx512 };
 
 [[nodiscard]] std::string_view name_of(Isa isa);
 [[nodiscard]] bool supported(Isa isa);
+/// AVX512-BF16: products of bf16 pairs, added to fp32. Not a set of its own: it serves the 16-bit products
+/// only.
+[[nodiscard]] bool supports_bf16_products();
 /// The best supported set, or the one that the environment's FEDSPALLM_ISA names.
 /// @throws ConfigError when it names an unknown or unsupported one.
 [[nodiscard]] Isa select_isa();

@@ -29,7 +29,7 @@ enum class TopologyKind { automatic, root, owners, nodes };
 enum class LayerSampling { none, resources };
 enum class Coverage { required, warn };
 enum class OnClientFailure { abort, drop };
-/// How a GPU takes the operands of the products of activations (backend/cuda.hpp).
+/// How the operands of the products of activations are taken (backend::Products).
 enum class Products { f32, f16, bf16 };
 enum class ModelDType { stored, float32 };
 enum class ModelShape { of_path, smollm2_135m, llama2_7b, llama2_70b };
@@ -56,7 +56,7 @@ struct Run {
   bool keep_clients = false;  // clients/NAME.h5
   int checkpoint_every = 0;   // blocks between two saved states of a client; 0 = as often as costs < 2 %
   double grace_seconds = 30;  // from a signal to the end; then what is on disk has to do
-  Products products = Products::f32;  // 16 bits: on a GPU only
+  Products products = Products::f32;  // f16: on a GPU; bf16: there, or on a CPU with AVX512-BF16
   [[nodiscard]] bool operator==(const Run&) const = default;
 };
 struct Prune {

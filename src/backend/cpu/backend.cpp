@@ -18,8 +18,8 @@ namespace {
 
 class CpuBackend final : public Backend {
  public:
-  CpuBackend(int threads, Isa isa)
-      : engine_(threads, isa),
+  CpuBackend(int threads, Isa isa, Products products)
+      : engine_(threads, isa, products),
         linear_(this, engine_),
         model_(this, engine_),
         prune_(this, engine_),
@@ -27,7 +27,9 @@ class CpuBackend final : public Backend {
 
   [[nodiscard]] std::string name() const override { return "cpu"; }
   [[nodiscard]] std::string kernel_set() const override {
-    return fmt::format("cpu/{}/openblas-{}", name_of(engine_.isa), engine_.blas.core());
+    const std::string set = fmt::format("cpu/{}/openblas-{}", name_of(engine_.isa), engine_.blas.core());
+    return engine_.products == Products::f32 ? set
+                                             : fmt::format("{}/{}", set, backend::name_of(engine_.products));
   }
 
   void copy_in(std::span<const float> source, View destination) override {
@@ -136,9 +138,25 @@ void CpuBackend::copy_in_widened(DType dtype, std::span<const std::byte> source,
 }  // namespace
 }  // namespace cpu
 
-std::unique_ptr<Backend> make_cpu_backend(int threads, std::optional<Isa> isa) {
+std::string lacks_for(Products products, Isa isa) {
+  switch (products) {
+    case Products::f32:
+      return "";
+    case Products::bf16:
+      if (isa != Isa::avx512) return fmt::format("the kernels {} have none (avx512 have)", name_of(isa));
+      return supports_bf16_products() ? "" : "this CPU has no AVX512-BF16";
+    case Products::f16:
+      return "they are for GPUs";
+  }
+  return "unknown products";
+}
+
+std::unique_ptr<Backend> make_cpu_backend(int threads, std::optional<Isa> isa, Products products) {
   require(threads >= 1, fmt::format("make_cpu_backend: threads >= 1, found {}", threads));
-  return std::make_unique<cpu::CpuBackend>(threads, isa.value_or(select_isa()));
+  const Isa set = isa.value_or(select_isa());
+  const std::string lacks = lacks_for(products, set);
+  check<ConfigError>(lacks.empty(), fmt::format("products in {} on CPUs: {}", name_of(products), lacks));
+  return std::make_unique<cpu::CpuBackend>(threads, set, products);
 }
 
 }  // namespace fedspallm::backend

@@ -2,6 +2,7 @@
 #include "engine.hpp"
 
 #include "fedspallm/base/error.hpp"
+#include "fedspallm/base/rounding.hpp"
 
 namespace fedspallm::backend::cpu {
 
@@ -19,6 +20,14 @@ Kernels select_kernels(Isa isa) {
           baseline::linear_kernels(), baseline::prune_kernels(),     baseline::sparse_kernels()};
 }
 
+ProductKernels select_product_kernels(Products products, const Kernels& kernels) {
+#if defined(__x86_64__)
+  if (products == Products::bf16) return avx512bf16::product_kernels();
+#endif
+  require(products == Products::f32, "products that this CPU has");
+  return {1, nullptr, kernels.gram, kernels.linear};
+}
+
 void* Workspace::bytes(std::size_t wanted) {
   if (wanted > size_) {
     memory_.release(data_);  // first, so that old and new are never there together
@@ -31,13 +40,18 @@ void* Workspace::bytes(std::size_t wanted) {
 }
 
 Cut even_cut(std::int64_t length, std::int64_t largest, std::int64_t granule) {
-  const std::int64_t pieces = std::max<std::int64_t>(1, (length + largest - 1) / largest);
-  const std::int64_t even = (length + pieces - 1) / pieces;
-  return {length, std::max<std::int64_t>(1, (even + granule - 1) / granule * granule)};
+  const std::int64_t pieces = std::max<std::int64_t>(1, divide_up(length, largest));
+  const std::int64_t even = divide_up(length, pieces);
+  return {length, std::max<std::int64_t>(1, round_up(even, granule))};
 }
 
-Engine::Engine(int threads, Isa wanted)
-    : isa(wanted), kernels(select_kernels(wanted)), shared(memory), pool_(threads) {
+Engine::Engine(int threads, Isa wanted, Products of_activations)
+    : isa(wanted),
+      products(of_activations),
+      kernels(select_kernels(wanted)),
+      product_kernels(select_product_kernels(products, kernels)),
+      shared(memory),
+      pool_(threads) {
   for (int worker = 0; worker < threads; ++worker) per_worker_.push_back(std::make_unique<Workspace>(memory));
   per_worker_floats_.resize(per_worker_.size());
 }

@@ -3,7 +3,9 @@
 // by shape alone, so an op's bits do not depend on the number of threads. Non-goal: scheduling between ops.
 #pragma once
 
+#include "fedspallm/backend/backend.hpp"
 #include "fedspallm/base/cpu_features.hpp"
+#include "fedspallm/base/rounding.hpp"
 #include "fedspallm/base/thread_pool.hpp"
 
 #include "../host_memory.hpp"
@@ -18,6 +20,8 @@ namespace fedspallm::backend::cpu {
 
 /// The kernel tables of one instruction set. @pre supported(isa)
 [[nodiscard]] Kernels select_kernels(Isa isa);
+/// Of f32 the set's own. @pre lacks_for(products, isa) is ""
+[[nodiscard]] ProductKernels select_product_kernels(Products products, const Kernels& kernels);
 
 /// Memory that only grows and is kept between ops, counted by HostMemory.
 class Workspace {
@@ -48,7 +52,7 @@ struct Range {
 /// Cuts [0, length) into pieces of `piece` (the last one smaller).
 struct Cut {
   std::int64_t length = 0, piece = 1;
-  [[nodiscard]] std::int64_t count() const { return (length + piece - 1) / piece; }
+  [[nodiscard]] std::int64_t count() const { return divide_up(length, piece); }
   [[nodiscard]] Range operator[](std::int64_t index) const {
     return {index * piece, std::min(length, (index + 1) * piece)};
   }
@@ -58,12 +62,14 @@ struct Cut {
 
 class Engine {
  public:
-  Engine(int threads, Isa isa);
+  Engine(int threads, Isa isa, Products products);
 
   HostMemory memory;
   Blas blas;
   Isa isa;
+  Products products;
   Kernels kernels;
+  ProductKernels product_kernels;  // of activations
 
   [[nodiscard]] int threads() const { return pool_.size(); }
   /// body(unit, worker) for each unit; products inside run on one thread.

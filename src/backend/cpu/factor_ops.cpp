@@ -2,6 +2,8 @@
 // H = R R^T (R upper) and U = R^-1 in place, tile by tile, parallel over rows in an order fixed by the
 // shape. The diagonal tiles are factored and inverted by one thread; everything else is products of our own
 // whose right operand is packed once for all rows (a library packs both for each of these small products).
+#include "fedspallm/base/rounding.hpp"
+
 #include "../access.hpp"
 #include "../checks.hpp"
 #include "ops.hpp"
@@ -20,7 +22,7 @@ class Factorization {
         kernels_(engine.kernels.linear),
         matrix_(matrix),
         tiles_{matrix.rows, tile},
-        padded_((tile + kernels_.panel_width - 1) / kernels_.panel_width * kernels_.panel_width) {
+        padded_(round_up(tile, kernels_.panel_width)) {
     const std::int64_t rows = matrix.rows;
     float* workspace = engine.shared.elements<float>(rows * (tile + padded_ + 1) + tile * padded_ +
                                                      factor_scratch_floats(tile));

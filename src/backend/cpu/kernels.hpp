@@ -110,7 +110,7 @@ struct SparseKernels {
 
 /// One tile of H += scale X^T X: rows and columns [first, last), first a multiple of the panel width.
 struct GramTile {
-  const float* packed;  // all columns of X, `depth` rows of it
+  const float* packed;  // all columns of X, `depth` words of each
   std::int64_t depth;
   std::int64_t row_first, row_last, column_first, column_last;
   float scale;
@@ -120,7 +120,7 @@ struct GramTile {
 
 struct GramKernels {
   std::int64_t panel_width;
-  /// packed[panel][row][lane] of rows x columns; ceil(columns / panel_width) * rows * panel_width floats.
+  /// packed[panel][word][lane] of rows x columns; ceil(columns / panel_width) * words * panel_width of them.
   void (*pack_panels)(const float* x, std::int64_t stride, std::int64_t rows, std::int64_t columns,
                       float* packed);
   void (*gram_tile)(const GramTile& tile);
@@ -130,7 +130,7 @@ enum class ProductMode { assign, add, subtract };
 
 /// C = A B, C += A B or C -= A B for some rows of A and a packed B; `bias` (may be null) is added to A B.
 struct PackedProduct {
-  const float* left;
+  const float* left;  // words
   std::int64_t stride_left, rows, depth;
   const float* packed;  // B in panels of panel_width columns: [panel][depth][lane], stride_panel apart
   std::int64_t stride_panel, columns;
@@ -141,14 +141,27 @@ struct PackedProduct {
 };
 
 /// B may also come from GramKernels::pack_panels.
+/// Operands come as words of 32 bits along the depth: a float, or (ProductKernels) two bf16 numbers that are
+/// neighbours in depth. Depths and sizes of packed operands count words, those of what is packed count
+/// floats.
 struct LinearKernels {
   std::int64_t panel_width;
   bool faster_than_blas;  // in products that are large enough for a library
-  /// The rows of w (rows x depth) become the columns of B: ceil(rows / panel_width) panels, one after the
-  /// other, of depth * panel_width floats; lanes beyond the last row are 0.
+  /// The rows of w (rows x depth floats) become the columns of B: ceil(rows / panel_width) panels, one after
+  /// the other, of words(depth) * panel_width words; lanes beyond the last row are 0.
   void (*pack_rows)(const float* w, std::int64_t stride, std::int64_t rows, std::int64_t depth,
                     float* packed);
   void (*multiply_packed)(const PackedProduct& product);
+};
+
+/// What multiplies activations (Products). `per_word` floats of an operand become one word.
+struct ProductKernels {
+  std::int64_t per_word;
+  /// n floats as ceil(n / per_word) words, the last one filled up with 0. Null where a word is a float.
+  void (*to_words)(const float* x, std::int64_t n, float* words);
+  GramKernels gram;
+  LinearKernels linear;
+  [[nodiscard]] std::int64_t words(std::int64_t n) const { return (n + per_word - 1) / per_word; }
 };
 
 /// Keys and values of one sequence and kv head, packed for AttentionKernels: both have ceil(length / width)
@@ -195,6 +208,13 @@ FEDSPALLM_DECLARE_KERNELS(avx2)
 FEDSPALLM_DECLARE_KERNELS(avx512)
 #endif
 #undef FEDSPALLM_DECLARE_KERNELS
+#if defined(__x86_64__)
+namespace avx512bf16 {  // AVX-512 with AVX512-BF16: products of pairs only
+[[nodiscard]] GramKernels gram_kernels();
+[[nodiscard]] LinearKernels linear_kernels();
+[[nodiscard]] ProductKernels product_kernels();
+}  // namespace avx512bf16
+#endif
 
 struct Kernels {
   ModelKernels model;

@@ -11,16 +11,33 @@ namespace {
 constexpr std::size_t vectors = 3;
 constexpr std::size_t block_rows = width == 4 ? 2 : width / 2;  // 6, 12 or 24 sums of 16, 16 or 32 registers
 
+constexpr std::int64_t piece = 32;  // words of a row whose cache lines stay in L1 while all lanes are read
+
+/// Words [k, k + count) of `lanes` rows of w, one row of the panel each.
+inline void pack_piece(const float* w, std::int64_t stride, std::int64_t lanes, std::int64_t depth,
+                       std::int64_t k, std::int64_t count, float* panel) {
+#if defined(__AVX512BF16__)
+  float words[width][piece];
+  const std::int64_t first = k * per_word;
+  const std::int64_t floats = depth - first < piece * per_word ? depth - first : piece * per_word;
+  for (std::int64_t lane = 0; lane < lanes; ++lane) to_words(w + lane * stride + first, floats, words[lane]);
+  transpose(words[0], piece, lanes, count, panel + k * width, width);
+#else
+  static_cast<void>(depth);
+  transpose(w + k, stride, lanes, count, panel + k * width, width);
+#endif
+}
+
 void pack_rows(const float* w, std::int64_t stride, std::int64_t rows, std::int64_t depth, float* packed) {
-  constexpr std::int64_t piece = 32;  // columns whose cache lines stay in L1 while all lanes are read
+  const std::int64_t words = words_of(depth);
   for (std::int64_t row = 0; row < rows; row += width) {
-    float* panel = packed + row * depth;
+    float* panel = packed + row * words;
     const std::int64_t lanes = rows - row < width ? rows - row : width;
-    for (std::int64_t k = 0; k < depth; k += piece) {
-      const std::int64_t columns = depth - k < piece ? depth - k : piece;
+    for (std::int64_t k = 0; k < words; k += piece) {
+      const std::int64_t count = words - k < piece ? words - k : piece;
       if (lanes < width)
-        for (std::int64_t i = 0; i < columns; ++i) store(panel + (k + i) * width, Floats{});
-      transpose(w + row * stride + k, stride, lanes, columns, panel + k * width, width);
+        for (std::int64_t i = 0; i < count; ++i) store(panel + (k + i) * width, Floats{});
+      pack_piece(w + row * stride, stride, lanes, depth, k, count, panel);
     }
   }
 }
@@ -92,5 +109,11 @@ LinearKernels linear_kernels() {
   constexpr bool faster_than_blas = width >= 16;  // with narrower vectors OpenBLAS is, by 3 to 8 %
   return {width, faster_than_blas, pack_rows, multiply_packed};
 }
+
+#if defined(__AVX512BF16__)
+ProductKernels product_kernels() {
+  return {per_word, to_words, gram_kernels(), linear_kernels()};
+}
+#endif
 
 }  // namespace fedspallm::backend::cpu::FEDSPALLM_ISA

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Matrix products as units of OpenBLAS calls. Panel sizes: docs/measurements/backend.md.
+#include "fedspallm/base/rounding.hpp"
+
 #include "../access.hpp"
 #include "../checks.hpp"
 #include "ops.hpp"
@@ -22,38 +24,52 @@ Panels panels_of(std::int64_t rows, std::int64_t columns) {
 }
 
 constexpr std::int64_t packed_rows = 128;        // of A per unit: they stay in L2 while panels of B pass
-constexpr std::int64_t packed_depth = 256;       // three panels of so many rows stay in L1
+constexpr std::int64_t packed_depth = 256;       // words: three panels of so many stay in L1
 constexpr std::int64_t packed_floats = 1 << 20;  // of B packed at a time: 4 MiB
 constexpr std::int64_t packed_strip = 48;        // three panels of 16 or six of 8 lanes
 
 }  // namespace
 
+/// Some rows of x as words: its own floats, or made in the worker's memory.
+Matrix<const float> CpuLinear::words_of_rows(Matrix<float> x, Range range, int worker) {
+  const ProductKernels& kernels = engine_.product_kernels;
+  if (kernels.to_words == nullptr) return {x.row(range.first), range.size(), x.cols, x.stride};
+  const std::int64_t words = kernels.words(x.cols);
+  float* memory = engine_.of_worker(worker);
+  for (std::int64_t row = 0; row < range.size(); ++row)
+    kernels.to_words(x.row(range.first + row), x.cols, memory + row * words);
+  return {memory, range.size(), words, words};
+}
+
 /// y = x w^T (+ bias) (+ y): w is packed once for all rows, some of its rows at a time.
 void CpuLinear::packed_linear(Matrix<float> x, Matrix<float> w, const float* bias, Matrix<float> y,
                               bool add) {
-  const LinearKernels& kernels = engine_.kernels.linear;
-  const Cut depths = even_cut(x.cols, packed_depth, 1);
+  const LinearKernels& kernels = engine_.product_kernels.linear;
+  const std::int64_t words = engine_.product_kernels.words(x.cols);
+  const Cut depths = even_cut(words, packed_depth, 1);
   const Cut rows = even_cut(y.rows, packed_rows, 8);
-  const Cut chunks = even_cut(y.cols, std::max(packed_strip, packed_floats / x.cols), packed_strip);
+  const Cut chunks = even_cut(y.cols, std::max(packed_strip, packed_floats / words), packed_strip);
+  if (engine_.product_kernels.to_words != nullptr) engine_.reserve_per_worker(rows.piece * words);
   for (std::int64_t chunk = 0; chunk < chunks.count(); ++chunk) {
     const std::int64_t first = chunks[chunk].first;
     const Cut strips{chunks[chunk].size(), packed_strip};
-    const std::int64_t strip_floats = packed_strip * x.cols;
+    const std::int64_t strip_floats = packed_strip * words;
     float* packed = engine_.shared.elements<float>(strips.count() * strip_floats);
     engine_.run(strips.count(), [&](std::int64_t unit, int) {
       const Range strip = strips[unit];
       kernels.pack_rows(w.row(first + strip.first), w.stride, strip.size(), x.cols,
                         packed + unit * strip_floats);
     });
-    engine_.run(rows.count(), [&](std::int64_t unit, int) {
+    engine_.run(rows.count(), [&](std::int64_t unit, int worker) {
       const Range range = rows[unit];
+      const Matrix<const float> left = words_of_rows(x, range, worker);
       for (std::int64_t s = 0; s < strips.count(); ++s) {
         const std::int64_t column = first + strips[s].first;
         for (std::int64_t d = 0; d < depths.count(); ++d) {
           const Range depth = depths[d];
           kernels.multiply_packed(
-              {x.row(range.first) + depth.first, x.stride, range.size(), depth.size(),
-               packed + s * strip_floats + depth.first * kernels.panel_width, x.cols * kernels.panel_width,
+              {left.data + depth.first, left.stride, range.size(), depth.size(),
+               packed + s * strip_floats + depth.first * kernels.panel_width, words * kernels.panel_width,
                strips[s].size(), d == 0 && bias != nullptr ? bias + column : nullptr,
                d > 0 || add ? ProductMode::add : ProductMode::assign, y.row(range.first) + column, y.stride});
         }
@@ -70,7 +86,7 @@ void CpuLinear::linear(View x, View w, View bias, View y, bool add) {
   if (output.size() == 0) return;
   const float* offset = bias.empty() ? nullptr : Access::f32(bias);
   // For any number of rows, so that a row's bits do not depend on the batch that it is in.
-  if (engine_.kernels.linear.faster_than_blas && input.cols > 0)
+  if (engine_.product_kernels.linear.faster_than_blas && input.cols > 0)
     return packed_linear(input, weight, offset, output, add);
   const Panels panels = panels_of(output.rows, output.cols);
   engine_.run(panels.units(), [&](std::int64_t unit, int) {
@@ -129,7 +145,7 @@ void CpuLinear::subtract_product(View a, View b, View c) {
 
 namespace {
 
-/// Rows of X that are multiplied in registers before H is touched, and how many such panels are packed at a
+/// Words of X that are multiplied in registers before H is touched, and how many such panels are packed at a
 /// time.
 constexpr std::int64_t gram_depth = 256;
 constexpr std::int64_t gram_panels = 2;
@@ -143,30 +159,34 @@ void CpuLinear::gram(View x, float scale, View h) {
   const auto samples = floats(x);
   const auto hessian = floats(h);
   if (samples.size() == 0) return;
-  const GramKernels& kernels = engine_.kernels.gram;
+  const ProductKernels& products = engine_.product_kernels;
+  const GramKernels& kernels = products.gram;
+  const std::int64_t depth_rows = gram_depth * products.per_word;
   const Cut tiles = even_cut(hessian.cols, gram_tile, 16);
-  const std::int64_t padded =
-      (hessian.cols + kernels.panel_width - 1) / kernels.panel_width * kernels.panel_width;
+  const std::int64_t padded = round_up(hessian.cols, kernels.panel_width);
   // Tiles off the diagonal first: they cost twice a diagonal one, and the small ones fill the end.
   std::vector<std::pair<std::int64_t, std::int64_t>> units;
   for (std::int64_t i = 0; i < tiles.count(); ++i)
     for (std::int64_t j = i + 1; j < tiles.count(); ++j) units.emplace_back(i, j);
   for (std::int64_t i = 0; i < tiles.count(); ++i) units.emplace_back(i, i);
-  float* packed = engine_.shared.elements<float>(std::min(samples.rows, gram_depth * gram_panels) * padded);
-  for (std::int64_t slab = 0; slab < samples.rows; slab += gram_depth * gram_panels) {
-    const Cut depths{std::min(samples.rows - slab, gram_depth * gram_panels), gram_depth};
+  float* packed = engine_.shared.elements<float>(
+      products.words(std::min(samples.rows, depth_rows * gram_panels)) * padded);
+  for (std::int64_t slab = 0; slab < samples.rows; slab += depth_rows * gram_panels) {
+    const Cut depths{std::min(samples.rows - slab, depth_rows * gram_panels), depth_rows};
     engine_.run(depths.count() * tiles.count(), [&](std::int64_t unit, int) {
       const Range rows = depths[unit / tiles.count()];
       const Range columns = tiles[unit % tiles.count()];
-      kernels.pack_panels(samples.row(slab + rows.first) + columns.first, samples.stride, rows.size(),
-                          columns.size(), packed + rows.first * padded + columns.first * rows.size());
+      kernels.pack_panels(
+          samples.row(slab + rows.first) + columns.first, samples.stride, rows.size(), columns.size(),
+          packed + products.words(rows.first) * padded + columns.first * products.words(rows.size()));
     });
     engine_.run(static_cast<std::int64_t>(units.size()), [&](std::int64_t unit, int) {
       const Range rows = tiles[units[static_cast<std::size_t>(unit)].first];
       const Range columns = tiles[units[static_cast<std::size_t>(unit)].second];
       for (std::int64_t depth = 0; depth < depths.count(); ++depth)
-        kernels.gram_tile({packed + depths[depth].first * padded, depths[depth].size(), rows.first, rows.last,
-                           columns.first, columns.last, scale, hessian.data, hessian.stride});
+        kernels.gram_tile({packed + products.words(depths[depth].first) * padded,
+                           products.words(depths[depth].size()), rows.first, rows.last, columns.first,
+                           columns.last, scale, hessian.data, hessian.stride});
     });
   }
 }

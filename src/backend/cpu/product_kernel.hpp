@@ -5,14 +5,14 @@
 // general shapes, threads.
 #pragma once
 
-#include "simd.hpp"
+#include "operand_words.hpp"
 #include <cstddef>
 
 namespace fedspallm::backend::cpu::FEDSPALLM_ISA {
 namespace {
 
-/// Sums over p < k of a[i * row_a + p * step_a] * b[v * panel_b + p * step_b + lane], for M rows i and V
-/// vectors v, handed to finish(i, v, sum) straight from registers.
+/// Sums over p < k words of a[i * row_a + p * step_a] * b[v * panel_b + p * step_b + lane], for M rows i and
+/// V vectors v, handed to finish(i, v, sum) straight from registers.
 template <std::size_t M, std::size_t V, class Finish>
 inline void multiply(const float* a, std::int64_t row_a, std::int64_t step_a, const float* b,
                      std::int64_t panel_b, std::int64_t step_b, std::int64_t k, Finish finish) {
@@ -21,8 +21,8 @@ inline void multiply(const float* a, std::int64_t row_a, std::int64_t step_a, co
     Floats right[V];
     for (std::size_t v = 0; v < V; ++v) right[v] = load(b + static_cast<std::int64_t>(v) * panel_b);
     for (std::size_t i = 0; i < M; ++i) {
-      const Floats left = all(a[static_cast<std::int64_t>(i) * row_a]);
-      for (std::size_t v = 0; v < V; ++v) sums[i][v] += left * right[v];
+      const Floats left = word_in_all(a + static_cast<std::int64_t>(i) * row_a);
+      for (std::size_t v = 0; v < V; ++v) sums[i][v] = multiply_add(left, right[v], sums[i][v]);
     }
     a += step_a;
     b += step_b;

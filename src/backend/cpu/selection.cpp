@@ -8,6 +8,11 @@ namespace fedspallm::backend::cpu {
 
 namespace {
 
+/// What PruneKernels::histogram() counted in two tables, in the first of them.
+void join_tables(std::uint32_t* counts) {
+  for (std::int64_t bin = 0; bin < kSelectionBins; ++bin) counts[bin] += counts[kSelectionBins + bin];
+}
+
 /// The bin of `counts` in which the element lies becomes the key's digit at `shift`. @return its count
 template <class Count>
 std::int64_t take_digit(Search& search, const Count* counts, int shift) {
@@ -78,7 +83,7 @@ std::vector<std::int64_t> Selection::find_first_digit(Search& search) {
     spans(unit, [&](std::int64_t row, std::int64_t column, std::int64_t count) {
       engine_.kernels.prune.histogram(scores_.row(row) + column, count, histogram);
     });
-    for (std::int64_t bin = 0; bin < bins; ++bin) histogram[bin] += histogram[bins + bin];
+    join_tables(histogram);
   });
   std::fill(totals, totals + bins, std::uint64_t{0});
   for (std::int64_t unit = 0; unit < units_.count(); ++unit)
@@ -134,7 +139,7 @@ void select_in_row(const PruneKernels& kernels, const float* scores, std::int64_
   Search search{.remaining = count - 1};
   std::fill(scratch, scratch + 2 * kSelectionBins, 0U);
   kernels.histogram(scores, n, scratch);
-  for (std::int64_t bin = 0; bin < kSelectionBins; ++bin) scratch[bin] += scratch[kSelectionBins + bin];
+  join_tables(scratch);
   take_digit(search, scratch, kSelectionShift);
   std::uint32_t* keys = scratch + 2 * kSelectionBins;
   const std::int64_t found = kernels.collect_keys(scores, n, search.key >> kSelectionShift, keys);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fedspallm/backend/backend.hpp"
 
+#include <fmt/format.h>
+
 #include "../access.hpp"
 #include "../checks.hpp"
 #include "../host_csr.hpp"
@@ -16,10 +18,14 @@ namespace {
 
 class ReferenceBackend final : public Backend {
  public:
-  ReferenceBackend() : linear_(this), model_(this), prune_(this), sparse_(this) {}
+  explicit ReferenceBackend(Products products)
+      : products_(products), linear_(this, products), model_(this), prune_(this), sparse_(this) {}
 
   [[nodiscard]] std::string name() const override { return "reference"; }
-  [[nodiscard]] std::string kernel_set() const override { return "reference"; }
+  [[nodiscard]] std::string kernel_set() const override {
+    return products_ == Products::f32 ? "reference"
+                                      : fmt::format("reference/{}", backend::name_of(products_));
+  }
 
   void copy_in(std::span<const float> source, View destination) override {
     checks::host_copy(this, destination, Element::f32, source.size());
@@ -99,6 +105,7 @@ class ReferenceBackend final : public Backend {
   }
 
   HostMemory memory_;
+  Products products_;
   ReferenceLinear linear_;
   ReferenceModel model_;
   ReferencePrune prune_;
@@ -112,8 +119,8 @@ class ReferenceBackend final : public Backend {
 }  // namespace
 }  // namespace reference
 
-std::unique_ptr<Backend> make_reference_backend() {
-  return std::make_unique<reference::ReferenceBackend>();
+std::unique_ptr<Backend> make_reference_backend(Products products) {
+  return std::make_unique<reference::ReferenceBackend>(products);
 }
 
 }  // namespace fedspallm::backend

@@ -9,14 +9,17 @@ namespace fedspallm::backend::reference {
 
 class ReferenceLinear final : public LinearOps {
  public:
-  explicit ReferenceLinear(const Backend* owner) : owner_(owner) {}
+  ReferenceLinear(const Backend* owner, Products products) : owner_(owner), products_(products) {}
   void linear(View x, View w, View bias, View y, bool add) override;
   void subtract_product(View a, View b, View c) override;
   void gram(View x, float scale, View h) override;
   [[nodiscard]] std::optional<std::int64_t> inverse_upper_factor(View h) override;
 
  private:
+  [[nodiscard]] double operand(float value) const;
+
   const Backend* owner_;
+  Products products_;
 };
 
 class ReferenceModel final : public ModelOps {
