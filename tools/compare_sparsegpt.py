@@ -29,7 +29,7 @@ from compare import cut_model, machine, ours, table, work
 
 ROOT = common.ROOT
 CONFIG = ROOT / "configs" / "compare.toml"
-SIDES = ("published", "staged", "block")
+SIDES = ("published", "staged", "block", "bf16")
 
 
 def positive(text: str) -> int:
@@ -81,7 +81,12 @@ def parser() -> argparse.ArgumentParser:
         default=ROOT / "build" / "release" / "fedspallm",
         help="default: %(default)s",
     )
-    add("--sides", nargs="+", choices=SIDES, default=list(SIDES), help="default: all three")
+    add(
+        "--sides",
+        nargs="+",
+        choices=SIDES,
+        help="default: all; bf16 (16-bit products) where the CPU has AVX512-BF16",
+    )
     add(
         "--out",
         type=Path,
@@ -96,7 +101,8 @@ def parser() -> argparse.ArgumentParser:
 def check_inputs(options: argparse.Namespace) -> None:
     """Ends the program with a message when something is missing."""
     for name in ("sparsegpt.py", "modelutils.py"):
-        if "published" in options.sides and not (options.published / name).is_file():
+        wanted = options.sides is None or "published" in options.sides
+        if wanted and not (options.published / name).is_file():
             fail(
                 f"--published {options.published}: no {name} there; a checkout of IST-DASLab/sparsegpt has it"
             )
@@ -106,7 +112,9 @@ def check_inputs(options: argparse.Namespace) -> None:
     for path in (options.tokens, *options.evaluate):
         if not path.is_file():
             fail(f"{path}: no such token file; {prepare}")
-    if set(options.sides) != {"published"} and not os.access(options.fedspallm, os.X_OK):
+    if (options.sides is None or set(options.sides) != {"published"}) and not os.access(
+        options.fedspallm, os.X_OK
+    ):
         fail(
             f"--fedspallm {options.fedspallm}: no program there; build it: "
             "cmake --preset release && cmake --build --preset release"
@@ -232,6 +240,9 @@ def main() -> int:
     """Entry point."""
     options = parser().parse_args()
     check_inputs(options)
+    if options.sides is None:
+        has_bf16 = ours.has_bf16_products(options.fedspallm, options.threads)
+        options.sides = [side for side in SIDES if side != "bf16" or has_bf16]
     if "published" in options.sides:
         check_transformers.enter_transformers_venv()
     options.out.mkdir(parents=True, exist_ok=True)

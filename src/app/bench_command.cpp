@@ -89,7 +89,8 @@ ExitStatus run_bench(comm::Communicator* communicator, const BenchOptions& optio
     print(options, aggregate_bench(options, threads), threads, "cpu");
     return ExitStatus::done;
   }
-  const auto backend = make_backend(backend_kind(options.backend), threads);
+  const auto backend =
+      make_backend(backend_kind(options.backend), threads, 0, products_kind(options.products));
   const BenchReport report = options.name == "checkpoint" ? checkpoint_bench(*backend, options, threads)
                                                           : backend_bench(*backend, options, threads);
   print(options, report, threads, backend->kernel_set());

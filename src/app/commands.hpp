@@ -57,6 +57,7 @@ struct SimulateOptions {
 struct BenchOptions {
   std::string name;
   std::string backend = "auto";
+  std::string products = "f32";
   int threads = 0;
   std::string dir;           // checkpoint: where to write; "" = the temporary folder
   std::vector<int> clients;  // transport: virtual clients of the scaling rows; empty = 1 to 64

@@ -132,6 +132,10 @@ void add_machine(CLI::App& app, BenchOptions& bench, Chosen& chosen) {
       ->required();
   command->add_option("--backend", bench.backend, "auto, cpu, cuda or reference (not: aggregate, transport)")
       ->capture_default_str();
+  command
+      ->add_option("--products", bench.products,
+                   "f32, f16 or bf16, as run.products (not: aggregate, transport)")
+      ->capture_default_str();
   command->add_option("--threads", bench.threads, "threads (default: the cores given)");
   command->add_option("--dir", bench.dir, "checkpoint: where to write (default: the temporary folder)");
   command

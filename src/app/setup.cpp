@@ -49,12 +49,10 @@ config::BackendKind backend_kind(const std::string& word) {
   throw ConfigError(fmt::format("--backend: found '{}', expected auto, cpu, cuda or reference", word));
 }
 
-namespace {
-
-/// This rank's device among `visible`; 0 when there are none, which the backend then refuses by itself.
-int own_device(const backend::CudaDevices& visible, int node_rank) {
-  const auto count = static_cast<int>(visible.devices.size());
-  return count == 0 ? 0 : backend::cuda_device_of_rank(node_rank, count);
+config::Products products_kind(const std::string& word) {
+  for (const auto kind : {config::Products::f32, config::Products::f16, config::Products::bf16})
+    if (word == config::name_of(kind)) return kind;
+  throw ConfigError(fmt::format("--products: found '{}', expected f32, f16 or bf16", word));
 }
 
 backend::Products products_of(config::Products products) {
@@ -67,6 +65,14 @@ backend::Products products_of(config::Products products) {
       return backend::Products::bf16;
   }
   throw LogicError("products_of: unknown products");
+}
+
+namespace {
+
+/// This rank's device among `visible`; 0 when there are none, which the backend then refuses by itself.
+int own_device(const backend::CudaDevices& visible, int node_rank) {
+  const auto count = static_cast<int>(visible.devices.size());
+  return count == 0 ? 0 : backend::cuda_device_of_rank(node_rank, count);
 }
 
 std::unique_ptr<backend::Backend> cuda_backend(const backend::CudaDevices& visible, int node_rank,

@@ -29,6 +29,8 @@ namespace fedspallm::app {
 [[nodiscard]] std::int64_t gpu_memory_of_rank(const backend::CudaDevices& visible, int ranks_on_host);
 /// @throws ConfigError naming the allowed words
 [[nodiscard]] config::BackendKind backend_kind(const std::string& word);
+[[nodiscard]] config::Products products_kind(const std::string& word);
+[[nodiscard]] backend::Products products_of(config::Products products);
 
 /// The GPU that this rank's backend works on; nothing for a CPU.
 [[nodiscard]] std::optional<backend::CudaDevice> own_gpu(const comm::Communicator& communicator,

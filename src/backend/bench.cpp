@@ -4,10 +4,8 @@
 #include "fedspallm/backend/structured.hpp"
 #include "fedspallm/base/error.hpp"
 #include "fedspallm/base/random.hpp"
-#include "fedspallm/base/rounding.hpp"
-#include "fedspallm/base/thread_pool.hpp"
 
-#include "cpu/blas.hpp"
+#include "bench_timing.hpp"
 #include <algorithm>
 #include <array>
 #include <chrono>
@@ -17,19 +15,6 @@
 namespace fedspallm::backend {
 
 namespace {
-
-double seconds_of(const std::function<void()>& work) {
-  const auto start = std::chrono::steady_clock::now();
-  work();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
-}
-
-/// The least of five runs: a limit is what the machine can do.
-double best_seconds(const std::function<void()>& work) {
-  double best = seconds_of(work);
-  for (int i = 0; i < 4; ++i) best = std::min(best, seconds_of(work));
-  return best;
-}
 
 /// The limits of a backend that computes elsewhere than on the host's cores: its own largest product and a
 /// stream over its memory.
@@ -63,6 +48,9 @@ class Bench {
         tokens_(options.sequences * options.sequence_length),
         sgemm_(backend.name() == "cuda" ? device_sgemm(backend, options.limit_size)
                                         : measure_sgemm(options.threads, options.limit_size)),
+        products_(options.products == Products::bf16 && backend.name() == "cpu"
+                      ? measure_bf16_products(options.threads)
+                      : sgemm_),
         triad_(backend.name() == "cuda" ? device_stream(backend, options.triad_bytes)
                                         : measure_triad(options.threads, options.triad_bytes)) {}
 
@@ -108,7 +96,12 @@ class Bench {
   Backend& backend_;
   BenchOptions options_;
   std::int64_t tokens_;
-  double sgemm_, triad_;
+  /// What limits the products of activations: "sgemm", or "bf16" where they take such operands on a CPU.
+  [[nodiscard]] const char* products() const { return products_ == sgemm_ ? "sgemm" : "bf16"; }
+  [[nodiscard]] double limit_rate(std::string_view limit) const {
+    return limit == "triad" ? triad_ : limit == "bf16" ? products_ : sgemm_;
+  }
+  double sgemm_, products_, triad_;
   std::uint32_t stream_ = 0;
 };
 
@@ -132,7 +125,7 @@ void Bench::time(std::string name, std::string shape, int per_block, double work
   row.work = work_done;
   row.seconds = seconds[seconds.size() / 2];
   row.limit = limit;
-  row.limit_rate = limit == "sgemm" ? sgemm_ : triad_;
+  row.limit_rate = limit_rate(limit);
   rows.push_back(std::move(row));
 }
 
@@ -141,7 +134,7 @@ void Bench::time_linear(const std::string& name, std::int64_t in, std::int64_t o
   const Tensor w = random(out, in);
   const Tensor y = backend_.allocate(tokens_, out);
   time("linear " + name, fmt::format("{} x {} x {}", tokens_, out, in), per_block,
-       2.0 * static_cast<double>(tokens_ * in * out), "sgemm",
+       2.0 * static_cast<double>(tokens_ * in * out), products(),
        [&] { backend_.linear().linear(x, w, View(), y, false); });
 }
 
@@ -205,7 +198,7 @@ void Bench::time_gram(const std::string& name, std::int64_t columns, int per_blo
   const Tensor h = backend_.allocate(columns, columns);
   backend_.fill(h, 0.0F);
   time("gram " + name, fmt::format("{} x {}", tokens_, columns), per_block,
-       static_cast<double>(tokens_) * static_cast<double>(columns * (columns + 1)), "sgemm",
+       static_cast<double>(tokens_) * static_cast<double>(columns * (columns + 1)), products(),
        [&] { backend_.linear().gram(x, 1e-3F, h); });
 }
 
@@ -311,7 +304,7 @@ void Bench::time_spmm(const std::string& name, std::int64_t in, std::int64_t out
   const std::string shape = fmt::format("{} x {} x {}", tokens_, out, in);
   const double flop = 2.0 * static_cast<double>(tokens_ * in * out);
   const Tensor dense = random(out, in);
-  time("dense " + name, shape, 1, flop, "sgemm",
+  time("dense " + name, shape, 1, flop, products(),
        [&] { backend_.linear().linear(x, dense, View(), y, false); });
   const auto sparse = [&](const std::string& what, double share, int kept, int group) {
     const Tensor w = random(out, in);
@@ -354,51 +347,21 @@ void Bench::spmm() {
 void Bench::add_up() {
   BenchRow total;
   total.name = "decoder block";
-  total.limit = "sgemm";
-  total.limit_rate = sgemm_;
+  total.limit = products();
+  double least = 0;  // seconds, each piece at its own limit
   for (const BenchRow& row : rows) {
     total.seconds += row.per_block * row.seconds;
-    if (row.limit == "sgemm") total.work += row.per_block * row.work;
+    if (row.limit == "triad") continue;
+    total.work += row.per_block * row.work;
+    least += row.per_block * row.work / row.limit_rate;
   }
+  total.limit_rate = total.work / least;
   total.shape = fmt::format("{} tokens", tokens_);
   total.per_block = 1;
   rows.push_back(std::move(total));
 }
 
 }  // namespace
-
-double measure_sgemm(int threads, std::int64_t size) {
-  const cpu::Blas blas;
-  ThreadPool pool(threads);
-  const auto elements = static_cast<std::size_t>(size * size);
-  std::vector<std::vector<float>> operands(static_cast<std::size_t>(3 * threads),
-                                           std::vector<float>(elements, 0.5F));
-  const double seconds = best_seconds([&] {
-    pool.run(threads, [&](std::int64_t unit, int) {
-      auto* own = &operands[static_cast<std::size_t>(3 * unit)];
-      blas.single_threaded();
-      blas.gemm(false, false, size, size, size, 1.0F, own[0].data(), size, own[1].data(), size, 0.0F,
-                own[2].data(), size);
-    });
-  });
-  return 2.0 * std::pow(static_cast<double>(size), 3) * threads / seconds;
-}
-
-double measure_triad(int threads, std::int64_t bytes) {
-  const std::int64_t count = std::max<std::int64_t>(threads, bytes / 12);
-  std::vector<float> a(static_cast<std::size_t>(count), 0.0F);
-  const std::vector<float> b(a.size(), 1.0F);
-  const std::vector<float> c(a.size(), 2.0F);
-  ThreadPool pool(threads);
-  const std::int64_t piece = divide_up(count, threads);
-  const double seconds = best_seconds([&] {
-    pool.run(threads, [&](std::int64_t unit, int) {
-      const auto last = static_cast<std::size_t>(std::min(count, (unit + 1) * piece));
-      for (auto i = static_cast<std::size_t>(unit * piece); i < last; ++i) a[i] = b[i] + 3.0F * c[i];
-    });
-  });
-  return 12.0 * static_cast<double>(count) / seconds;
-}
 
 std::vector<BenchRow> run_backend_bench(Backend& backend, std::string_view name,
                                         const BenchOptions& options) {

@@ -126,19 +126,29 @@ std::vector<NcclLink::Operation> NcclLink::next_group() {
   return group;
 }
 
+/// One group of calls. After an error it is ended all the same: abort() inside an open group would be put off
+/// until its end, and NCCL's kernels would outlive the memory that they write to.
+void NcclLink::submit(const std::vector<Operation>& operations) {
+  check_nccl(*api_, comm_, api_->group_start(), "ncclGroupStart");
+  ncclResult_t result = ncclSuccess;
+  const char* call = "";
+  for (const Operation& one : operations) {
+    call = one.sends ? "ncclSend" : "ncclRecv";
+    result = one.sends ? api_->send(one.memory, one.bytes, ncclUint8, one.peer, comm_, stream_)
+                       : api_->receive(one.memory, one.bytes, ncclUint8, one.peer, comm_, stream_);
+    if (result != ncclSuccess && result != ncclInProgress) break;
+  }
+  const ncclResult_t ended = api_->group_end();
+  check_nccl(*api_, comm_, result, call);
+  check_nccl(*api_, comm_, ended, "ncclGroupEnd");
+}
+
 /// Brings the next group on its way. False when there was nothing to do.
 bool NcclLink::launch() {
   if (!launching_) {
     if (queue_.empty()) return false;
     launching_.emplace(Group{.operations = next_group()});
-    check_nccl(*api_, comm_, api_->group_start(), "ncclGroupStart");
-    for (const Operation& one : launching_->operations) {
-      const ncclResult_t result =
-          one.sends ? api_->send(one.memory, one.bytes, ncclUint8, one.peer, comm_, stream_)
-                    : api_->receive(one.memory, one.bytes, ncclUint8, one.peer, comm_, stream_);
-      check_nccl(*api_, comm_, result, one.sends ? "ncclSend" : "ncclRecv");
-    }
-    check_nccl(*api_, comm_, api_->group_end(), "ncclGroupEnd");
+    submit(launching_->operations);
   }
   if (in_progress("ncclGroupEnd")) return false;
   if (free_events_.empty()) {

@@ -54,6 +54,7 @@ class NcclLink final : public DeviceLink {
   void add(Operation operation);
   [[nodiscard]] bool in_progress(const char* call);
   [[nodiscard]] std::vector<Operation> next_group();
+  void submit(const std::vector<Operation>& operations);
   bool launch();
   bool finish_groups();
   [[nodiscard]] bool closed_in_time() noexcept;

@@ -43,6 +43,24 @@ TEST(Bench, EveryRowHasWorkTimeAndALimitOnAnyBackend) {
   }
 }
 
+TEST(Bench, SixteenBitProductsHaveALimitOfTheirOwn) {
+  if (const auto lacks = backend::lacks_for(backend::Products::bf16, select_isa()); !lacks.empty())
+    GTEST_SKIP() << lacks;
+  const auto backend = backend::make_cpu_backend(2, std::nullopt, backend::Products::bf16);
+  backend::BenchOptions options = tiny();
+  options.products = backend::Products::bf16;
+  double least = 0;
+  const auto rows = run_backend_bench(*backend, "sparsegpt", options);
+  for (const auto& row : rows) {
+    const bool activations = row.name.starts_with("linear") || row.name.starts_with("gram");
+    if (&row != &rows.back()) {
+      EXPECT_EQ(row.limit == "bf16", activations) << row.name;
+      if (row.limit != "triad") least += row.per_block * row.work / row.limit_rate;
+    }
+  }
+  EXPECT_DOUBLE_EQ(rows.back().work / rows.back().limit_rate, least);
+}
+
 TEST(Bench, DecoderBlockAddsUpItsPieces) {
   const auto backend = backend::make_cpu_backend(2);
   const auto rows = run_backend_bench(*backend, "sparsegpt", tiny());

@@ -11,6 +11,7 @@
 #include "agreement.hpp"
 #include <cmath>
 #include <cstdint>
+#include <thread>
 
 namespace fedspallm::test {
 namespace {
@@ -49,6 +50,16 @@ TEST_F(CudaBackendTest, TensorsAreAlignedCountedAndGivenBack) {
   }
   EXPECT_EQ(cuda_->allocated_bytes(), 0);
   EXPECT_EQ(cuda_->peak_bytes(), 60 + 15);
+}
+
+TEST_F(CudaBackendTest, MemoryIsGivenBackByAThreadThatMadeNoCallBefore) {
+  Tensor tensor = cuda_->allocate(3, 5);
+  std::shared_ptr<std::byte> update = cuda_->updates().allocate(100);
+  std::thread([&] {
+    tensor = Tensor();
+    update.reset();
+  }).join();
+  EXPECT_EQ(cuda_->allocated_bytes(), 0);
 }
 
 TEST_F(CudaBackendTest, WhatWasAskedForAheadIsWidenedFromTheDevice) {

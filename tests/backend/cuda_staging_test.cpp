@@ -12,6 +12,7 @@ namespace fedspallm::test {
 namespace {
 
 TEST(CudaStaging, DataOfAnyLengthArriveAndComeBack) {
+  ASSERT_EQ(cudaSetDevice(0), cudaSuccess);
   const backend::cuda::Stream stream = backend::cuda::make_stream();
   backend::cuda::Staging staging(stream.get(), 16);
   for (std::size_t length = 0; length <= 70; ++length) {

@@ -11,6 +11,7 @@ namespace {
 
 template <class... Expected, class... Actual>
 cudaError_t launch(unsigned blocks, unsigned threads, void (*kernel)(Expected...), Actual... arguments) {
+  if (const cudaError_t chosen = cudaSetDevice(0); chosen != cudaSuccess) return chosen;
   cudaLaunchConfig_t config;
   config.gridDim = dim3(blocks);
   config.blockDim = dim3(threads);

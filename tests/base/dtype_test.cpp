@@ -35,6 +35,10 @@ struct Format {
 const Format kF16{DType::f16, 5, 10, &float_to_f16, &f16_to_float};
 const Format kBf16{DType::bf16, 8, 7, &float_to_bf16, &bf16_to_float};
 
+void PrintTo(const Format& value, std::ostream* stream) {
+  *stream << name_of(value.type);
+}
+
 class SixteenBits : public ::testing::TestWithParam<Format> {};
 INSTANTIATE_TEST_SUITE_P(Formats, SixteenBits, ::testing::Values(kF16, kBf16),
                          [](const auto& format) { return std::string(name_of(format.param.type)); });

@@ -7,6 +7,7 @@
 
 #include <map>
 #include <optional>
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -15,6 +16,9 @@ namespace fedspallm::comm::test {
 /// Every way of merging; all give the same bits.
 enum class Way { gather, reduce, nccl, owners, nodes };
 [[nodiscard]] std::string name_of(Way way);
+inline void PrintTo(Way way, std::ostream* stream) {
+  *stream << name_of(way);
+}
 /// How clients are spread on ranks.
 enum class Placement { round_robin, all_on_root, all_on_last, none_on_root };
 

@@ -23,7 +23,7 @@ class NcclLinks : public testing::Test {
  protected:
   NcclLinks() {
     emulation::Nccl& nccl = emulation::nccl();
-    nccl.never_ready = false;
+    nccl.never_ready = nccl.refuse_sends = false;
     nccl.fail_after_groups = -1;
     nccl.groups = nccl.largest_group = nccl.aborted = nccl.destroyed = nccl.communicators = 0;
     ranks_.resize(static_cast<std::size_t>(comm_.size()));
@@ -143,6 +143,19 @@ TEST_F(NcclLinks, TellOfAPeerThatIsGoneAndAbort) {
   EXPECT_THAT(thrown, HasSubstr("remote process exited"));
   EXPECT_THAT(thrown, HasSubstr("federation.transport = \"gather\""));
   EXPECT_EQ(emulation::nccl().aborted, 1);
+}
+
+TEST_F(NcclLinks, LeaveNoGroupOpenWhenASendIsRefused) {
+  if (comm_.size() > 1) GTEST_SKIP() << "for one rank";
+  const auto link = make_nccl_link(comm_, ranks_, 0, 20);
+  std::vector<std::byte> from(8, std::byte{5}), to(8);
+  emulation::nccl().refuse_sends = true;
+  link->send(0, from, [] {});
+  link->receive(0, to, [] {});
+  EXPECT_THAT(thrown_by([&] { (void)link->poll(); }), HasSubstr("NCCL: ncclSend: remote process exited"));
+  link->abort();
+  EXPECT_EQ(emulation::nccl().aborted, 1);
+  EXPECT_TRUE(link->idle());
 }
 
 TEST_F(NcclLinks, RefuseWhatIsNoMessage) {

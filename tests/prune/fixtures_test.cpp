@@ -17,6 +17,10 @@ struct Case {
   std::int64_t blocks;
 };
 
+void PrintTo(const Case& value, std::ostream* stream) {
+  *stream << value.model << ' ' << value.prefix;
+}
+
 std::vector<float> read(const model::SafetensorsFile& file, const std::string& name) {
   const model::TensorEntry* entry = file.find(name);
   if (entry == nullptr || !entry->dtype) return {};

@@ -94,6 +94,10 @@ struct Hostile {
   std::string fragment;
 };
 
+void PrintTo(const Hostile& value, std::ostream* stream) {
+  *stream << value.title;
+}
+
 class HostileHeader : public Bitmask, public testing::WithParamInterface<Hostile> {};
 
 TEST_P(HostileHeader, IsRefused) {

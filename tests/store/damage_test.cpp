@@ -274,6 +274,10 @@ struct Crafted {
   std::string fragment;
 };
 
+void PrintTo(const Crafted& value, std::ostream* stream) {
+  *stream << value.title;
+}
+
 class CraftedBlock : public Damage, public testing::WithParamInterface<Crafted> {};
 
 TEST_P(CraftedBlock, IsRefusedNamingFileAndObject) {

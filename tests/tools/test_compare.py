@@ -59,6 +59,9 @@ if command == "prune":
 elif command == "eval":
     value = 20.0 if "--client" in arguments else 10.0
     print(json.dumps({"evaluations": [{"name": "text", "perplexity": value}]}))
+elif command == "doctor":
+    print("kernels          avx512 yes")
+    print("bf16 products    PRODUCTS")
 elif command == "bench":
     print(json.dumps({"name": "forward", "limit": {"sgemm_gflops": 100.0}}))
 else:
@@ -341,6 +344,17 @@ class Command(Scratch):
         )
         self.assertIn("fedspallm staged, exact", (self.folder / "out" / "compare.md").read_text())
 
+    def test_bf16_products_are_a_side_where_the_cpu_has_them(self) -> None:
+        """By what the program's doctor says; the other sides multiply floats."""
+        for answer, expected in (("yes (run.products)", True), ("no: this CPU has no AVX512-BF16", False)):
+            program = self.fake_program()
+            program.write_text(FAKE_PROGRAM.replace("PRODUCTS", answer))
+            self.assertEqual(ours.has_bf16_products(program, 1), expected)
+        settings = {"model": "m", "tokens": "t", "threads": 1, "samples": 1, "length": 2}
+        for side, products in (("bf16", "bf16"), ("staged", "f32"), ("block", "f32")):
+            command = ours.prune_command(Path("p"), Path("c"), Path("r"), settings, side)
+            self.assertIn(f"run.products={products}", command)
+
     def test_a_program_that_fails_is_quoted(self) -> None:
         """Exit status 1, the command and its last words."""
         done = self.run_ours(self.fake_program("block"))
@@ -373,7 +387,7 @@ class Command(Scratch):
             (options.samples, options.length, options.repeats, options.blocks), (16, 512, 3, None)
         )
         self.assertEqual(options.model.name, "smollm2-135m-f32")
-        self.assertEqual(options.sides, ["published", "staged", "block"])
+        self.assertIsNone(options.sides, "all, bf16 where the CPU has such products")
         settings = compare_sparsegpt.settings_of(options, options.model)
         self.assertEqual(
             (settings["sparsity"], settings["block_size"], settings["damping"]), (0.5, 128, 0.01)

@@ -14,7 +14,8 @@ from common import fail
 
 CLIENT = "calibration"  # its name in configs/compare.toml
 PHASES = ("forward", "hessian", "factorize", "prune", "pack")
-ORDERS = {"staged": ("staged", "exact"), "block": ("block", "published")}
+ORDERS = {"staged": ("staged", "exact"), "block": ("block", "published"), "bf16": ("staged", "exact")}
+PRODUCTS = {"bf16": "bf16"}  # by side; else f32
 
 
 def call(command: list[str], threads: int) -> str:
@@ -42,12 +43,19 @@ def prune_command(program: Path, config: Path, run: Path, settings: dict[str, An
         "prune.count": count,
         "calibration.samples": settings["samples"],
         "calibration.sequence_length": settings["length"],
+        "run.products": PRODUCTS.get(side, "f32"),
         f"client.{CLIENT}.tokens": Path(settings["tokens"]).resolve(),
     }
     command = [str(program), "prune", str(config), "--quiet"]
     for key, value in values.items():
         command += ["--set", f"{key}={value}"]
     return command
+
+
+def has_bf16_products(program: Path, threads: int) -> bool:
+    """Whether this CPU multiplies bf16 numbers, by `fedspallm doctor`."""
+    lines = call([str(program), "doctor"], threads).splitlines()
+    return any(line.split()[:3] == ["bf16", "products", "yes"] for line in lines)
 
 
 def read_run(run: Path) -> dict[str, Any]:

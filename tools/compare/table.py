@@ -12,6 +12,7 @@ NAMES = {
     "published": "published SparseGPT",
     "staged": "fedspallm staged, exact",
     "block": "fedspallm block, published count",
+    "bf16": "fedspallm staged, exact, bf16 products",
 }
 ROWS = {"forward": "forward", "hessian": "Hessians", "solve": "factorizations and sweeps", "pack": "packing"}
 WANTED_SPEED_UP, GOAL_SPEED_UP = 4.0, 5.0

@@ -24,6 +24,10 @@ class CudaBackend final : public Backend {
         sparse_(this, engine_),
         updates_(this, engine_),
         csr_(this, engine_) {}
+  /// What is still queued may read memory of other streams (weights that came ahead), which goes first.
+  ~CudaBackend() override { static_cast<void>(cudaStreamSynchronize(engine_.own_stream())); }
+  CudaBackend(const CudaBackend&) = delete;
+  CudaBackend& operator=(const CudaBackend&) = delete;
 
   [[nodiscard]] std::string name() const override { return "cuda"; }
   [[nodiscard]] std::string kernel_set() const override { return engine_.kernel_set(); }

@@ -39,6 +39,7 @@ void DeviceMemory::fail(std::size_t bytes) const {
 
 void* DeviceMemory::allocate(std::size_t bytes) {
   if (bytes == 0) return nullptr;
+  check_cuda(cudaSetDevice(device_), "cudaSetDevice");
   void* data = nullptr;
   cudaError_t status = cudaMallocFromPoolAsync(&data, bytes, pool_.get(), stream_);
   if (status == cudaErrorMemoryAllocation) {
@@ -69,7 +70,10 @@ void DeviceMemory::release(void* data) noexcept {
     allocated_ -= found->second;
     sizes_.erase(found);
   }
-  // A failure here (a device that is gone) shows again at the next call that can report it.
+  // On a thread that has made no CUDA call yet, freeing would set up a context on device 0, hundreds of MB of
+  // a GPU that may be another rank's. A failure here (a device that is gone) shows again at the next call that
+  // can report it.
+  static_cast<void>(cudaSetDevice(device_));
   static_cast<void>(cudaFreeAsync(data, stream_));
 }
 

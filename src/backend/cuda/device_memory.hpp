@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Purpose: memory of one device in the order of one stream, from a pool of its own that keeps what it once
-// got from the driver: after warm-up nothing is allocated or waited for. Counts bytes as asked for.
+// got from the driver: after warm-up nothing is allocated or waited for. Any thread may allocate and release:
+// the device becomes its current one. Counts bytes as asked for.
 // Non-goals: typed access; sharing between streams.
 #pragma once
 

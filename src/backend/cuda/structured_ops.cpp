@@ -58,6 +58,7 @@ class Product final : public StructuredProduct {
     check_cusparse(api_.search(handle_.get(), plan_.get(), &one_, compressed_.bytes(1), x_.bytes(1), &zero_,
                                y_.bytes(1), y_.bytes(1), workspace_.bytes(1), &stream, 1),
                    "cusparseLtMatmulSearch");
+    reserve_workspace();  // the chosen one's (split sums, say) may be larger than the first one's
   }
   ~Product() override { static_cast<void>(cudaStreamSynchronize(engine_.own_stream())); }
   Product(const Product&) = delete;
@@ -110,6 +111,11 @@ class Product final : public StructuredProduct {
     check_cusparse(api_.make_plan(handle_.get(), plan_.get(), &product_, &choice_),
                    "cusparseLtMatmulPlanInit");
     plan_.destroyed_by(api_.destroy_plan);
+    reserve_workspace();
+  }
+
+  /// What the plan's kernel needs now.
+  void reserve_workspace() {
     std::size_t bytes = 0;
     check_cusparse(api_.workspace_bytes(handle_.get(), plan_.get(), &bytes), "cusparseLtMatmulGetWorkspace");
     static_cast<void>(workspace_.bytes(std::max<std::size_t>(bytes, 1)));

@@ -89,6 +89,7 @@ struct cudaLaunchConfig_t {
 template <class... Expected, class... Actual>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Expected...),
                                Actual&&... arguments) {
+  if (!emulated_device_chosen()) return cudaErrorInvalidDevice;
   const dim3 grid = config->gridDim, block = config->blockDim;
   if (grid.x == 0 || grid.y == 0 || grid.z != 1 || grid.y > 65535 || block.x == 0 || block.x > 1024 ||
       block.x % 32 != 0 || block.y != 1 || block.z != 1)

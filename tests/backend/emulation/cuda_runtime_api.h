@@ -61,7 +61,10 @@ struct cudaMemPoolProps {
 };
 
 cudaError_t cudaGetDeviceCount(int* count);
+/// Copies, launches, allocating and freeing want it on each thread that does them: what is forgotten works on
+/// device 0 alone.
 cudaError_t cudaSetDevice(int device);
+[[nodiscard]] bool emulated_device_chosen();
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int device);
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
 cudaError_t cudaMemGetInfo(std::size_t* free, std::size_t* total);

@@ -26,6 +26,7 @@ struct cusparseLtMatmulAlgSelection_t {
 struct cusparseLtMatmulPlan_t {
   cusparseLtMatmulDescriptor_t product;
   bool searched;
+  mutable bool asked;  // for the workspace, since the kernel was chosen
 };
 enum cusparseLtSparsity_t { CUSPARSELT_SPARSITY_50_PERCENT };
 enum cusparseComputeType { CUSPARSE_COMPUTE_32F };

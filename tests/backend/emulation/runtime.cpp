@@ -1,12 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // The emulated CUDA runtime: one device with host memory, whose streams do their work at once.
 #include "cuda_runtime_api.h"
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
 namespace {
 
 constexpr std::size_t device_bytes = std::size_t{1} << 40;  // more is "out of memory" without trying
+
+thread_local bool device_chosen = false;
 
 /// Handles need an address that is not null, and nothing else.
 char any_object;
@@ -41,7 +44,12 @@ cudaError_t cudaGetDeviceCount(int* count) {
   return cudaSuccess;
 }
 cudaError_t cudaSetDevice(int device) {
-  return device == 0 ? cudaSuccess : cudaErrorInvalidDevice;
+  if (device != 0) return cudaErrorInvalidDevice;
+  device_chosen = true;
+  return cudaSuccess;
+}
+bool emulated_device_chosen() {
+  return device_chosen;
 }
 cudaError_t cudaGetDeviceProperties(cudaDeviceProp* properties, int) {
   *properties = {};
@@ -102,17 +110,24 @@ cudaError_t cudaMemPoolTrimTo(cudaMemPool_t, std::size_t) {
   return cudaSuccess;
 }
 cudaError_t cudaMallocFromPoolAsync(void** memory, std::size_t bytes, cudaMemPool_t, cudaStream_t) {
+  if (!device_chosen) return cudaErrorInvalidDevice;
   return take_aligned(memory, bytes);
 }
 cudaError_t cudaFreeAsync(void* memory, cudaStream_t) {
+  if (!device_chosen) {  // nobody looks at what it returns
+    std::fputs("emulated CUDA: memory is freed on a thread that has chosen no device\n", stderr);
+    std::abort();
+  }
   std::free(memory);
   return cudaSuccess;
 }
 cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind, cudaStream_t) {
+  if (!device_chosen) return cudaErrorInvalidDevice;
   std::memcpy(to, from, bytes);
   return cudaSuccess;
 }
 cudaError_t cudaMemsetAsync(void* memory, int value, std::size_t bytes, cudaStream_t) {
+  if (!device_chosen) return cudaErrorInvalidDevice;
   std::memset(memory, value, bytes);
   return cudaSuccess;
 }

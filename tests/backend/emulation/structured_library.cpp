@@ -94,15 +94,16 @@ cusparseStatus_t cusparseLtMatmulPlanInit(const cusparseLtHandle_t*, cusparseLtM
                                           const cusparseLtMatmulDescriptor_t* product,
                                           const cusparseLtMatmulAlgSelection_t* selection) {
   if (selection->magic != made) return CUSPARSE_STATUS_INVALID_VALUE;
-  *plan = {*product, false};
+  *plan = {*product, false, false};
   return CUSPARSE_STATUS_SUCCESS;
 }
 cusparseStatus_t cusparseLtMatmulPlanDestroy(const cusparseLtMatmulPlan_t*) {
   return CUSPARSE_STATUS_SUCCESS;
 }
-cusparseStatus_t cusparseLtMatmulGetWorkspace(const cusparseLtHandle_t*, const cusparseLtMatmulPlan_t*,
+cusparseStatus_t cusparseLtMatmulGetWorkspace(const cusparseLtHandle_t*, const cusparseLtMatmulPlan_t* plan,
                                               std::size_t* bytes) {
-  *bytes = scratch_bytes;
+  *bytes = plan->searched ? 2 * scratch_bytes : scratch_bytes;
+  plan->asked = true;
   return CUSPARSE_STATUS_SUCCESS;
 }
 
@@ -180,13 +181,14 @@ cusparseStatus_t cusparseLtMatmulSearch(const cusparseLtHandle_t*, cusparseLtMat
                                         std::int32_t stream_count) {
   if (stream_count != 1) return CUSPARSE_STATUS_INVALID_VALUE;
   plan->searched = true;
+  plan->asked = false;  // the kernel is another one, with another workspace
   return multiply(plan->product, alpha, a, b, beta, d, workspace);
 }
 cusparseStatus_t cusparseLtMatmul(const cusparseLtHandle_t*, const cusparseLtMatmulPlan_t* plan,
                                   const void* alpha, const void* a, const void* b, const void* beta,
                                   const void*, void* d, void* workspace, cudaStream_t*,
                                   std::int32_t stream_count) {
-  if (stream_count != 1 || !plan->searched) return CUSPARSE_STATUS_INVALID_VALUE;
+  if (stream_count != 1 || !plan->searched || !plan->asked) return CUSPARSE_STATUS_INVALID_VALUE;
   return multiply(plan->product, alpha, a, b, beta, d, workspace);
 }
 

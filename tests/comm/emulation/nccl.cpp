@@ -45,6 +45,7 @@ namespace {
 
 ncclComm* current = nullptr;
 int group_depth = 0;
+ncclResult_t group_error = ncclSuccess;  // of a call in the open group
 
 int world(int peer) {
   return emulation::nccl().ranks[static_cast<std::size_t>(peer)];
@@ -93,6 +94,7 @@ void progress(ncclComm& comm) {
 
 ncclResult_t enqueue(bool sends, void* memory, std::size_t count, int peer, ncclComm_t comm) {
   if (group_depth == 0 || comm != current || comm->polls > 0) return ncclInvalidUsage;
+  if (sends && emulation::nccl().refuse_sends) return group_error = ncclRemoteError;
   comm->open.push_back({sends, memory, count, peer});
   return ncclSuccess;
 }
@@ -156,6 +158,7 @@ ncclResult_t ncclCommDestroy(ncclComm_t comm) {
   return ncclSuccess;
 }
 ncclResult_t ncclCommAbort(ncclComm_t comm) {
+  if (group_depth != 0) return ncclInvalidUsage;  // NCCL says nothing, and aborts when the group ends
   ++emulation::nccl().aborted;
   current = nullptr;
   delete comm;
@@ -172,6 +175,10 @@ ncclResult_t ncclGroupStart() {
   return ncclSuccess;
 }
 ncclResult_t ncclGroupEnd() {
+  if (group_error != ncclSuccess) {
+    if (--group_depth == 0 && current != nullptr) current->open.clear();
+    return std::exchange(group_error, ncclSuccess);
+  }
   if (--group_depth != 0 || current == nullptr || !valid(current->open, current->rank))
     return ncclInvalidUsage;
   emulation::Nccl& seen = emulation::nccl();
