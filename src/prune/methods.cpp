@@ -79,17 +79,21 @@ backend::View MatrixPruner::scratch(backend::Tensor& tensor, std::int64_t rows, 
   return tensor.view().column_range(0, size).reshaped(rows, cols);
 }
 
-std::vector<std::int64_t> MatrixPruner::dropped_before(backend::View previous_mask,
+/// One copy of the whole mask: on a GPU each copy waits for all work before it.
+std::vector<std::int64_t> MatrixPruner::dropped_before(backend::View previous_mask, std::int64_t region_rows,
                                                        std::int64_t region_columns) {
   if (previous_mask.empty()) return {};
-  const std::int64_t cols = previous_mask.cols();
+  const std::int64_t rows = previous_mask.rows(), cols = previous_mask.cols();
   std::vector<std::uint8_t> host(static_cast<std::size_t>(previous_mask.size()));
   backend_.copy_out(previous_mask, std::span<std::uint8_t>(host));
-  std::vector<std::int64_t> counts(static_cast<std::size_t>(divide_up(cols, region_columns)), 0);
-  for (std::size_t i = 0; i < host.size(); ++i) {
-    const auto column = static_cast<std::int64_t>(i) % cols;
-    counts[static_cast<std::size_t>(column / region_columns)] += host[i] == 0 ? 1 : 0;
-  }
+  const std::int64_t across = divide_up(cols, region_columns);
+  std::vector<std::int64_t> counts(static_cast<std::size_t>(divide_up(rows, region_rows) * across), 0);
+  for (std::int64_t row = 0; row < rows; ++row)
+    for (std::int64_t first = 0; first < cols; first += region_columns) {
+      const auto begin = host.begin() + row * cols + first;
+      counts[static_cast<std::size_t>(row / region_rows * across + first / region_columns)] +=
+          std::count(begin, begin + std::min(region_columns, cols - first), std::uint8_t{0});
+    }
   return counts;
 }
 
@@ -107,7 +111,7 @@ double MatrixPruner::sparsegpt(backend::View w, const Factor& factor, backend::V
   std::vector<std::int64_t> sizes;
   for (std::int64_t c = 0; c < cols; c += step) sizes.push_back(rows * std::min(step, cols - c));
   const std::vector<std::int64_t> counts =
-      counts_by_region(settings_.sparsity, sizes, dropped_before(previous_mask, step));
+      counts_by_region(settings_.sparsity, sizes, dropped_before(previous_mask, rows, step));
 
   double error_sum = 0;
   for (std::int64_t c = 0; c < cols; c += step) {
@@ -150,18 +154,16 @@ void MatrixPruner::select(backend::View score, backend::View previous_mask, bool
   }
   if (!per_row) {
     const std::vector<std::int64_t> all = {score.size()};
-    prune.select_smallest(
-        score, counts_by_region(settings_.sparsity, all, dropped_before(previous_mask, score.cols()))[0],
-        mask);
+    prune.select_smallest(score,
+                          counts_by_region(settings_.sparsity, all,
+                                           dropped_before(previous_mask, score.rows(), score.cols()))[0],
+                          mask);
     return;
   }
   const std::vector<std::int64_t> sizes(static_cast<std::size_t>(score.rows()), score.cols());
-  std::vector<std::int64_t> previous;
-  if (!previous_mask.empty()) {
-    for (std::int64_t row = 0; row < score.rows(); ++row)
-      previous.push_back(dropped_before(previous_mask.row_range(row, 1), score.cols())[0]);
-  }
-  prune.select_smallest_per_row(score, counts_by_region(settings_.sparsity, sizes, previous), mask);
+  prune.select_smallest_per_row(
+      score, counts_by_region(settings_.sparsity, sizes, dropped_before(previous_mask, 1, score.cols())),
+      mask);
 }
 
 double MatrixPruner::drop(backend::View w, backend::View score, backend::View previous_mask, bool per_row,

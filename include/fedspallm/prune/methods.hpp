@@ -59,7 +59,10 @@ class MatrixPruner {
 
  private:
   backend::View scratch(backend::Tensor& tensor, std::int64_t rows, std::int64_t cols);
-  std::vector<std::int64_t> dropped_before(backend::View previous_mask, std::int64_t region_columns);
+  /// Weights that an earlier round dropped, for each region of so many rows and columns, row by row; none
+  /// without a mask.
+  std::vector<std::int64_t> dropped_before(backend::View previous_mask, std::int64_t region_rows,
+                                           std::int64_t region_columns);
   void select(backend::View score, backend::View previous_mask, bool per_row, backend::View mask);
   double drop(backend::View w, backend::View score, backend::View previous_mask, bool per_row,
               backend::View mask);

@@ -70,10 +70,10 @@ void DeviceMemory::release(void* data) noexcept {
     allocated_ -= found->second;
     sizes_.erase(found);
   }
-  // On a thread that has made no CUDA call yet, freeing would set up a context on device 0, hundreds of MB of
-  // a GPU that may be another rank's. A failure here (a device that is gone) shows again at the next call that
-  // can report it.
+  // On a thread that has made no CUDA call yet, freeing would set up a context on device 0: hundreds of MB of
+  // a GPU that may be another rank's.
   static_cast<void>(cudaSetDevice(device_));
+  // A failure here (a device that is gone) shows again at the next call that can report it.
   static_cast<void>(cudaFreeAsync(data, stream_));
 }
 
