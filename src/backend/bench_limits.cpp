@@ -50,7 +50,7 @@ double measure_bf16_products(int threads) {
   require(lacks_for(Products::bf16, Isa::avx512).empty(), "measure_bf16_products: a CPU that has them");
 #if defined(__x86_64__)
   const cpu::LinearKernels kernels = cpu::avx512bf16::product_kernels().linear;
-  constexpr std::int64_t rows = 32, depth = 64, columns = 48, repeats = 20000;  // 24 KiB: they stay in L1
+  constexpr std::int64_t rows = 16, depth = 96, columns = 48, repeats = 30000;  // 27 KiB: they stay in L1
   struct Operands {
     alignas(64) std::array<float, depth * columns> right;
     alignas(64) std::array<float, rows * depth> left;

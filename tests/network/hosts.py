@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Hosts of their own on one machine: a network namespace and a host name each, joined by a switch whose ports carry
-only so many bits a second. mpirun starts its daemons there through a script in place of ssh. The machine's own
+only so many bits a second: the kernel's, or (relay.py) one that also takes its time. mpirun starts its daemons there through a script in place of ssh. The machine's own
 interfaces are not touched. Needs root (or CAP_NET_ADMIN and CAP_SYS_ADMIN) and iproute2."""
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / "e2e")]
 
 from harness import environment  # noqa: E402
 
+RELAY = Path(__file__).resolve().with_name("relay.py")
 NETWORK = "10.77.0"  # of these namespaces alone
 BURST = "256kb"  # a token bucket has to hold the largest packet that a card would cut up: 64 KiB
 AGENT = r"""#!/bin/sh
@@ -44,12 +45,14 @@ def call(*command: str) -> str:
 
 
 class Hosts:
-    """`with Hosts(4) as hosts`: h0 to h3 at 10.77.0.1 to .4."""
+    """`with Hosts(4) as hosts`: h0 to h3 at 10.77.0.1 to .4. With a delay each packet takes so many seconds longer; then
+    limits of up to 100 Mbit/s are possible."""
 
-    def __init__(self, count: int) -> None:
+    def __init__(self, count: int, delay: float = 0.0) -> None:
         self.count = count
-        self.prefix = f"fedspallm{os.getpid()}"
-        self.delay_refused = ""  # why limit() could not delay packets
+        self.delay = delay
+        self.prefix = f"fedspallm{os.getpid()}{'-late' if delay else ''}"
+        self._relay: subprocess.Popen[str] | None = None
         self._spaces: list[str] = []
         self._folder = Path()
 
@@ -65,6 +68,10 @@ class Hosts:
         return self
 
     def __exit__(self, *_: object) -> None:
+        if self._relay is not None:
+            self._relay.kill()
+            self._relay.communicate()
+            self._relay = None
         for space in self._spaces:
             listed = subprocess.run(["ip", "netns", "pids", space], capture_output=True, text=True, check=False)
             for process in listed.stdout.split():  # only what was started in there
@@ -84,13 +91,12 @@ class Hosts:
 
     def _make(self) -> None:
         switch = self._space("switch")
-        call("ip", "-n", switch, "link", "add", "name", "switch", "type", "bridge")
-        call("ip", "-n", switch, "link", "set", "switch", "up")
-        for number in range(self.count):
-            host = self._space(f"h{number}")
-            port = f"port{number}"
-            call("ip", "-n", switch, "link", "add", "name", port, "type", "veth", "peer", "name", "eth0", "netns", host)
-            call("ip", "-n", switch, "link", "set", port, "master", "switch", "up")
+        hosts = [self._space(f"h{number}") for number in range(self.count)]
+        if self.delay:
+            self._join_by_relay(switch, hosts)
+        else:
+            self._join_by_bridge(switch, hosts)
+        for number, host in enumerate(hosts):
             call("ip", "-n", host, "addr", "add", f"{NETWORK}.{number + 1}/24", "dev", "eth0")
             for device in ("eth0", "lo"):
                 call("ip", "-n", host, "link", "set", device, "up")
@@ -99,24 +105,55 @@ class Hosts:
         self._agent.write_text(AGENT.format(prefix=self.prefix))
         self._agent.chmod(0o700)
 
-    def limit(self, rate: str, delay: str = "") -> None:
-        """Both ways of every host's cable: so many bits a second ("100mbit"; "" = no limit), and each packet from a
-        host so much later ("1ms") where the kernel can do that."""
-        for number in range(self.count):
-            ends = ((f"{self.prefix}-h{number}", "eth0"), (f"{self.prefix}-switch", f"port{number}"))
-            for space, device in ends:
-                subprocess.run(["tc", "-n", space, "qdisc", "del", "dev", device, "root"], capture_output=True, check=False)
-                add = ["tc", "-n", space, "qdisc", "add", "dev", device]
-                if rate:
-                    call(*add, "root", "handle", "1:", "tbf", "rate", rate, "burst", BURST, "latency", "100ms")
-                if delay and device == "eth0":
-                    self._delay([*add, *(("parent", "1:") if rate else ("root",)), "netem", "delay", delay])
+    def _join_by_bridge(self, switch: str, hosts: Sequence[str]) -> None:
+        call("ip", "-n", switch, "link", "add", "name", "switch", "type", "bridge")
+        call("ip", "-n", switch, "link", "set", "switch", "up")
+        for number, host in enumerate(hosts):
+            port = f"port{number}"
+            call("ip", "-n", switch, "link", "add", "name", port, "type", "veth", "peer", "name", "eth0", "netns", host)
+            call("ip", "-n", switch, "link", "set", port, "master", "switch", "up")
 
-    def _delay(self, command: Sequence[str]) -> None:
-        try:
-            call(*command)
-        except NotPermitted as refused:
-            self.delay_refused = str(refused)
+    def _join_by_relay(self, switch: str, hosts: Sequence[str]) -> None:
+        ports = [f"port{number}" for number in range(len(hosts))]
+        command = ["ip", "netns", "exec", switch, sys.executable, str(RELAY), *ports]
+        self._relay = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        assert self._relay.stdout is not None and self._relay.stderr is not None
+        if self._relay.stdout.readline() != "ready\n":
+            words = self._relay.stderr.read().strip().splitlines()
+            raise NotPermitted(f"tap devices: {words[-1] if words else 'the relay ended'}")
+        for port, host in zip(ports, hosts):
+            call("ip", "-n", switch, "link", "set", port, "netns", host, "name", "eth0", "mtu", "9000")
+
+    def limit(self, rate: str) -> None:
+        """Both ways of every host's cable: so many bits a second ("100mbit"; "" = no limit)."""
+        ends = [(f"{self.prefix}-h{number}", "eth0") for number in range(self.count)]
+        if self._relay is None:
+            ends += [(f"{self.prefix}-switch", f"port{number}") for number in range(self.count)]
+        else:
+            bytes_a_second = int(rate.removesuffix("mbit")) * 125_000 if rate else 0
+            assert self._relay.stdin is not None
+            self._relay.stdin.write(f"{bytes_a_second} {self.delay}\n")
+            self._relay.stdin.flush()
+        for space, device in ends:
+            subprocess.run(["tc", "-n", space, "qdisc", "del", "dev", device, "root"], capture_output=True, check=False)
+            if rate:
+                command = ["tc", "-n", space, "qdisc", "add", "dev", device, "root"]
+                call(*command, "tbf", "rate", rate, "burst", BURST, "latency", "100ms")
+
+    def round_trip(self) -> float:
+        """Seconds until the second host has refused a connection of the first: the least of five."""
+        program = (
+            "import socket, time\n"
+            "def once():\n"
+            "    start = time.monotonic()\n"
+            f"    code = socket.socket().connect_ex(('{NETWORK}.2', 9))\n"
+            "    assert code == 111, code\n"
+            "    return time.monotonic() - start\n"
+            "print(min(once() for _ in range(5)))"
+        )
+        return float(call("ip", "netns", "exec", f"{self.prefix}-h0", sys.executable, "-c", program))
 
     def sent(self, number: int) -> int:
         """Bytes that a host has put on its cable since it was made."""

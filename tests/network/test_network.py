@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import unittest
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,7 +28,10 @@ CONFIG: dict[str, Any] = {
 }
 
 
-class OnHosts(ProgramTest):
+DELAY = 0.002  # seconds that a packet takes
+
+
+class HostTest(ProgramTest):
     hosts: ClassVar[Hosts]
 
     def simulate(self, ranks: int, config: dict[str, Any], per_host: int = 1) -> Any:
@@ -36,6 +40,23 @@ class OnHosts(ProgramTest):
         self.assertEqual(done.returncode, 0, done.stderr)
         return json.loads(done.stdout)
 
+    def expect_same_bits_for_the_forecast_bytes(self, ranks: int, digest: str) -> None:
+        """By each way; and as many bytes went over each host's cable."""
+        for way, federation in WAYS.items():
+            before = [self.hosts.sent(number) for number in range(ranks)]
+            found = self.simulate(ranks, merged(CONFIG, {"federation": federation}))
+            cables = [self.hosts.sent(number) - before[number] for number in range(ranks)]
+            with self.subTest(ranks=ranks, way=way):
+                self.assertEqual(found["way"], way)
+                self.assertEqual(found["digest"], digest)
+                for rank, cable in zip(found["ranks"], cables):
+                    self.assertEqual(rank["bytes_sent"], rank["bytes_forecast"])
+                    # All of it went over the cable: with heads of packets, and what starting a run takes.
+                    self.assertGreater(cable, rank["bytes_sent"])
+                    self.assertLess(cable, 1.1 * rank["bytes_sent"] + 1_000_000)
+
+
+class OnHosts(HostTest):
     def test_ranks_are_on_hosts_of_their_own(self) -> None:
         done = self.hosts.mpirun(4, ["sh", "-c", "hostname; ls /sys/class/net"])
         self.assertEqual(done.returncode, 0, done.stderr)
@@ -45,24 +66,13 @@ class OnHosts(ProgramTest):
         self.assertEqual(set(words) - {f"h{number}" for number in range(4)}, {"eth0", "lo"})
 
     def test_each_way_gives_the_same_bits_for_the_forecast_bytes(self) -> None:
-        self.hosts.limit("1gbit", "1ms")
+        self.hosts.limit("1gbit")
         digest = self.simulate(1, merged(CONFIG, {"federation": WAYS["gather"]}))["digest"]
         for ranks in (2, 4):
-            for way, federation in WAYS.items():
-                before = [self.hosts.sent(number) for number in range(ranks)]
-                found = self.simulate(ranks, merged(CONFIG, {"federation": federation}))
-                cables = [self.hosts.sent(number) - before[number] for number in range(ranks)]
-                with self.subTest(ranks=ranks, way=way):
-                    self.assertEqual(found["way"], way)
-                    self.assertEqual(found["digest"], digest)
-                    for rank, cable in zip(found["ranks"], cables):
-                        self.assertEqual(rank["bytes_sent"], rank["bytes_forecast"])
-                        # All of it went over the cable: with heads of packets, and what starting a run takes.
-                        self.assertGreater(cable, rank["bytes_sent"])
-                        self.assertLess(cable, 1.1 * rank["bytes_sent"] + 1_000_000)
+            self.expect_same_bits_for_the_forecast_bytes(ranks, digest)
 
     def test_only_leaders_of_hosts_send_sums_over_the_cables(self) -> None:
-        self.hosts.limit("1gbit", "1ms")
+        self.hosts.limit("1gbit")
         config = merged(CONFIG, {"federation": WAYS["nodes"]})
         digest = self.simulate(1, merged(CONFIG, {"federation": WAYS["gather"]}))["digest"]
         for hosts, per_host in ((2, 2), (2, 3)):
@@ -93,6 +103,25 @@ class OnHosts(ProgramTest):
         for rank in owners[1:]:  # three quarters of an update, and their slice of the result: 9 bits and 8 of votes a weight
             self.assertAlmostEqual(rank["bytes_sent"] / update, 0.75 + 0.25 * 17 / 9, delta=0.02)
         self.assertLess(owners[0]["bytes_sent"], 0.8 * update)
+
+
+class OnDistantHosts(HostTest):
+    """Packets take 2 ms and lose some of their number where too many come at once."""
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        try:
+            cls.hosts = Hosts(2, delay=DELAY).__enter__()
+        except NotPermitted as refused:
+            raise unittest.SkipTest(f"no hosts that are far from each other: {refused}") from refused
+        cls.addClassCleanup(cls.hosts.__exit__)
+
+    def test_a_distance_changes_no_bit_and_no_byte(self) -> None:
+        self.hosts.limit("100mbit")
+        self.assertGreaterEqual(self.hosts.round_trip(), 2 * DELAY)
+        digest = self.simulate(1, merged(CONFIG, {"federation": WAYS["gather"]}))["digest"]
+        self.expect_same_bits_for_the_forecast_bytes(2, digest)
 
 
 if __name__ == "__main__":
