@@ -27,6 +27,13 @@ def fail(message: str, status: int = BAD_INPUT) -> NoReturn:
     sys.exit(status)
 
 
+def mpi_environment() -> dict[str, str]:
+    """This process' environment, in which Open MPI starts as root, too, as tools/mpi-environment.sh has it."""
+    names = ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM") if os.geteuid() == 0 else ()
+    silent = {"PMIX_MCA_pcompress_base_silence_warning": "1"}
+    return {**os.environ, **silent, **dict.fromkeys(names, "1")}
+
+
 def enter_venv(venv: Path = VENV, hint: str = "tools/install-dependencies.sh --python") -> None:
     """Goes on inside the project's Python environment, or says how to make it."""
     python = venv / "bin" / "python"

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, atomic_file, enter_venv, fail
+from common import ROOT, atomic_file, enter_venv, fail, mpi_environment
 
 if __name__ == "__main__":
     enter_venv()
@@ -112,10 +112,12 @@ def numbers(text: str) -> list[int]:
 
 
 def grid(options: argparse.Namespace) -> list[Point]:
-    """All points, small ones first."""
+    """All points, small ones first; each again only after all others, so that what slows the machine for a while slows
+    one repeat of each and not all of a few."""
     points = [Point(min(options.clients), ranks, way, fits=True) for ranks in options.ranks for way in options.ways]
-    for clients, ranks, way in itertools.product(options.clients, options.ranks, options.ways):
-        points += [Point(clients, ranks, way, repeat) for repeat in range(1, options.repeats + 1)]
+    repeats = range(1, options.repeats + 1)
+    for repeat, clients, ranks, way in itertools.product(repeats, options.clients, options.ranks, options.ways):
+        points.append(Point(clients, ranks, way, repeat))
     return points
 
 
@@ -132,7 +134,7 @@ def run_point(point: Point, path: Path, options: argparse.Namespace) -> None:
     """Runs it and keeps its object."""
     launcher = shlex.split(options.launcher.format(ranks=point.ranks))
     command = [*launcher, *point.command(options)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=mpi_environment())
     if done.returncode != 0:
         fail(f"{shlex.join(command)}: status {done.returncode}\n{done.stderr.strip()}", 1)
     with atomic_file(path) as stream:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from harness import ProgramTest, enter_venv, file_digests, main, merged, nodes_of
+from harness import BAD_INPUT, ProgramTest, enter_venv, file_digests, main, merged, nodes_of
 
 if __name__ == "__main__":
     enter_venv()
@@ -110,6 +110,27 @@ class SameBits(ProgramTest):
             self.prune(merged(config, {"run": {"dir": str(run_dir)}, "client": clients}), ranks=2)
             base[way] = self.digests(run_dir)
         self.assertEqual(base["forward"], base["backward"])
+
+    def test_sixteen_bit_products(self) -> None:
+        """Other bits than with float32, but the same ones in any way; on CPUs that have them."""
+        if "bf16 products    yes" not in self.done("doctor").stdout:
+            self.skipTest("this CPU has no AVX512-BF16")
+        bf16 = {"run": {"products": "bf16", "backend": "cpu"}}
+        config = self.config(models.LLAMA, 4, run={"keep_clients": True})
+        self.expect_same(
+            merged(config, bf16),
+            {
+                "1 rank 2 threads": (1, {"run": {"threads": 2}}),
+                "2 ranks gather": (2, {"federation": {"transport": "gather"}}),
+                "4 ranks owners": (4, OWNERS),
+            },
+        )
+        folder = self.folder / self._testMethodName
+        self.prune(merged(config, {"run": {"dir": str(folder / "float32"), "backend": "cpu"}}))
+        found, expected = self.digests(folder / "1-rank"), self.digests(folder / "float32")
+        self.assertNotEqual(found["model"], expected["model"])
+        again = merged(merged(config, bf16), {"run": {"dir": str(folder / "float32")}})
+        self.refused(BAD_INPUT, ['run.products: "f32" in the run directory, "bf16" now'], "prune", self.write_config(again))
 
     def test_float32_groups_of_four(self) -> None:
         config = self.config(models.OPT, 3, prune={"sparsity": None, "pattern": "2:4", "order": "block"})
