@@ -115,7 +115,7 @@ class Hosts:
 
     def _join_by_relay(self, switch: str, hosts: Sequence[str]) -> None:
         ports = [f"port{number}" for number in range(len(hosts))]
-        command = ["ip", "netns", "exec", switch, sys.executable, str(RELAY), *ports]
+        command = ["ip", "netns", "exec", switch, sys.executable, str(RELAY), str(self.delay), *ports]
         self._relay = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -134,7 +134,7 @@ class Hosts:
         else:
             bytes_a_second = int(rate.removesuffix("mbit")) * 125_000 if rate else 0
             assert self._relay.stdin is not None
-            self._relay.stdin.write(f"{bytes_a_second} {self.delay}\n")
+            self._relay.stdin.write(f"{bytes_a_second}\n")
             self._relay.stdin.flush()
         for space, device in ends:
             subprocess.run(["tc", "-n", space, "qdisc", "del", "dev", device, "root"], capture_output=True, check=False)

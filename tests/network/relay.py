@@ -4,8 +4,8 @@
 moves into its hosts, are joined by this process. Each frame is sent on over the cable of the host that it is for, at so many
 bytes a second, one after the other, and arrives so much later; what would wait longer than BACKLOG is lost, as in a real switch.
 
-Usage: relay.py TAP... . Prints "ready"; then takes lines "BYTES_PER_SECOND DELAY_SECONDS" (0 = no limit) and ends with its
-standard input. Some 20,000 frames a second: enough for 100 Mbit/s."""
+Usage: relay.py DELAY_SECONDS TAP... . Prints "ready"; then takes lines "BYTES_PER_SECOND" (0, as in the beginning: no limit)
+and ends with its standard input. Some 20,000 frames a second: enough for 100 Mbit/s."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ class Port:
 class Switch:
     """Learns which address is at which port."""
 
-    def __init__(self, names: list[str]) -> None:
+    def __init__(self, delay: float, names: list[str]) -> None:
         self.ports = {port.file: port for port in map(Port, names)}
         self.known: dict[bytes, Port] = {}
-        self.rate = self.delay = 0.0
+        self.rate, self.delay = 0.0, delay
 
     def take(self, source: Port, frame: bytes) -> None:
         """Sends a frame on to the port of its address, or to all others where nobody has shown that address yet."""
@@ -85,13 +85,13 @@ class Switch:
                 line = os.read(0, 256).decode()  # a line comes in one piece
                 if not line:
                     return
-                self.rate, self.delay = map(float, line.splitlines()[-1].split())
+                self.rate = float(line.splitlines()[-1])
             now = time.monotonic()
             for port in self.ports.values():
                 port.deliver(now)
 
 
 if __name__ == "__main__":
-    switch = Switch(sys.argv[1:])
+    switch = Switch(float(sys.argv[1]), sys.argv[2:])
     print("ready", flush=True)
     switch.run()
