@@ -83,7 +83,7 @@ TEST(SixteenBitProducts, AreRefusedByNameWhereTheyAreNot) {
   EXPECT_EQ(backend::lacks_for(Products::f32, Isa::baseline), "");
   EXPECT_THAT(
       [] { (void)backend::make_cpu_backend(1, std::nullopt, Products::f16); },
-      testing::ThrowsMessage<ConfigError>(testing::HasSubstr("products in f16 on CPUs: they are for GPUs")));
+      testing::ThrowsMessage<ConfigError>(testing::HasSubstr("products in f16 on CPUs: f16 is for GPUs")));
   EXPECT_THAT([] { (void)backend::make_cpu_backend(1, Isa::baseline, Products::bf16); },
               testing::ThrowsMessage<ConfigError>(testing::HasSubstr("the kernels baseline have none")));
 }

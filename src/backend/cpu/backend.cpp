@@ -146,7 +146,7 @@ std::string lacks_for(Products products, Isa isa) {
       if (isa != Isa::avx512) return fmt::format("the kernels {} have none (avx512 have)", name_of(isa));
       return supports_bf16_products() ? "" : "this CPU has no AVX512-BF16";
     case Products::f16:
-      return "they are for GPUs";
+      return "f16 is for GPUs (CPUs with AVX512-BF16 have bf16)";
   }
   return "unknown products";
 }
