@@ -173,7 +173,7 @@ void Bench::time_attention() {
   shape.kv_heads = options_.kv_heads;
   shape.head_dim = options_.head_dim;
   shape.scale = 1.0F / std::sqrt(static_cast<float>(options_.head_dim));
-  const auto pairs = static_cast<double>(options_.sequence_length * (options_.sequence_length + 1) / 2);
+  const auto pairs = static_cast<double>(options_.sequence_length * (options_.sequence_length + 1)) / 2;
   const auto heads = static_cast<double>(options_.sequences * options_.heads);
   time("attention",
        fmt::format("{} x {} x {} heads of {}", options_.sequences, options_.sequence_length, options_.heads,

@@ -6,7 +6,7 @@
 
 namespace fedspallm::comm {
 
-Owners::Owners(const RankContext& context, Worker& adder, std::function<void()> on_error,
+Owners::Owners(const RankContext& context, Worker& adder, const std::function<void()>& on_error,
                Exchange::OnCompleted on_completed, OwnClients own)
     : context_(context),
       own_(std::move(own)),

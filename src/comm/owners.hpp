@@ -25,7 +25,7 @@ class Owners {
     std::function<void(std::size_t index)> through;  // all of those were made
   };
 
-  Owners(const RankContext& context, Worker& adder, std::function<void()> on_error,
+  Owners(const RankContext& context, Worker& adder, const std::function<void()>& on_error,
          Exchange::OnCompleted on_completed, OwnClients own);
   ~Owners();
   Owners(const Owners&) = delete;

@@ -48,8 +48,8 @@ class SliceSender {
   [[nodiscard]] std::vector<std::shared_ptr<const CutUpdate>> updates(std::size_t index) const;
   [[nodiscard]] std::shared_ptr<const OwnUpdates> later(std::size_t index) const;
   [[nodiscard]] bool empty() const { return units_.empty(); }
-  /// After a stop, once every owner has stopped too: sends as many bytes as they wait for; what was not made is
-  /// zeros. An owner that has not heard of the stop would refuse these and blame this rank.
+  /// After a stop, once every owner has stopped too: sends as many bytes as they wait for; what was not made
+  /// is zeros. An owner that has not heard of the stop would refuse these and blame this rank.
   void release();
   /// Any thread: nothing more is made.
   void abort() { aborted_ = true; }
