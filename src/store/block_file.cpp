@@ -226,14 +226,14 @@ MatrixRecord read_matrix(const hdf5::Group& group, Votes votes) {
   record.matrix.cols = read_count(group, "cols", 0, kLargest);
   record.matrix.dtype = read_dtype(group);
   record.matrix.kept = read_count(group, "kept", 0, kLargest);
-  record.target = read_count(group, "target", -1, kLargest);
-  record.expanded = read_count(group, "expanded", 0, kLargest);
-  record.common_zeros = read_count(group, "common_zeros", 0, kLargest);
-  record.kept_zeros = read_count(group, "kept_zeros", 0, kLargest);
-  record.keep = static_cast<int>(read_count(group, "N", 0, std::numeric_limits<int>::max()));
-  record.group = static_cast<int>(read_count(group, "M", 0, std::numeric_limits<int>::max()));
   const std::int64_t size =
       checked_size(record.matrix.rows, record.matrix.cols, fmt::format("{}: {}", group.file(), group.path()));
+  record.target = read_count(group, "target", -1, size);
+  record.expanded = read_count(group, "expanded", 0, size);
+  record.common_zeros = read_count(group, "common_zeros", 0, size);
+  record.kept_zeros = read_count(group, "kept_zeros", 0, size);
+  record.keep = static_cast<int>(read_count(group, "N", 0, std::numeric_limits<int>::max()));
+  record.group = static_cast<int>(read_count(group, "M", 0, std::numeric_limits<int>::max()));
   if (record.pruned) read_mask_and_values(group, size, record.matrix);
   if (votes == Votes::read) record.votes = read_votes(group, record.matrix.rows, record.matrix.cols);
   if (group.contains("histogram")) record.histogram = group.read<std::int64_t>("histogram");
