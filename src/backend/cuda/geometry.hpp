@@ -140,7 +140,7 @@ class Layout {
   constexpr std::size_t add(std::int64_t count) {
     const std::size_t offset = bytes_;
     const std::size_t wanted = static_cast<std::size_t>(std::max<std::int64_t>(count, 0)) * sizeof(T);
-    bytes_ += round_up(wanted, alignment);
+    bytes_ += (wanted + alignment - 1) / alignment * alignment;
     return offset;
   }
   [[nodiscard]] constexpr std::size_t bytes() const { return bytes_; }
