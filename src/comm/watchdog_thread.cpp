@@ -364,15 +364,14 @@ void Watcher::conclude(const Verdict& verdict, bool speak) {
   };
   Loss loss = describe(verdict, job_.roster, job_.options);
   loss.told_here = speak;
-  // Ranks that are told end at once, and mpirun then ends this one: where nobody is lost, what is to be
-  // written comes first.
-  if (!stops) pass_on();
-  // A rank that was not heard is killed first; one that was will hear of the end and leave by itself, with
+  // Ranks that are told end at once, as does one that is killed, and mpirun then ends this one: what is to be
+  // said and written comes first.
+  tell(loss, job_.on_lost, stops ? kStopHandlerLimit : kHandlerLimit);
+  pass_on();
+  // A rank that was not heard is killed now; one that was will hear of the end and leave by itself, with
   // the right status, and is killed only if it did not. One that stops leaves in any case.
   const bool heard = verdict.cause != Loss::Cause::silent && verdict.cause != Loss::Cause::closed;
   if (!heard) kill_remains(verdict.rank);
-  tell(loss, job_.on_lost, stops ? kStopHandlerLimit : kHandlerLimit);
-  if (stops) pass_on();
   for (Peer& peer : peers_) peer.link.flush();
   if (heard && !stops && verdict.rank != job_.rank) {
     std::this_thread::sleep_for(kPartingLimit);
