@@ -55,7 +55,6 @@ void note(const std::filesystem::path& file, const std::string& text) {
 void note_loss(const Plan& plan, int rank, const Loss& loss) {
   constexpr std::array<const char*, 5> names = {"silent", "closed", "failed", "stuck", "stopped"};
   if (plan.mode == "leave" && rank == 0) pause_for(1.5);  // as on a slow disk
-  if (plan.mode == "stop" && rank == 0) pause_for(0.5);   // likewise, within what a handler has
   note(plan.folder / ("lost." + std::to_string(rank)),
        fmt::format("{} {} {} {} {}", names.at(static_cast<std::size_t>(loss.cause)), loss.rank, loss.phase,
                    loss.block, loss.told_here ? "told" : "quiet"));

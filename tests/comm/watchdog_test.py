@@ -150,8 +150,6 @@ class WatchdogTest(unittest.TestCase):
         outcome = run(mode, ranks, victim, phase)
         self.check_named(outcome, cause, victim, phase, pattern)
         self.check_statuses(outcome, victim, status)
-        if mode == "stop" and victim != 0:
-            self.assertIsNotNone(outcome.losses[0], f"the root writes first, however slowly\n{outcome.stderr}")
 
     def check_quiet(self, mode: str, ranks: int, victim: int, status: int = 0, lost: float = LOST) -> None:
         """A job in which the watchdog has nothing to say."""
