@@ -100,9 +100,9 @@ def parser() -> argparse.ArgumentParser:
 
 def check_inputs(options: argparse.Namespace) -> None:
     """Ends the program with a message when something is missing."""
+    sides = set(options.sides or SIDES)
     for name in ("sparsegpt.py", "modelutils.py"):
-        wanted = options.sides is None or "published" in options.sides
-        if wanted and not (options.published / name).is_file():
+        if "published" in sides and not (options.published / name).is_file():
             fail(
                 f"--published {options.published}: no {name} there; a checkout of IST-DASLab/sparsegpt has it"
             )
@@ -112,9 +112,7 @@ def check_inputs(options: argparse.Namespace) -> None:
     for path in (options.tokens, *options.evaluate):
         if not path.is_file():
             fail(f"{path}: no such token file; {prepare}")
-    if (options.sides is None or set(options.sides) != {"published"}) and not os.access(
-        options.fedspallm, os.X_OK
-    ):
+    if sides != {"published"} and not os.access(options.fedspallm, os.X_OK):
         fail(
             f"--fedspallm {options.fedspallm}: no program there; build it: "
             "cmake --preset release && cmake --build --preset release"

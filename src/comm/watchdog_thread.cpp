@@ -356,18 +356,14 @@ void Watcher::part() {
 
 void Watcher::conclude(const Verdict& verdict, bool speak) {
   const bool stops = verdict.cause == Loss::Cause::stopped;
-  const auto pass_on = [&] {
-    if (!is_hub(job_.rank)) return;
-    for (Peer& peer : peers_) {
-      if (peer.rank >= 0) peer.link.send(encode_end(verdict));
-    }
-  };
   Loss loss = describe(verdict, job_.roster, job_.options);
   loss.told_here = speak;
   // Ranks that are told end at once, as does one that is killed, and mpirun then ends this one: what is to be
   // said and written comes first.
   tell(loss, job_.on_lost, stops ? kStopHandlerLimit : kHandlerLimit);
-  pass_on();
+  for (Peer& peer : peers_) {
+    if (is_hub(job_.rank) && peer.rank >= 0) peer.link.send(encode_end(verdict));
+  }
   // A rank that was not heard is killed now; one that was will hear of the end and leave by itself, with
   // the right status, and is killed only if it did not. One that stops leaves in any case.
   const bool heard = verdict.cause != Loss::Cause::silent && verdict.cause != Loss::Cause::closed;
