@@ -54,7 +54,7 @@ RankForecast forecast_rank(const config::Config& config, const model::ModelDirec
                            std::int64_t evaluation_tokens) {
   const model::Architecture& architecture = model.architecture();
   const std::int64_t length = config.calibration.sequence_length;
-  const std::int64_t batch = model::rows_of_batch(length);
+  const std::int64_t batch = model::rows_of_batch(length, backend::kHostRowsPerBatch);
   RankForecast result{.rank = rank};
   std::int64_t most_tokens = 0;
   for (std::size_t client = 0; client < config.clients.size(); ++client) {

@@ -22,6 +22,10 @@ constexpr std::int64_t kContext = 700 * kMega;                     // driver, cu
 constexpr std::int64_t kNccl = 300 * kMega;                        // its buffers
 constexpr std::int64_t kUpdatesAtOnce = 3;                         // as comm's receive buffer
 
+std::int64_t batch_rows(const GpuWork& work) {
+  return model::rows_of_batch(work.sequence_length, backend::kDeviceRowsPerBatch);
+}
+
 struct Shapes {
   std::int64_t attended = 0, keys = 0, weights = 0, largest = 0, largest_rows = 0;
   std::vector<std::int64_t> columns;  // of each input group
@@ -48,7 +52,7 @@ std::int64_t packed_bytes(const GpuWork& work, std::int64_t weights) {
 
 std::int64_t activation_bytes(const model::Architecture& architecture, const GpuWork& work,
                               const Shapes& shapes) {
-  const std::int64_t batch = model::rows_of_batch(work.sequence_length);
+  const std::int64_t batch = batch_rows(work);
   const std::int64_t tokens =
       work.tokens.empty() ? 0 : *std::max_element(work.tokens.begin(), work.tokens.end());
   const bool staged = work.order == config::Order::staged;
@@ -81,16 +85,16 @@ std::int64_t hessian_bytes(const GpuWork& work, const Shapes& shapes) {
 std::int64_t workspace_bytes(const model::Architecture& architecture, const GpuWork& work,
                              const Shapes& shapes) {
   const std::int64_t largest = *std::max_element(shapes.columns.begin(), shapes.columns.end());
-  const std::int64_t scores = std::max(kScores, 16 * work.sequence_length * architecture.heads * kFloat);
+  const bool narrowed = work.products != config::Products::f32;
+  std::int64_t attention = std::max(kScores, 16 * work.sequence_length * architecture.heads * kFloat);
+  if (narrowed)  // its weights; queries, keys and values of a sequence
+    attention += attention / 2 + 2 * work.sequence_length * (shapes.attended + 2 * shapes.keys);
   const std::int64_t packing = shapes.largest / 8 + shapes.largest * work.value_bytes + shapes.largest / 256;
   const std::int64_t narrow =
-      work.products == config::Products::f32
-          ? 0
-          : 2 * (model::rows_of_batch(work.sequence_length) * architecture.intermediate_size +
-                 shapes.largest);
+      narrowed ? 2 * (batch_rows(work) * architecture.intermediate_size + shapes.largest) : 0;
   const bool factorizes = work.method == config::Method::sparsegpt;
   const std::int64_t matrix = factorizes ? largest * largest * kFloat : 0;
-  return std::max({matrix, scores, packing, narrow}) + kConversion + kProductWorkspace;
+  return std::max({matrix, attention, packing, narrow}) + kConversion + kProductWorkspace;
 }
 
 }  // namespace

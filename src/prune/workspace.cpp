@@ -20,11 +20,11 @@ backend::View reserve(backend::Backend& backend, backend::Tensor& tensor, std::i
 }  // namespace
 
 Workspace::Workspace(backend::Backend& backend, const model::Architecture& architecture,
-                     std::int64_t sequence_length, std::int64_t tokens_per_batch)
+                     std::int64_t sequence_length)
     : backend_(backend),
       architecture_(architecture),
       sequence_length_(sequence_length),
-      batch_rows_(model::rows_of_batch(sequence_length, tokens_per_batch)),
+      batch_rows_(model::rows_of_batch(sequence_length, backend.rows_per_batch())),
       forward_(backend, architecture, sequence_length, batch_rows_),
       input_(backend.allocate(batch_rows_, architecture.hidden_size)) {}
 

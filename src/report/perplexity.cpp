@@ -69,8 +69,9 @@ std::vector<std::vector<double>> window_nll(const model::ModelDirectory& model, 
     sums[set].assign(static_cast<std::size_t>(sets[set].samples), 0.0);
     auto& forward = forwards[sets[set].length];
     if (!forward)
-      forward = std::make_unique<model::BlockForward>(backend, architecture, sets[set].length,
-                                                      model::rows_of_batch(sets[set].length));
+      forward = std::make_unique<model::BlockForward>(
+          backend, architecture, sets[set].length,
+          model::rows_of_batch(sets[set].length, backend.rows_per_batch()));
   }
   model::LanguageHead head(model, backend);
   for (auto& groups : cut(sets, architecture.hidden_size, budget_bytes)) {

@@ -55,7 +55,7 @@ TEST(GpuForecast, parts_are_what_the_shapes_say) {
   EXPECT_EQ(seven.weights, std::int64_t{202375168} * 4 + std::int64_t{4096} * 11008);
   EXPECT_EQ(seven.hessian, 2 * std::int64_t{11008} * 11008 * 4);
   EXPECT_GT(seven.activations, std::int64_t{262144} * 11008 * 4);
-  EXPECT_LT(seven.activations, std::int64_t{262144} * 11008 * 4 + kGiga);
+  EXPECT_LT(seven.activations, std::int64_t{262144} * 11008 * 4 + 2 * kGiga) << "a batch of 8192 tokens";
   EXPECT_GE(seven.workspace, std::int64_t{11008} * 11008 * 4);
 }
 

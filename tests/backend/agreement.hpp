@@ -10,10 +10,13 @@
 
 namespace fedspallm::test {
 
+/// Whether Products changes what the op computes.
+[[nodiscard]] bool multiplies_activations(const Case& item);
 /// Largest allowed error of a case's values, by norms and squared.
-[[nodiscard]] double tolerance(const Case& item);
+[[nodiscard]] double tolerance(const Case& item, backend::Products products = backend::Products::f32);
 /// Fails the running test where `found` is not `expected` within the tolerance of the case.
-void expect_agreement(const Case& item, const Output& found, const Output& expected);
+void expect_agreement(const Case& item, const Output& found, const Output& expected,
+                      backend::Products products = backend::Products::f32);
 [[nodiscard]] double normalised_error(const std::vector<float>& found, const std::vector<float>& expected);
 [[nodiscard]] bool same_bits(const Output& a, const Output& b);
 

@@ -165,35 +165,6 @@ TEST_F(CudaBackendTest, ProductsAreNotRoundedToTf32) {
   EXPECT_NEAR(download(*cuda_, h)[1], 64.0 * fine * fine, 64 * 0x1p-22);
 }
 
-double nmse(const std::vector<float>& found, const std::vector<float>& expected) {
-  return normalised_error(found, expected);
-}
-
-TEST_F(CudaBackendTest, SixteenBitProductsRoundTheirOperandsOnly) {
-  const std::int64_t rows = 40, in = 1100, out = 30;  // more columns than one tile of a Hessian
-  const auto reference = backend::make_reference_backend();
-  for (const Products products : {Products::f16, Products::bf16}) {
-    const auto half = backend::make_cuda_backend({.device = 0, .products = products});
-    const DType type = products == Products::f16 ? DType::f16 : DType::bf16;
-    std::vector<float> x = uniform(3, 0, rows * in), w = uniform(3, 1, out * in);
-    const Tensor device_x = upload(*half, x, rows), device_w = upload(*half, w, out);
-    round_in_place(type, x);
-    round_in_place(type, w);
-    const Tensor exact_x = upload(*reference, x, rows), exact_w = upload(*reference, w, out);
-    const auto result = [&](Backend& backend, const View& input, const View& weight) {
-      const Tensor y = backend.allocate(rows, out), h = backend.allocate(in, in);
-      backend.fill(h, 0.25F);
-      backend.linear().linear(input, weight, View(), y, false);
-      backend.linear().gram(input, 0.5F, h);
-      std::vector<float> values = download(backend, y);
-      const std::vector<float> hessian = download(backend, h);
-      values.insert(values.end(), hessian.begin(), hessian.end());  // with the lower triangle: untouched
-      return values;
-    };
-    EXPECT_LE(nmse(result(*half, device_x, device_w), result(*reference, exact_x, exact_w)), 1e-11);
-  }
-}
-
 TEST_F(CudaBackendTest, TheFactorizationNamesTheFirstBadColumnAsTheReferenceDoes) {
   const auto reference = backend::make_reference_backend();
   // Positive definite but for one column, whose pivot is 0, negative or rounding noise.

@@ -148,6 +148,18 @@ TEST(CudaGeometry, AttentionKeepsTilesWithinItsMemory) {
   EXPECT_EQ(attention_first_key(10, 30), 0);
 }
 
+TEST(CudaGeometry, AttentionNarrowsOperandsOf16BitProductsOnly) {
+  const AttentionLayout plain = attention_layout(2048, 64, 8, 128, false);
+  EXPECT_EQ(plain.bytes, static_cast<std::size_t>(attention_bytes));
+  const AttentionLayout narrowed = attention_layout(2048, 64, 8, 128, true);
+  const std::size_t weights = plain.bytes / 2, queries = 2048 * 64 * 128 * 2, keys = queries / 8;
+  EXPECT_EQ(narrowed.weights, plain.bytes);
+  EXPECT_EQ(narrowed.queries, plain.bytes + weights);
+  EXPECT_EQ(narrowed.keys, narrowed.queries + queries);
+  EXPECT_EQ(narrowed.values, narrowed.keys + keys);
+  EXPECT_EQ(narrowed.bytes, narrowed.values + keys);
+}
+
 TEST(CudaGeometry, LayoutsAlignTheirPartsAndDoNotOverlap) {
   Layout layout;
   EXPECT_EQ(layout.add<double>(3), 0U);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // The CUDA backend against the reference backend over the one list of cases. Built twice: for a GPU (label
 // gpu; skipped where there is none) and for the CPU with emulated CUDA (emulation/cuda_runtime_api.h).
+#include "fedspallm/backend/cuda.hpp"
+
 #include <gtest/gtest.h>
 
 #include "agreement.hpp"
@@ -10,19 +12,27 @@ namespace {
 
 class CudaParity : public testing::TestWithParam<std::string> {};
 
+void expect_parity(const Case& item, backend::Products products) {
+  SCOPED_TRACE(backend::name_of(products));
+  const auto reference = backend::make_reference_backend(products);
+  const auto cuda = backend::make_cuda_backend({.device = 0, .products = products});
+  const auto another = backend::make_cuda_backend({.device = 0, .products = products});
+  const Output found = run_case(*cuda, item);
+  expect_agreement(item, found, run_case(*reference, item), products);
+  const std::int64_t kept = cuda->allocated_bytes();  // workspaces: warm after the first call
+  EXPECT_TRUE(same_bits(run_case(*cuda, item), found)) << "second call";
+  EXPECT_EQ(cuda->allocated_bytes(), kept);
+  EXPECT_TRUE(same_bits(run_case(*another, item), found)) << "another backend";
+}
+
 TEST_P(CudaParity, AgreesWithTheReferenceAndRepeatsItsBits) {
-  const auto reference = backend::make_reference_backend();
-  const auto cuda = backend::make_cuda_backend(0);
-  const auto another = backend::make_cuda_backend(0);
   for (const Case& item : all_cases()) {
     if (item.op != GetParam()) continue;
     SCOPED_TRACE(item.name());
-    const Output found = run_case(*cuda, item);
-    expect_agreement(item, found, run_case(*reference, item));
-    const std::int64_t kept = cuda->allocated_bytes();  // workspaces: warm after the first call
-    EXPECT_TRUE(same_bits(run_case(*cuda, item), found)) << "second call";
-    EXPECT_EQ(cuda->allocated_bytes(), kept);
-    EXPECT_TRUE(same_bits(run_case(*another, item), found)) << "another backend";
+    expect_parity(item, backend::Products::f32);
+    if (!multiplies_activations(item)) continue;
+    expect_parity(item, backend::Products::f16);
+    expect_parity(item, backend::Products::bf16);
   }
 }
 

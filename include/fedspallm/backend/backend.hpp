@@ -25,13 +25,18 @@
 
 namespace fedspallm::backend {
 
-/// How the products of activations (linear, gram) take their fp32 operands. f32 is the contract of LinearOps.
-/// The 16-bit ones round both operands to that type first (ties to even; bf16 on CPUs takes what is below
-/// 2^-126 as 0) and accumulate in fp32: faster, with the rounding of models that run in 16 bits. All other
-/// ops stay in fp32: factorization, trailing update, attention.
+/// How the products of activations (linear, gram, the two of causal_attention) take their fp32 operands. The
+/// 16-bit ones round both operands to that type first (ties to even; bf16 on CPUs takes what is below 2^-126
+/// as 0) and accumulate in fp32: faster, with the rounding of models that run in 16 bits. Attention's softmax
+/// is fp32, its weights are rounded when they are normalised. All other ops stay in fp32, factorization and
+/// trailing update among them.
 enum class Products : std::uint8_t { f32, f16, bf16 };
 /// "f32", "f16", "bf16".
 [[nodiscard]] std::string_view name_of(Products products);
+
+/// Backend::rows_per_batch() of CPUs, and of GPUs: these convert weights for every product with 16-bit
+/// operands, and visit a Hessian once a batch.
+constexpr std::int64_t kHostRowsPerBatch = 2048, kDeviceRowsPerBatch = 8192;
 
 /// Matrix products and factorizations.
 class LinearOps {
@@ -250,6 +255,9 @@ class Backend {
   /// A hint: copy_in_widened() will soon be given these bytes, which stay where they are and as they are. A
   /// device brings them to its memory meanwhile, and keeps them until two later calls.
   virtual void prefetch(std::span<const std::span<const std::byte>> sources);
+  /// Rows of activations that a forward pass should bring at a time, where it has as many: fewer take longer,
+  /// more take memory.
+  [[nodiscard]] virtual std::int64_t rows_per_batch() const { return kHostRowsPerBatch; }
   /// Bytes now allocated and their peak.
   [[nodiscard]] virtual std::int64_t allocated_bytes() const = 0;
   [[nodiscard]] virtual std::int64_t peak_bytes() const = 0;

@@ -39,11 +39,9 @@ void reload_matrix(const ModelDirectory& model, std::size_t matrix, backend::Bac
 /// alone. @return how many
 std::size_t make_sparse(backend::Backend& backend, double least_sparsity, BlockWeights& weights);
 
-/// Tokens that go through a block together, where sequences are not longer.
-constexpr std::int64_t kTokensPerBatch = 2048;
-/// Rows of a batch of whole sequences: not above `tokens`, but at least one sequence. @pre sequence_length >=
-/// 1
-[[nodiscard]] std::int64_t rows_of_batch(std::int64_t sequence_length, std::int64_t tokens = kTokensPerBatch);
+/// Rows of a batch of whole sequences: not above `tokens` (Backend::rows_per_batch), but at least one
+/// sequence. @pre sequence_length >= 1
+[[nodiscard]] std::int64_t rows_of_batch(std::int64_t sequence_length, std::int64_t tokens);
 
 /// The pieces of a block for a batch of whole sequences. Rows = tokens. Views passed in belong to `backend`.
 class BlockForward {

@@ -26,9 +26,8 @@ namespace fedspallm::prune {
 /// Tensors that all clients of a rank use one after the other: batches and the activations of one stage.
 class Workspace {
  public:
-  /// @param tokens_per_batch  target number of rows of a batch; a batch is at least one sequence
-  Workspace(backend::Backend& backend, const model::Architecture& architecture, std::int64_t sequence_length,
-            std::int64_t tokens_per_batch = model::kTokensPerBatch);
+  /// Batches have as many rows as the backend asks for, but at least one sequence.
+  Workspace(backend::Backend& backend, const model::Architecture& architecture, std::int64_t sequence_length);
 
   [[nodiscard]] std::int64_t batch_rows() const { return batch_rows_; }
   [[nodiscard]] std::int64_t sequence_length() const { return sequence_length_; }

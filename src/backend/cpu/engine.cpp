@@ -25,7 +25,7 @@ ProductKernels select_product_kernels(Products products, const Kernels& kernels)
   if (products == Products::bf16) return avx512bf16::product_kernels();
 #endif
   require(products == Products::f32, "products that this CPU has");
-  return {1, nullptr, kernels.gram, kernels.linear};
+  return {1, nullptr, kernels.gram, kernels.linear, kernels.attention};
 }
 
 void* Workspace::bytes(std::size_t wanted) {

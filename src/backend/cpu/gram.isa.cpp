@@ -11,20 +11,6 @@ constexpr std::size_t vectors = 3;
 constexpr std::size_t block_rows =
     width == 4 ? 4 : width / 2;  // with 3 vectors: 12 or 24 sums of 16 or 32 registers
 
-/// Lanes of word `row` of `rows` rows: a row's columns, or two rows' together.
-inline Floats words_at(const float* x, std::int64_t stride, std::int64_t rows, std::int64_t row,
-                       std::int64_t columns) {
-#if defined(__AVX512BF16__)
-  const float* lower = x + row * per_word * stride;
-  const bool paired_up = row * per_word + 1 < rows;
-  return paired(load_at_most(lower, columns), paired_up ? load_at_most(lower + stride, columns) : Floats{});
-#else
-  static_cast<void>(rows);
-  const float* from = x + row * stride;
-  return columns >= width ? load(from) : load_part(from, columns, 0.0F);
-#endif
-}
-
 /// packed[panel][word][lane], panel after panel as many words as rows have x width apart; columns beyond the
 /// last are 0. Some rows at a time: whole rows would write to addresses that share a few cache sets.
 void pack_panels(const float* x, std::int64_t stride, std::int64_t rows, std::int64_t columns,

@@ -154,21 +154,10 @@ struct LinearKernels {
   void (*multiply_packed)(const PackedProduct& product);
 };
 
-/// What multiplies activations (Products). `per_word` floats of an operand become one word.
-struct ProductKernels {
-  std::int64_t per_word;
-  /// n floats as ceil(n / per_word) words, the last one filled up with 0. Null where a word is a float.
-  void (*to_words)(const float* x, std::int64_t n, float* words);
-  GramKernels gram;
-  LinearKernels linear;
-  [[nodiscard]] std::int64_t words(std::int64_t n) const { return (n + per_word - 1) / per_word; }
-};
-
-/// Keys and values of one sequence and kv head, packed for AttentionKernels: both have ceil(length / width)
-/// panels.
+/// Keys and values of one sequence and kv head, packed: words along the dimension, and along the keys.
 struct AttentionHead {
-  const float* keys;    // [panel of keys][dimension][lane]
-  const float* values;  // [key][padded dimension], zeros beyond head_dim
+  const float* keys;    // by LinearKernels::pack_rows: [panel of keys][word][lane]
+  const float* values;  // [word][padded dimension], zeros beyond head_dim
   std::int64_t length, head_dim;
   float scale;
   std::int64_t window;  // 0: full
@@ -182,15 +171,24 @@ struct AttentionRows {
 };
 
 struct AttentionKernels {
-  /// Floats that pack() writes for keys and for values.
+  /// Room for the packed keys, and for the values.
   std::int64_t (*packed_floats)(std::int64_t length, std::int64_t head_dim);
   /// Floats of scratch that rows() needs.
-  std::int64_t (*scratch_floats)(std::int64_t length);
-  void (*pack_keys)(const float* k, std::int64_t stride, std::int64_t length, std::int64_t head_dim,
-                    float* packed);
+  std::int64_t (*scratch_floats)(std::int64_t length, std::int64_t head_dim);
   void (*pack_values)(const float* v, std::int64_t stride, std::int64_t length, std::int64_t head_dim,
                       float* packed);
   void (*rows)(const AttentionHead& head, const AttentionRows& rows, float* scratch);
+};
+
+/// What multiplies activations (Products). `per_word` floats of an operand become one word.
+struct ProductKernels {
+  std::int64_t per_word;
+  /// n floats as ceil(n / per_word) words, the last one filled up with 0. Null where a word is a float.
+  void (*to_words)(const float* x, std::int64_t n, float* words);
+  GramKernels gram;
+  LinearKernels linear;
+  AttentionKernels attention;
+  [[nodiscard]] std::int64_t words(std::int64_t n) const { return (n + per_word - 1) / per_word; }
 };
 
 #define FEDSPALLM_DECLARE_KERNELS(isa)                \
@@ -210,6 +208,7 @@ FEDSPALLM_DECLARE_KERNELS(avx512)
 #undef FEDSPALLM_DECLARE_KERNELS
 #if defined(__x86_64__)
 namespace avx512bf16 {  // AVX-512 with AVX512-BF16: products of pairs only
+[[nodiscard]] AttentionKernels attention_kernels();
 [[nodiscard]] GramKernels gram_kernels();
 [[nodiscard]] LinearKernels linear_kernels();
 [[nodiscard]] ProductKernels product_kernels();

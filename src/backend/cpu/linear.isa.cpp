@@ -112,7 +112,7 @@ LinearKernels linear_kernels() {
 
 #if defined(__AVX512BF16__)
 ProductKernels product_kernels() {
-  return {per_word, to_words, gram_kernels(), linear_kernels()};
+  return {per_word, to_words, gram_kernels(), linear_kernels(), attention_kernels()};
 }
 #endif
 

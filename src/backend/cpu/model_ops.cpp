@@ -45,7 +45,8 @@ void CpuModel::causal_attention(View q, View k, View v, const AttentionShape& sh
   const auto values = floats(v);
   const auto output = floats(out);
   if (queries.size() == 0) return;
-  const AttentionKernels& kernels = engine_.kernels.attention;
+  const ProductKernels& products = engine_.product_kernels;
+  const AttentionKernels& kernels = products.attention;
   const std::int64_t length = shape.sequence_length;
   const std::int64_t packed = kernels.packed_floats(length, shape.head_dim);
   const std::int64_t heads_of_key = shape.heads / shape.kv_heads;
@@ -54,15 +55,15 @@ void CpuModel::causal_attention(View q, View k, View v, const AttentionShape& sh
   // again.
   const Cut pieces =
       even_cut(length, pairs >= 32 ? length : std::max<std::int64_t>(64, length * pairs / 32), 16);
-  engine_.reserve_per_worker(2 * packed + kernels.scratch_floats(length));
+  engine_.reserve_per_worker(2 * packed + kernels.scratch_floats(length, shape.head_dim));
   engine_.run(pairs * pieces.count(), [&](std::int64_t unit, int worker) {
     const Range rows = pieces[pieces.count() - 1 - unit / pairs];  // the last rows have the most keys: first
     const std::int64_t first_row = unit % pairs / shape.kv_heads * length;
     const std::int64_t kv_head = unit % pairs % shape.kv_heads;
     float* packed_keys = engine_.of_worker(worker);
     float* packed_values = packed_keys + packed;
-    kernels.pack_keys(keys.row(first_row) + kv_head * shape.head_dim, keys.stride, rows.last, shape.head_dim,
-                      packed_keys);
+    products.linear.pack_rows(keys.row(first_row) + kv_head * shape.head_dim, keys.stride, rows.last,
+                              shape.head_dim, packed_keys);
     kernels.pack_values(values.row(first_row) + kv_head * shape.head_dim, values.stride, rows.last,
                         shape.head_dim, packed_values);
     const AttentionHead head{packed_keys,    packed_values, rows.last,

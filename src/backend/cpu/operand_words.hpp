@@ -32,6 +32,11 @@ inline Floats load_at_most(const float* source, std::int64_t count) {
   return count >= width ? load(source) : load_part(source, count, 0.0F);
 }
 
+inline void store_words(float* words, Floats value) {
+  const auto pairs = (__m256i)_mm512_cvtneps_pbh((__m512)value);
+  __builtin_memcpy(words, &pairs, sizeof pairs);
+}
+
 /// Words of floats that are neighbours in memory.
 inline void to_words(const float* x, std::int64_t n, float* words) {
   for (std::int64_t i = 0; i < n; i += width) {
@@ -62,6 +67,21 @@ inline Floats multiply_add(Floats left, Floats right, Floats sum) {
 
 constexpr std::int64_t words_of(std::int64_t n) {
   return (n + per_word - 1) / per_word;
+}
+
+/// Word `word` of the columns of `rows` rows: a row's floats, or two rows' together. Lanes beyond `columns`
+/// are 0.
+inline Floats words_at(const float* x, std::int64_t stride, std::int64_t rows, std::int64_t word,
+                       std::int64_t columns) {
+#if defined(__AVX512BF16__)
+  const float* lower = x + word * per_word * stride;
+  const bool paired_up = word * per_word + 1 < rows;
+  return paired(load_at_most(lower, columns), paired_up ? load_at_most(lower + stride, columns) : Floats{});
+#else
+  static_cast<void>(rows);
+  const float* from = x + word * stride;
+  return columns >= width ? load(from) : load_part(from, columns, 0.0F);
+#endif
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Purpose: transposes small rectangles of floats, four by four (sweep_kernel.hpp, attention.isa.cpp).
+// Purpose: transposes small rectangles of floats, four by four (sweep_kernel.hpp, linear.isa.cpp).
 #pragma once
 
 #include "simd.hpp"

@@ -72,6 +72,7 @@ class CudaBackend final : public Backend {
   void prefetch(std::span<const std::span<const std::byte>> sources) override {
     prefetcher_.ask(sources, [this] { engine_.synchronize(); });
   }
+  [[nodiscard]] std::int64_t rows_per_batch() const override { return kDeviceRowsPerBatch; }
   [[nodiscard]] std::int64_t allocated_bytes() const override {
     return engine_.memory.allocated_bytes() + updates_.allocated_bytes() + prefetcher_.allocated_bytes();
   }

@@ -29,10 +29,6 @@ cudaDataType_t data_type(DType type) {
   return CUDA_R_32F;
 }
 
-const float* floats_of(const Operand& operand) {
-  return static_cast<const float*>(operand.data);
-}
-
 }  // namespace
 
 std::string Blas::version() {
@@ -74,26 +70,21 @@ cusolverDnHandle_t Blas::solver() {
 
 void Blas::gemm(DType type, std::int64_t m, std::int64_t n, std::int64_t k, float alpha, const Operand& a,
                 const Operand& b, float beta, float* c, std::int64_t stride_c) {
-  if (type == DType::f32) {
-    check_cublas(cublasSgemm_64(blas(), operation(b), operation(a), n, m, k, &alpha, floats_of(b), b.stride,
-                                floats_of(a), a.stride, &beta, c, stride_c),
-                 "cublasSgemm");
-    return;
-  }
   check_cublas(cublasGemmEx_64(blas(), operation(b), operation(a), n, m, k, &alpha, b.data, data_type(type),
                                b.stride, a.data, data_type(type), a.stride, &beta, c, CUDA_R_32F, stride_c,
                                CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
                "cublasGemmEx");
 }
 
-void Blas::gemm_batch(std::int64_t m, std::int64_t n, std::int64_t k, float alpha, const Operand& a,
-                      const Operand& b, float* c, std::int64_t stride_c, std::int64_t c_batch_stride,
-                      std::int64_t count) {
+void Blas::gemm_batch(DType type, std::int64_t m, std::int64_t n, std::int64_t k, float alpha,
+                      const Operand& a, const Operand& b, float* c, std::int64_t stride_c,
+                      std::int64_t c_batch_stride, std::int64_t count) {
   const float beta = 0.0F;
-  check_cublas(cublasSgemmStridedBatched_64(blas(), operation(b), operation(a), n, m, k, &alpha, floats_of(b),
-                                            b.stride, b.batch_stride, floats_of(a), a.stride, a.batch_stride,
-                                            &beta, c, stride_c, c_batch_stride, count),
-               "cublasSgemmStridedBatched");
+  check_cublas(cublasGemmStridedBatchedEx_64(
+                   blas(), operation(b), operation(a), n, m, k, &alpha, b.data, data_type(type), b.stride,
+                   b.batch_stride, a.data, data_type(type), a.stride, a.batch_stride, &beta, c, CUDA_R_32F,
+                   stride_c, c_batch_stride, count, CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT),
+               "cublasGemmStridedBatchedEx");
 }
 
 void Blas::syrk(std::int64_t n, std::int64_t k, float alpha, const float* a, std::int64_t stride_a, float* c,

@@ -34,8 +34,8 @@ class Blas {
   /// c = alpha op(a) op(b) + beta c; op(a): m x k, op(b): k x n, c: m x n fp32; a and b of `type`.
   void gemm(DType type, std::int64_t m, std::int64_t n, std::int64_t k, float alpha, const Operand& a,
             const Operand& b, float beta, float* c, std::int64_t stride_c);
-  /// `count` products of one shape, `c_batch_stride` elements apart; fp32.
-  void gemm_batch(std::int64_t m, std::int64_t n, std::int64_t k, float alpha, const Operand& a,
+  /// `count` products c = alpha a b of one shape; a and b of `type`, c fp32, `c_batch_stride` elements apart.
+  void gemm_batch(DType type, std::int64_t m, std::int64_t n, std::int64_t k, float alpha, const Operand& a,
                   const Operand& b, float* c, std::int64_t stride_c, std::int64_t c_batch_stride,
                   std::int64_t count);
   /// Upper triangle of c += alpha a^T a; a: k x n.

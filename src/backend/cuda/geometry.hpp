@@ -149,6 +149,29 @@ class Layout {
   std::size_t bytes_ = 0;
 };
 
+/// Offsets of what attention needs for one sequence. Of 16-bit products: narrowed queries, keys, values and
+/// weights, too.
+struct AttentionLayout {
+  std::size_t scores = 0, weights = 0, queries = 0, keys = 0, values = 0, bytes = 0;
+};
+[[nodiscard]] constexpr AttentionLayout attention_layout(std::int64_t sequence_length, std::int64_t heads,
+                                                         std::int64_t kv_heads, std::int64_t head_dim,
+                                                         bool narrowed) {
+  const std::int64_t scores = heads * attention_tile_rows(sequence_length, heads) * sequence_length;
+  const std::int64_t key_elements = sequence_length * kv_heads * head_dim;
+  Layout layout;
+  AttentionLayout result;
+  result.scores = layout.add<float>(scores);
+  if (narrowed) {
+    result.weights = layout.add<std::uint16_t>(scores);
+    result.queries = layout.add<std::uint16_t>(sequence_length * heads * head_dim);
+    result.keys = layout.add<std::uint16_t>(key_elements);
+    result.values = layout.add<std::uint16_t>(key_elements);
+  }
+  result.bytes = layout.bytes();
+  return result;
+}
+
 /// Offsets of what finishing a merge of `size` weights needs beside its sums; the packed values lie where the
 /// sums were.
 struct MergeLayout {

@@ -61,6 +61,8 @@ struct AttentionTile {
   float scale;
 };
 void softmax_rows(cudaStream_t stream, AttentionTile tile, Floats scores);
+/// The weights as `type`, contiguous; the scores are used up.
+void softmax_rows(cudaStream_t stream, AttentionTile tile, Floats scores, DType type, std::uint16_t* weights);
 
 // prune.cu
 void saliency_scores(cudaStream_t stream, ConstFloats w, const float* diagonal, Floats score);

@@ -4,33 +4,10 @@
 
 #include "../checks.hpp"
 #include "kernels.hpp"
+#include "operands.hpp"
 #include "ops.hpp"
 
 namespace fedspallm::backend::cuda {
-
-namespace {
-
-DType type_of(Products products) {
-  switch (products) {
-    case Products::f16:
-      return DType::f16;
-    case Products::bf16:
-      return DType::bf16;
-    case Products::f32:
-      break;
-  }
-  return DType::f32;
-}
-
-/// The elements of a view as a product takes them: its own floats, or narrowed into `narrowed`.
-Operand operand_of(cudaStream_t stream, DType type, const View& view, std::byte* narrowed, bool transposed) {
-  if (type == DType::f32) return {Access::data(view), view.stride(), transposed, 0};
-  auto* elements = reinterpret_cast<std::uint16_t*>(narrowed);
-  narrow_elements(stream, type, device_floats(view), elements);
-  return {elements, view.cols(), transposed, 0};
-}
-
-}  // namespace
 
 void CudaLinear::linear(View x, View w, View bias, View y, bool add) {
   checks::linear(owner_, x, w, bias, y);
@@ -41,8 +18,8 @@ void CudaLinear::linear(View x, View w, View bias, View y, bool add) {
   if (x.cols() == 0) return;
   const DType type = type_of(engine_.options().products);
   Layout layout;
-  const std::size_t x_part = layout.add<std::uint16_t>(type == DType::f32 ? 0 : x.size());
-  const std::size_t w_part = layout.add<std::uint16_t>(type == DType::f32 ? 0 : w.size());
+  const std::size_t x_part = layout.add<std::uint16_t>(narrowed_elements(type, x.size()));
+  const std::size_t w_part = layout.add<std::uint16_t>(narrowed_elements(type, w.size()));
   std::byte* memory = layout.bytes() == 0 ? nullptr : engine_.scratch.bytes(layout.bytes());
   const Operand left = operand_of(stream, type, x, memory + x_part, false);
   const Operand right = operand_of(stream, type, w, memory + w_part, true);
@@ -80,7 +57,9 @@ void CudaLinear::gram_16(DType type, View x, float scale, View h) {
   const Operand all = operand_of(stream, type, x, memory + x_part, false);
   auto* square = reinterpret_cast<float*>(memory + square_part);
   const auto tile = [&](std::int64_t first, bool transposed) {
-    return Operand{static_cast<const std::uint16_t*>(all.data) + first, all.stride, transposed, 0};
+    Operand columns_from = operand_at(type, all, 0, first);
+    columns_from.transposed = transposed;
+    return columns_from;
   };
   for (std::int64_t i = 0; i < columns; i += gram_tile) {
     const std::int64_t rows = std::min(gram_tile, columns - i);

@@ -111,8 +111,25 @@ struct FirstNonFinite {
   }
 };
 
+/// Where weights go: to the scores themselves, or narrowed to memory of their own.
+struct WeightsInPlace {
+  __device__ void operator()(float* scores, std::int64_t, std::int64_t column, float weight) const {
+    scores[column] = weight;
+  }
+};
+template <DType type>
+struct NarrowedWeights {
+  std::uint16_t* weights;
+  std::int64_t cols;
+  __device__ void operator()(float*, std::int64_t row, std::int64_t column, float weight) const {
+    weights[row * cols + column] = type == DType::bf16 ? narrow_bf16(weight) : narrow_f16(weight);
+  }
+};
+
 /// One block a row of scores.
-__global__ void __launch_bounds__(block_threads) softmax_kernel(AttentionTile tile, Floats scores) {
+template <class Write>
+__global__ void __launch_bounds__(block_threads)
+    softmax_kernel(AttentionTile tile, Floats scores, Write write) {
   __shared__ float shared[block_warps];
   const std::int64_t row = blockIdx.x;
   float* values = scores.data + row * scores.stride;
@@ -132,7 +149,7 @@ __global__ void __launch_bounds__(block_threads) softmax_kernel(AttentionTile ti
   const float factor = 1.0F / block_reduce(sum, Sum{}, shared);
   // The sum above ran over other columns than this loop: block_reduce has synchronised in between.
   for (std::int64_t c = threadIdx.x; c < scores.cols; c += blockDim.x)
-    values[c] = c >= begin && c < end ? values[c] * factor : 0.0F;
+    write(values, row, c, c >= begin && c < end ? values[c] * factor : 0.0F);
 }
 
 }  // namespace
@@ -176,8 +193,25 @@ void first_non_finite(cudaStream_t stream, ConstFloats x, unsigned long long* fi
   for_each_element(stream, x.rows, x.cols, FirstNonFinite{x, first});
 }
 
+namespace {
+
+template <class Write>
+void softmax(cudaStream_t stream, const AttentionTile& tile, const Floats& scores, Write write) {
+  launch(stream, row_geometry(scores.rows, scores.cols), softmax_kernel<Write>, tile, scores, write);
+}
+
+}  // namespace
+
 void softmax_rows(cudaStream_t stream, AttentionTile tile, Floats scores) {
-  launch(stream, row_geometry(scores.rows, scores.cols), softmax_kernel, tile, scores);
+  softmax(stream, tile, scores, WeightsInPlace{});
+}
+
+void softmax_rows(cudaStream_t stream, AttentionTile tile, Floats scores, DType type,
+                  std::uint16_t* weights) {
+  if (type == DType::bf16)
+    softmax(stream, tile, scores, NarrowedWeights<DType::bf16>{weights, scores.cols});
+  else
+    softmax(stream, tile, scores, NarrowedWeights<DType::f16>{weights, scores.cols});
 }
 
 }  // namespace fedspallm::backend::cuda

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "../checks.hpp"
 #include "kernels.hpp"
+#include "operands.hpp"
 #include "ops.hpp"
 
 namespace fedspallm::backend::cuda {
@@ -25,42 +26,66 @@ class Attention {
   Attention(Engine& engine, const AttentionShape& shape)
       : engine_(engine),
         shape_(shape),
+        type_(type_of(engine.options().products)),
         tile_rows_(attention_tile_rows(shape.sequence_length, shape.heads)),
         sharing_(shape.heads / shape.kv_heads),
-        scores_(engine.scratch.elements<float>(shape.heads * tile_rows_ * shape.sequence_length)) {}
+        layout_(attention_layout(shape.sequence_length, shape.heads, shape.kv_heads, shape.head_dim,
+                                 type_ != DType::f32)),
+        memory_(engine.scratch.bytes(layout_.bytes)) {}
 
   void sequence(const View& q, const View& k, const View& v, const View& out) const {
+    const cudaStream_t stream = engine_.stream();
+    const Operand queries = operand_of(stream, type_, q, memory_ + layout_.queries, false);
+    const Operand keys = operand_of(stream, type_, k, memory_ + layout_.keys, true);
+    const Operand values = operand_of(stream, type_, v, memory_ + layout_.values, false);
     for (std::int64_t first = 0; first < shape_.sequence_length; first += tile_rows_) {
       const std::int64_t rows = std::min(tile_rows_, shape_.sequence_length - first);
       const std::int64_t first_key = attention_first_key(first, shape_.window);
-      const std::int64_t keys = first + rows - first_key;
-      tile(q.row_range(first, rows), k.row_range(first_key, keys), v.row_range(first_key, keys),
-           out.row_range(first, rows), {first, rows, first_key, shape_.window, shape_.scale});
+      tile({first, rows, first_key, shape_.window, shape_.scale}, first + rows - first_key,
+           operand_at(type_, queries, first, 0), operand_at(type_, keys, first_key, 0),
+           operand_at(type_, values, first_key, 0), out.row_range(first, rows));
     }
   }
 
  private:
-  /// Scores are heads x rows x keys.
-  void tile(const View& q, const View& k, const View& v, const View& out, AttentionTile tile) const {
-    const std::int64_t rows = q.rows(), keys = k.rows(), depth = shape_.head_dim;
-    const std::int64_t head_scores = rows * keys;
+  /// Scores and weights are heads x rows x keys.
+  void tile(const AttentionTile& tile, std::int64_t keys, const Operand& q, const Operand& k,
+            const Operand& v, const View& out) const {
+    const std::int64_t rows = tile.tile, depth = shape_.head_dim, head_scores = rows * keys;
+    auto* scores = reinterpret_cast<float*>(memory_ + layout_.scores);
+    const auto heads = [&](Operand operand, std::int64_t column, std::int64_t batch_stride) {
+      operand = operand_at(type_, operand, 0, column);
+      operand.batch_stride = batch_stride;
+      return operand;
+    };
     for (std::int64_t i = 0; i < sharing_; ++i)
-      engine_.blas.gemm_batch(rows, keys, depth, 1.0F,
-                              {Access::f32(q) + i * depth, q.stride(), false, sharing_ * depth},
-                              {Access::f32(k), k.stride(), true, depth}, scores_ + i * head_scores, keys,
-                              sharing_ * head_scores, shape_.kv_heads);
-    softmax_rows(engine_.stream(), tile, {scores_, shape_.heads * rows, keys, keys});
+      engine_.blas.gemm_batch(type_, rows, keys, depth, 1.0F, heads(q, i * depth, sharing_ * depth),
+                              heads(k, 0, depth), scores + i * head_scores, keys, sharing_ * head_scores,
+                              shape_.kv_heads);
+    const Operand weights{softmax(tile, {scores, shape_.heads * rows, keys, keys}), keys, false, 0};
     for (std::int64_t i = 0; i < sharing_; ++i)
-      engine_.blas.gemm_batch(rows, depth, keys, 1.0F,
-                              {scores_ + i * head_scores, keys, false, sharing_ * head_scores},
-                              {Access::f32(v), v.stride(), false, depth}, Access::f32(out) + i * depth,
-                              out.stride(), sharing_ * depth, shape_.kv_heads);
+      engine_.blas.gemm_batch(type_, rows, depth, keys, 1.0F,
+                              heads(weights, i * head_scores, sharing_ * head_scores), heads(v, 0, depth),
+                              Access::f32(out) + i * depth, out.stride(), sharing_ * depth, shape_.kv_heads);
+  }
+
+  /// @return the weights as a product takes them
+  [[nodiscard]] const void* softmax(const AttentionTile& tile, Floats scores) const {
+    if (type_ == DType::f32) {
+      softmax_rows(engine_.stream(), tile, scores);
+      return scores.data;
+    }
+    auto* weights = reinterpret_cast<std::uint16_t*>(memory_ + layout_.weights);
+    softmax_rows(engine_.stream(), tile, scores, type_, weights);
+    return weights;
   }
 
   Engine& engine_;
   const AttentionShape& shape_;
+  DType type_;
   std::int64_t tile_rows_, sharing_;
-  float* scores_;
+  AttentionLayout layout_;
+  std::byte* memory_;
 };
 
 }  // namespace

@@ -19,7 +19,7 @@ namespace {
 class ReferenceBackend final : public Backend {
  public:
   explicit ReferenceBackend(Products products)
-      : products_(products), linear_(this, products), model_(this), prune_(this), sparse_(this) {}
+      : products_(products), linear_(this, products), model_(this, products), prune_(this), sparse_(this) {}
 
   [[nodiscard]] std::string name() const override { return "reference"; }
   [[nodiscard]] std::string kernel_set() const override {

@@ -7,19 +7,6 @@
 
 namespace fedspallm::backend::reference {
 
-/// As a product of activations takes it.
-double ReferenceLinear::operand(float value) const {
-  switch (products_) {
-    case Products::f32:
-      break;
-    case Products::f16:
-      return static_cast<double>(round_to(DType::f16, value));
-    case Products::bf16:
-      return static_cast<double>(round_to(DType::bf16, value));
-  }
-  return static_cast<double>(value);
-}
-
 void ReferenceLinear::linear(View x, View w, View bias, View y, bool add) {
   checks::linear(owner_, x, w, bias, y);
   const auto input = floats(x);
@@ -31,7 +18,7 @@ void ReferenceLinear::linear(View x, View w, View bias, View y, bool add) {
       double sum = offset == nullptr ? 0.0 : static_cast<double>(offset[out]);
       if (add) sum += static_cast<double>(output.at(row, out));
       for (std::int64_t in = 0; in < input.cols; ++in)
-        sum += operand(input.at(row, in)) * operand(weight.at(out, in));
+        sum += operand(products_, input.at(row, in)) * operand(products_, weight.at(out, in));
       output.at(row, out) = static_cast<float>(sum);
     }
   }
@@ -60,7 +47,7 @@ void ReferenceLinear::gram(View x, float scale, View h) {
     for (std::int64_t j = i; j < hessian.cols; ++j) {
       double sum = 0.0;
       for (std::int64_t row = 0; row < samples.rows; ++row)
-        sum += operand(samples.at(row, i)) * operand(samples.at(row, j));
+        sum += operand(products_, samples.at(row, i)) * operand(products_, samples.at(row, j));
       hessian.at(i, j) =
           static_cast<float>(static_cast<double>(hessian.at(i, j)) + static_cast<double>(scale) * sum);
     }

@@ -72,13 +72,14 @@ namespace {
 
 /// Attention of one query over the keys [first_key, last_key] of its sequence and head.
 /// k and v point to the head's columns of the sequence's first row.
-void attend(const float* query, const float* k, const float* v, std::int64_t stride_k, std::int64_t stride_v,
-            std::int64_t first_key, std::int64_t last_key, const AttentionShape& shape, float* out) {
+void attend(Products products, const float* query, const float* k, const float* v, std::int64_t stride_k,
+            std::int64_t stride_v, std::int64_t first_key, std::int64_t last_key, const AttentionShape& shape,
+            float* out) {
   std::vector<double> weights(static_cast<std::size_t>(last_key - first_key + 1));
   for (std::int64_t key = first_key; key <= last_key; ++key) {
     double dot = 0.0;
     for (std::int64_t d = 0; d < shape.head_dim; ++d)
-      dot += static_cast<double>(query[d]) * static_cast<double>(k[key * stride_k + d]);
+      dot += operand(products, query[d]) * operand(products, k[key * stride_k + d]);
     weights[static_cast<std::size_t>(key - first_key)] = dot * static_cast<double>(shape.scale);
   }
   const double largest = *std::max_element(weights.begin(), weights.end());
@@ -88,12 +89,13 @@ void attend(const float* query, const float* k, const float* v, std::int64_t str
     total += weight;
   }
   std::vector<double> sum(static_cast<std::size_t>(shape.head_dim), 0.0);
-  for (std::int64_t key = first_key; key <= last_key; ++key)
+  for (std::int64_t key = first_key; key <= last_key; ++key) {
+    const double weight = operand(products, weights[static_cast<std::size_t>(key - first_key)] / total);
     for (std::int64_t d = 0; d < shape.head_dim; ++d)
-      sum[static_cast<std::size_t>(d)] +=
-          weights[static_cast<std::size_t>(key - first_key)] * static_cast<double>(v[key * stride_v + d]);
+      sum[static_cast<std::size_t>(d)] += weight * operand(products, v[key * stride_v + d]);
+  }
   for (std::int64_t d = 0; d < shape.head_dim; ++d)
-    out[d] = static_cast<float>(sum[static_cast<std::size_t>(d)] / total);
+    out[d] = static_cast<float>(sum[static_cast<std::size_t>(d)]);
 }
 
 }  // namespace
@@ -112,7 +114,7 @@ void ReferenceModel::causal_attention(View q, View k, View v, const AttentionSha
         shape.window > 0 ? std::max<std::int64_t>(0, position - shape.window + 1) : 0;
     for (std::int64_t head = 0; head < shape.heads; ++head) {
       const std::int64_t kv_column = head / queries_per_key * shape.head_dim;
-      attend(queries.row(row) + head * shape.head_dim, keys.row(first_row) + kv_column,
+      attend(products_, queries.row(row) + head * shape.head_dim, keys.row(first_row) + kv_column,
              values.row(first_row) + kv_column, keys.stride, values.stride, first_key, position, shape,
              output.row(row) + head * shape.head_dim);
     }

@@ -7,6 +7,22 @@
 
 namespace fedspallm::backend::reference {
 
+/// A number as a product of activations takes it.
+[[nodiscard]] inline double operand(Products products, double value) {
+  switch (products) {
+    case Products::f32:
+      break;
+    case Products::f16:
+      return static_cast<double>(round_to(DType::f16, static_cast<float>(value)));
+    case Products::bf16:
+      return static_cast<double>(round_to(DType::bf16, static_cast<float>(value)));
+  }
+  return value;
+}
+[[nodiscard]] inline double operand(Products products, float value) {
+  return operand(products, static_cast<double>(value));
+}
+
 class ReferenceLinear final : public LinearOps {
  public:
   ReferenceLinear(const Backend* owner, Products products) : owner_(owner), products_(products) {}
@@ -16,15 +32,13 @@ class ReferenceLinear final : public LinearOps {
   [[nodiscard]] std::optional<std::int64_t> inverse_upper_factor(View h) override;
 
  private:
-  [[nodiscard]] double operand(float value) const;
-
   const Backend* owner_;
   Products products_;
 };
 
 class ReferenceModel final : public ModelOps {
  public:
-  explicit ReferenceModel(const Backend* owner) : owner_(owner) {}
+  ReferenceModel(const Backend* owner, Products products) : owner_(owner), products_(products) {}
   void norm(Norm kind, View x, View weight, View bias, float epsilon, View y) override;
   void rope(View x, View cosine, View sine, std::int64_t heads) override;
   void causal_attention(View q, View k, View v, const AttentionShape& shape, View out) override;
@@ -36,6 +50,7 @@ class ReferenceModel final : public ModelOps {
 
  private:
   const Backend* owner_;
+  Products products_;
 };
 
 class ReferencePrune final : public PruneOps {

@@ -33,22 +33,18 @@ cublasStatus_t cublasSetMathMode(cublasHandle_t handle, cublasMath_t mode);
 cublasStatus_t cublasSetAtomicsMode(cublasHandle_t handle, cublasAtomicsMode_t mode);
 cublasStatus_t cublasSetWorkspace(cublasHandle_t handle, void* memory, std::size_t bytes);
 
-cublasStatus_t cublasSgemm_64(cublasHandle_t handle, cublasOperation_t op_a, cublasOperation_t op_b,
-                              std::int64_t m, std::int64_t n, std::int64_t k, const float* alpha,
-                              const float* a, std::int64_t lda, const float* b, std::int64_t ldb,
-                              const float* beta, float* c, std::int64_t ldc);
-cublasStatus_t cublasSgemmStridedBatched_64(cublasHandle_t handle, cublasOperation_t op_a,
-                                            cublasOperation_t op_b, std::int64_t m, std::int64_t n,
-                                            std::int64_t k, const float* alpha, const float* a,
-                                            std::int64_t lda, long long stride_a, const float* b,
-                                            std::int64_t ldb, long long stride_b, const float* beta, float* c,
-                                            std::int64_t ldc, long long stride_c, std::int64_t count);
 cublasStatus_t cublasGemmEx_64(cublasHandle_t handle, cublasOperation_t op_a, cublasOperation_t op_b,
                                std::int64_t m, std::int64_t n, std::int64_t k, const void* alpha,
                                const void* a, cudaDataType type_a, std::int64_t lda, const void* b,
                                cudaDataType type_b, std::int64_t ldb, const void* beta, void* c,
                                cudaDataType type_c, std::int64_t ldc, cublasComputeType_t compute,
                                cublasGemmAlgo_t algorithm);
+cublasStatus_t cublasGemmStridedBatchedEx_64(
+    cublasHandle_t handle, cublasOperation_t op_a, cublasOperation_t op_b, std::int64_t m, std::int64_t n,
+    std::int64_t k, const void* alpha, const void* a, cudaDataType type_a, std::int64_t lda,
+    long long stride_a, const void* b, cudaDataType type_b, std::int64_t ldb, long long stride_b,
+    const void* beta, void* c, cudaDataType type_c, std::int64_t ldc, long long stride_c, std::int64_t count,
+    cublasComputeType_t compute, cublasGemmAlgo_t algorithm);
 cublasStatus_t cublasSsyrk_64(cublasHandle_t handle, cublasFillMode_t fill, cublasOperation_t op,
                               std::int64_t n, std::int64_t k, const float* alpha, const float* a,
                               std::int64_t lda, const float* beta, float* c, std::int64_t ldc);

@@ -92,37 +92,34 @@ cublasStatus_t cublasSetWorkspace(cublasHandle_t, void*, std::size_t) {
   return CUBLAS_STATUS_SUCCESS;
 }
 
-cublasStatus_t cublasSgemm_64(cublasHandle_t, cublasOperation_t op_a, cublasOperation_t op_b, std::int64_t m,
-                              std::int64_t n, std::int64_t k, const float* alpha, const float* a,
-                              std::int64_t lda, const float* b, std::int64_t ldb, const float* beta, float* c,
-                              std::int64_t ldc) {
-  return product(m, n, k, static_cast<double>(*alpha), {a, CUDA_R_32F, lda, op_a}, {b, CUDA_R_32F, ldb, op_b},
-                 static_cast<double>(*beta), c, ldc);
-}
-
-cublasStatus_t cublasSgemmStridedBatched_64(cublasHandle_t, cublasOperation_t op_a, cublasOperation_t op_b,
-                                            std::int64_t m, std::int64_t n, std::int64_t k,
-                                            const float* alpha, const float* a, std::int64_t lda,
-                                            long long stride_a, const float* b, std::int64_t ldb,
-                                            long long stride_b, const float* beta, float* c, std::int64_t ldc,
-                                            long long stride_c, std::int64_t count) {
-  for (std::int64_t i = 0; i < count; ++i) {
-    const cublasStatus_t status =
-        product(m, n, k, static_cast<double>(*alpha), {a + i * stride_a, CUDA_R_32F, lda, op_a},
-                {b + i * stride_b, CUDA_R_32F, ldb, op_b}, static_cast<double>(*beta), c + i * stride_c, ldc);
-    if (status != CUBLAS_STATUS_SUCCESS) return status;
-  }
-  return CUBLAS_STATUS_SUCCESS;
-}
-
 cublasStatus_t cublasGemmEx_64(cublasHandle_t, cublasOperation_t op_a, cublasOperation_t op_b, std::int64_t m,
                                std::int64_t n, std::int64_t k, const void* alpha, const void* a,
                                cudaDataType type_a, std::int64_t lda, const void* b, cudaDataType type_b,
-                               std::int64_t ldb, const void* beta, void* c, cudaDataType, std::int64_t ldc,
-                               cublasComputeType_t, cublasGemmAlgo_t) {
+                               std::int64_t ldb, const void* beta, void* c, cudaDataType type_c,
+                               std::int64_t ldc, cublasComputeType_t, cublasGemmAlgo_t) {
+  if (type_a != type_b || type_c != CUDA_R_32F) return CUBLAS_STATUS_NOT_SUPPORTED;
   return product(m, n, k, static_cast<double>(*static_cast<const float*>(alpha)), {a, type_a, lda, op_a},
                  {b, type_b, ldb, op_b}, static_cast<double>(*static_cast<const float*>(beta)),
                  static_cast<float*>(c), ldc);
+}
+
+cublasStatus_t cublasGemmStridedBatchedEx_64(
+    cublasHandle_t handle, cublasOperation_t op_a, cublasOperation_t op_b, std::int64_t m, std::int64_t n,
+    std::int64_t k, const void* alpha, const void* a, cudaDataType type_a, std::int64_t lda,
+    long long stride_a, const void* b, cudaDataType type_b, std::int64_t ldb, long long stride_b,
+    const void* beta, void* c, cudaDataType type_c, std::int64_t ldc, long long stride_c, std::int64_t count,
+    cublasComputeType_t compute, cublasGemmAlgo_t algorithm) {
+  const auto at = [](const void* first, cudaDataType type, long long elements) {
+    return static_cast<const char*>(first) + elements * (type == CUDA_R_32F ? 4 : 2);
+  };
+  for (std::int64_t i = 0; i < count; ++i) {
+    const cublasStatus_t status =
+        cublasGemmEx_64(handle, op_a, op_b, m, n, k, alpha, at(a, type_a, i * stride_a), type_a, lda,
+                        at(b, type_b, i * stride_b), type_b, ldb, beta, static_cast<float*>(c) + i * stride_c,
+                        type_c, ldc, compute, algorithm);
+    if (status != CUBLAS_STATUS_SUCCESS) return status;
+  }
+  return CUBLAS_STATUS_SUCCESS;
 }
 
 cublasStatus_t cublasSsyrk_64(cublasHandle_t, cublasFillMode_t fill, cublasOperation_t op, std::int64_t n,
