@@ -13,7 +13,6 @@ namespace fedspallm::app {
 backend::BenchOptions backend_bench_sizes(const BenchOptions& options, int threads) {
   backend::BenchOptions sizes;
   sizes.threads = threads;
-  sizes.products = products_of(products_kind(options.products));
   if (!options.quick) return sizes;
   sizes.repetitions = 1;
   sizes.hidden = 24;

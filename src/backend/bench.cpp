@@ -48,7 +48,7 @@ class Bench {
         tokens_(options.sequences * options.sequence_length),
         sgemm_(backend.name() == "cuda" ? device_sgemm(backend, options.limit_size)
                                         : measure_sgemm(options.threads, options.limit_size)),
-        bf16_(options.products == Products::bf16 && backend.name() == "cpu"
+        bf16_(backend.products() == Products::bf16 && backend.name() == "cpu"
                   ? measure_bf16_products(options.threads)
                   : 0),
         triad_(backend.name() == "cuda" ? device_stream(backend, options.triad_bytes)

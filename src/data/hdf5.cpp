@@ -53,7 +53,7 @@ std::int64_t Handle::release() noexcept {
 
 void Handle::reset() noexcept {
   if (id_ >= 0 && close_ != nullptr) {
-    quiet();
+    const Session session;
     close_(id_);
   }
   id_ = -1;
@@ -72,7 +72,7 @@ File File::wrap(Handle handle, const std::filesystem::path& path, bool writable)
 }
 
 File File::open(const std::filesystem::path& path) {
-  quiet();
+  const Session session;
   std::error_code error;
   const auto status = std::filesystem::status(path, error);
   check<DataError>(std::filesystem::exists(status), fmt::format("{}: no such file", path.string()));
@@ -93,7 +93,7 @@ File File::open(const std::filesystem::path& path) {
 }
 
 File File::create(const std::filesystem::path& path) {
-  quiet();
+  const Session session;
   const Handle properties = access_properties();
   Handle handle(H5Fcreate(path.c_str(), H5F_ACC_TRUNC, H5P_DEFAULT, properties.get()), H5Fclose);
   if (!handle) {
@@ -105,7 +105,7 @@ File File::create(const std::filesystem::path& path) {
 }
 
 void File::close() {
-  quiet();
+  const Session session;
   if (!handle_) return;
   const std::string path = root_.file();
   bool out_of_memory = false;
@@ -119,7 +119,7 @@ void File::close() {
 }
 
 std::string library_version() {
-  quiet();
+  const Session session;
   unsigned major = 0;
   unsigned minor = 0;
   unsigned release = 0;
@@ -151,13 +151,13 @@ std::int64_t Group::checked(std::int64_t result, const std::string& object, cons
 }
 
 bool Group::contains(const std::string& name) const {
-  quiet();
+  const Session session;
   const std::string object = where(name);
   return checked(H5Lexists(handle_.get(), name.c_str(), H5P_DEFAULT), object, "look up the link") > 0;
 }
 
 std::vector<std::string> Group::names() const {
-  quiet();
+  const Session session;
   H5G_info_t info{};
   checked(H5Gget_info(handle_.get(), &info), path_, "read the group");
   std::vector<std::string> names;
@@ -175,7 +175,7 @@ std::vector<std::string> Group::names() const {
 }
 
 Group Group::open_group(const std::string& name) const {
-  quiet();
+  const Session session;
   const std::string object = where(name);
   if (!contains(name)) fail(path_, fmt::format("no group '{}' in it", name));
   Handle group(checked(H5Gopen2(handle_.get(), name.c_str(), H5P_DEFAULT), object, "open the group"),
@@ -184,7 +184,7 @@ Group Group::open_group(const std::string& name) const {
 }
 
 Group Group::create_group(const std::string& name) const {
-  quiet();
+  const Session session;
   const std::string object = where(name);
   Handle group(checked(H5Gcreate2(handle_.get(), name.c_str(), H5P_DEFAULT, H5P_DEFAULT, H5P_DEFAULT), object,
                        "create the group"),
@@ -194,7 +194,7 @@ Group Group::create_group(const std::string& name) const {
 
 void Group::link_external(const std::string& name, const std::string& target,
                           const std::string& object) const {
-  quiet();
+  const Session session;
   const std::string link = where(name);
   checked(H5Lcreate_external(target.c_str(), object.c_str(), handle_.get(), name.c_str(), H5P_DEFAULT,
                              H5P_DEFAULT),
@@ -208,13 +208,13 @@ std::string Group::attribute_path(const std::string& name, const std::string& of
 }
 
 bool Group::has_attribute(const std::string& name, const std::string& of) const {
-  quiet();
+  const Session session;
   return checked(H5Aexists_by_name(handle_.get(), of.c_str(), name.c_str(), H5P_DEFAULT),
                  attribute_path(name, of), "look up the attribute") > 0;
 }
 
 Handle Group::open_attribute(const std::string& name, const std::string& of, Handle& type) const {
-  quiet();
+  const Session session;
   const std::string object = attribute_path(name, of);
   if (!has_attribute(name, of)) fail(object, "is missing");
   Handle attribute(checked(H5Aopen_by_name(handle_.get(), of.c_str(), name.c_str(), H5P_DEFAULT, H5P_DEFAULT),
@@ -228,6 +228,7 @@ Handle Group::open_attribute(const std::string& name, const std::string& of, Han
 }
 
 std::string Group::read_string(const std::string& name, const std::string& of) const {
+  const Session session;
   Handle type;
   const Handle attribute = open_attribute(name, of, type);
   const std::string object = attribute_path(name, of);
@@ -253,6 +254,7 @@ std::string Group::read_string(const std::string& name, const std::string& of) c
 }
 
 std::int64_t Group::read_integer(const std::string& name, const std::string& of) const {
+  const Session session;
   Handle type;
   const Handle attribute = open_attribute(name, of, type);
   const std::string object = attribute_path(name, of);
@@ -273,6 +275,7 @@ std::int64_t Group::read_integer(const std::string& name, const std::string& of)
 }
 
 double Group::read_double(const std::string& name, const std::string& of) const {
+  const Session session;
   Handle type;
   const Handle attribute = open_attribute(name, of, type);
   const std::string object = attribute_path(name, of);
@@ -295,7 +298,7 @@ void Group::write_attribute(const std::string& name, std::int64_t type_in_file, 
 }
 
 void Group::write_string(const std::string& name, const std::string& value) const {
-  quiet();
+  const Session session;
   require(value.size() <= kLongestAttribute, "an attribute holds at most 60,000 bytes");
   require(value.find('\0') == std::string::npos, "an attribute's text has no zero byte");
   const std::string object = attribute_path(name, ".");
@@ -306,12 +309,12 @@ void Group::write_string(const std::string& name, const std::string& value) cons
 }
 
 void Group::write_integer(const std::string& name, std::int64_t value) const {
-  quiet();
+  const Session session;
   write_attribute(name, H5T_STD_I64LE, H5T_NATIVE_INT64, &value);
 }
 
 void Group::write_double(const std::string& name, double value) const {
-  quiet();
+  const Session session;
   write_attribute(name, H5T_IEEE_F64LE, H5T_NATIVE_DOUBLE, &value);
 }
 

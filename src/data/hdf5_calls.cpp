@@ -36,7 +36,16 @@ herr_t collect(unsigned /*depth*/, const H5E_error2_t* error, void* data) noexce
 
 }  // namespace
 
-void quiet() {
+namespace {
+
+std::recursive_mutex& library_mutex() {
+  static std::recursive_mutex mutex;
+  return mutex;
+}
+
+}  // namespace
+
+Session::Session() : lock_(library_mutex()) {
   // HDF5's clean-up at exit crashes when a file could not be written to its end (a full disk): every handle
   // is closed by its owner, so there is nothing for it to do. Must come before any other call; safe again.
   static const bool no_exit_handler = H5dont_atexit() >= 0;

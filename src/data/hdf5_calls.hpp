@@ -7,6 +7,7 @@
 #include <hdf5.h>
 
 #include <cstdint>
+#include <mutex>
 #include <string>
 #include <type_traits>
 
@@ -14,8 +15,16 @@ namespace fedspallm::data::hdf5 {
 
 static_assert(std::is_same_v<hid_t, std::int64_t>, "Handle holds hid_t as int64");
 
-/// Stops HDF5 from printing its error stack; the setting belongs to the calling thread.
-void quiet();
+/// Lives while a function uses HDF5. One thread at a time: many sites' libraries are built without a lock of
+/// their own, and those that have one let in one thread at a time, too. Stops HDF5 from printing its error
+/// stack. A thread may have several.
+class Session {
+ public:
+  Session();
+
+ private:
+  std::unique_lock<std::recursive_mutex> lock_;
+};
 /// The calling thread's error stack, innermost first, in one line; the stack is cleared.
 /// @param[out] out_of_memory  set when HDF5 could not allocate
 [[nodiscard]] std::string error_stack(bool& out_of_memory);

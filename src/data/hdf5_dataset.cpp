@@ -53,7 +53,7 @@ void Group::require_size(Matrix2d shape, std::size_t size) {
 }
 
 Handle Group::open_dataset(const std::string& name) const {
-  quiet();
+  const Session session;
   const std::string object = where(name);
   if (!contains(name)) fail(path_, fmt::format("no dataset '{}' in it", name));
   return {checked(H5Dopen2(handle_.get(), name.c_str(), H5P_DEFAULT), object, "open the dataset"), H5Dclose};
@@ -77,6 +77,7 @@ std::vector<std::int64_t> Group::shape_of(std::int64_t dataset, const std::strin
 }
 
 DatasetInfo Group::describe(const std::string& name) const {
+  const Session session;
   const Handle dataset = open_dataset(name);
   const std::string object = where(name);
   const Handle type(checked(H5Dget_type(dataset.get()), object, "read its type"), H5Tclose);
@@ -109,6 +110,7 @@ void Group::check_storage(std::int64_t dataset, const std::string& object, std::
 
 std::size_t Group::checked_size(const std::string& name, Scalar expected, int rank,
                                 Matrix2d* shape_out) const {
+  const Session session;
   const Handle dataset = open_dataset(name);
   const std::string object = where(name);
   const Handle type(checked(H5Dget_type(dataset.get()), object, "read its type"), H5Tclose);
@@ -132,6 +134,7 @@ std::size_t Group::checked_size(const std::string& name, Scalar expected, int ra
 }
 
 void Group::read_raw(const std::string& name, Scalar type, void* values, std::size_t count) const {
+  const Session session;
   const std::size_t found = checked_size(name, type, 0);
   const std::string object = where(name);
   if (found != count) fail(object, fmt::format("holds {} values, expected {}", found, count));
@@ -143,7 +146,7 @@ void Group::read_raw(const std::string& name, Scalar type, void* values, std::si
 
 void Group::write_raw(const std::string& name, Scalar type, const void* values,
                       const std::vector<std::int64_t>& shape) const {
-  quiet();
+  const Session session;
   const std::string object = where(name);
   std::vector<hsize_t> extents;
   bool empty = false;
@@ -166,6 +169,7 @@ void Group::write_raw(const std::string& name, Scalar type, const void* values,
 }
 
 std::string Group::read_text(const std::string& name) const {
+  const Session session;
   const Handle dataset = open_dataset(name);
   const std::string object = where(name);
   const Handle type(checked(H5Dget_type(dataset.get()), object, "read its type"), H5Tclose);
@@ -184,7 +188,7 @@ std::string Group::read_text(const std::string& name) const {
 }
 
 void Group::write_text(const std::string& name, const std::string& text) const {
-  quiet();
+  const Session session;
   require(text.find('\0') == std::string::npos, "a text has no zero byte");
   const std::string object = where(name);
   const Handle type(checked(H5Tcopy(H5T_C_S1), object, "make a string type"), H5Tclose);

@@ -62,6 +62,7 @@ BlockSource dense_source(const model::ModelDirectory& model, backend::Backend& b
 std::vector<std::vector<double>> window_nll(const model::ModelDirectory& model, backend::Backend& backend,
                                             const BlockSource& source, std::span<const data::Windows> sets,
                                             std::int64_t budget_bytes) {
+  const backend::Fp32Products exact(backend);  // the same measure for whatever was pruned in whatever way
   const model::Architecture& architecture = model.architecture();
   std::vector<std::vector<double>> sums(sets.size());
   std::map<std::int64_t, std::unique_ptr<model::BlockForward>> forwards;  // by sequence length

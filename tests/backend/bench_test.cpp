@@ -47,8 +47,7 @@ TEST(Bench, SixteenBitProductsHaveALimitOfTheirOwn) {
   if (const auto lacks = backend::lacks_for(backend::Products::bf16, select_isa()); !lacks.empty())
     GTEST_SKIP() << lacks;
   const auto backend = backend::make_cpu_backend(2, std::nullopt, backend::Products::bf16);
-  backend::BenchOptions options = tiny();
-  options.products = backend::Products::bf16;
+  const backend::BenchOptions options = tiny();
   double least = 0;
   const auto rows = run_backend_bench(*backend, "sparsegpt", options);
   for (const auto& row : rows) {

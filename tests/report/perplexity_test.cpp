@@ -57,6 +57,16 @@ TEST(Perplexity, does_not_depend_on_the_memory_budget) {
   EXPECT_EQ(roomy[0], roomy[1]);
 }
 
+TEST(Perplexity, is_in_fp32_whatever_the_backend_prunes_with) {
+  const Golden golden("fixtures/llama-gqa-tied");
+  const auto exact = backend::make_reference_backend();
+  const auto rounding = backend::make_reference_backend(backend::Products::bf16);
+  const std::vector<data::Windows> sets = {golden.windows(0)};
+  EXPECT_EQ(window_nll(golden.model, *rounding, dense_source(golden.model, *rounding), sets),
+            window_nll(golden.model, *exact, dense_source(golden.model, *exact), sets));
+  EXPECT_EQ(rounding->kernel_set(), "reference/bf16") << "as before";
+}
+
 TEST(Perplexity, a_set_without_windows_gives_no_sums) {
   const Golden golden("fixtures/opt");
   const auto backend = backend::make_cpu_backend(1);

@@ -21,6 +21,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 namespace fedspallm::backend {
@@ -222,14 +223,15 @@ class UpdateOps {
 
 class Backend {
  public:
+  explicit Backend(Products products = Products::f32) : products_(products) {}
   virtual ~Backend() = default;
-  Backend() = default;
   Backend(const Backend&) = delete;
   Backend& operator=(const Backend&) = delete;
 
   [[nodiscard]] virtual std::string name() const = 0;
   /// What bits depend on, e.g. "cpu/avx512/openblas-SkylakeX" (rulings.md 8).
   [[nodiscard]] virtual std::string kernel_set() const = 0;
+  [[nodiscard]] Products products() const { return products_; }
 
   /// @throws ResourceError when the memory cannot be had. Contents are undefined.
   [[nodiscard]] Tensor allocate(std::int64_t rows, std::int64_t cols, Element element = Element::f32);
@@ -273,6 +275,25 @@ class Backend {
   friend class Tensor;
   virtual void* allocate_bytes(std::size_t bytes) = 0;  // 64-byte aligned; may be null only when bytes == 0
   virtual void free_bytes(void* data) noexcept = 0;
+
+ private:
+  friend class Fp32Products;
+  Products products_;
+};
+
+/// While it lives the backend multiplies in fp32, whatever it was made with. Non-goal: threads (a backend has
+/// one user at a time).
+class Fp32Products {
+ public:
+  explicit Fp32Products(Backend& backend)
+      : backend_(backend), before_(std::exchange(backend.products_, Products::f32)) {}
+  ~Fp32Products() { backend_.products_ = before_; }
+  Fp32Products(const Fp32Products&) = delete;
+  Fp32Products& operator=(const Fp32Products&) = delete;
+
+ private:
+  Backend& backend_;
+  Products before_;
 };
 
 /// Slow and plain: the meaning of each op.

@@ -15,9 +15,8 @@
 namespace fedspallm::backend {
 
 struct BenchOptions {
-  int threads = 1;                    // as many as the backend has: for measuring the limits
-  int repetitions = 5;                // the median is reported
-  Products products = Products::f32;  // the backend's
+  int threads = 1;      // as many as the backend has: for measuring the limits
+  int repetitions = 5;  // the median is reported
   // SmolLM2-135M, 16 sequences of 512 tokens.
   std::int64_t hidden = 576, intermediate = 1536, heads = 9, kv_heads = 3, head_dim = 64;
   std::int64_t sequences = 16, sequence_length = 512, block_size = 128;

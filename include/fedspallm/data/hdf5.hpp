@@ -3,7 +3,8 @@
 // one message that names file and object; sizes and types are checked before memory is allocated or a value
 // is converted (HDF5 would clip silently). Files use the default ("earliest") format and no time stamps, so
 // equal content gives equal bytes. Locking is switched off (one writer per file; locks are never needed);
-// HDF5_USE_FILE_LOCKING in the environment wins. Non-goals: chunks and filters on writing, partial reads,
+// HDF5_USE_FILE_LOCKING in the environment wins. Any thread may call; the library is entered by one at a
+// time, whether it was built thread-safe or not. Non-goals: chunks and filters on writing, partial reads,
 // parallel HDF5, atomic replacement (write to NAME.part and rename: store/). Errors: DataError when reading,
 // ResourceError when writing or when memory is short.
 #pragma once

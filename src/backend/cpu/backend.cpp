@@ -19,7 +19,8 @@ namespace {
 class CpuBackend final : public Backend {
  public:
   CpuBackend(int threads, Isa isa, Products products)
-      : engine_(threads, isa, products),
+      : Backend(products),
+        engine_(threads, isa),
         linear_(this, engine_),
         model_(this, engine_),
         prune_(this, engine_),
@@ -28,8 +29,7 @@ class CpuBackend final : public Backend {
   [[nodiscard]] std::string name() const override { return "cpu"; }
   [[nodiscard]] std::string kernel_set() const override {
     const std::string set = fmt::format("cpu/{}/openblas-{}", name_of(engine_.isa), engine_.blas.core());
-    return engine_.products == Products::f32 ? set
-                                             : fmt::format("{}/{}", set, backend::name_of(engine_.products));
+    return products() == Products::f32 ? set : fmt::format("{}/{}", set, backend::name_of(products()));
   }
 
   void copy_in(std::span<const float> source, View destination) override {

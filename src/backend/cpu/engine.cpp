@@ -45,13 +45,8 @@ Cut even_cut(std::int64_t length, std::int64_t largest, std::int64_t granule) {
   return {length, std::max<std::int64_t>(1, round_up(even, granule))};
 }
 
-Engine::Engine(int threads, Isa wanted, Products of_activations)
-    : isa(wanted),
-      products(of_activations),
-      kernels(select_kernels(wanted)),
-      product_kernels(select_product_kernels(products, kernels)),
-      shared(memory),
-      pool_(threads) {
+Engine::Engine(int threads, Isa wanted)
+    : isa(wanted), kernels(select_kernels(wanted)), shared(memory), pool_(threads) {
   for (int worker = 0; worker < threads; ++worker) per_worker_.push_back(std::make_unique<Workspace>(memory));
   per_worker_floats_.resize(per_worker_.size());
 }

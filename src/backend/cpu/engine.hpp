@@ -62,14 +62,15 @@ struct Cut {
 
 class Engine {
  public:
-  Engine(int threads, Isa isa, Products products);
+  Engine(int threads, Isa isa);
 
   HostMemory memory;
   Blas blas;
   Isa isa;
-  Products products;
   Kernels kernels;
-  ProductKernels product_kernels;  // of activations
+  [[nodiscard]] ProductKernels product_kernels(Products products) const {
+    return select_product_kernels(products, kernels);
+  }
 
   [[nodiscard]] int threads() const { return pool_.size(); }
   /// body(unit, worker) for each unit; products inside run on one thread.

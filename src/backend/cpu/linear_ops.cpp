@@ -31,8 +31,8 @@ constexpr std::int64_t packed_strip = 48;        // three panels of 16 or six of
 }  // namespace
 
 /// Some rows of x as words: its own floats, or made in the worker's memory.
-Matrix<const float> CpuLinear::words_of_rows(Matrix<float> x, Range range, int worker) {
-  const ProductKernels& kernels = engine_.product_kernels;
+Matrix<const float> CpuLinear::words_of_rows(const ProductKernels& kernels, Matrix<float> x, Range range,
+                                             int worker) {
   if (kernels.to_words == nullptr) return {x.row(range.first), range.size(), x.cols, x.stride};
   const std::int64_t words = kernels.words(x.cols);
   float* memory = engine_.of_worker(worker);
@@ -44,12 +44,13 @@ Matrix<const float> CpuLinear::words_of_rows(Matrix<float> x, Range range, int w
 /// y = x w^T (+ bias) (+ y): w is packed once for all rows, some of its rows at a time.
 void CpuLinear::packed_linear(Matrix<float> x, Matrix<float> w, const float* bias, Matrix<float> y,
                               bool add) {
-  const LinearKernels& kernels = engine_.product_kernels.linear;
-  const std::int64_t words = engine_.product_kernels.words(x.cols);
+  const ProductKernels products = engine_.product_kernels(owner_->products());
+  const LinearKernels& kernels = products.linear;
+  const std::int64_t words = products.words(x.cols);
   const Cut depths = even_cut(words, packed_depth, 1);
   const Cut rows = even_cut(y.rows, packed_rows, 8);
   const Cut chunks = even_cut(y.cols, std::max(packed_strip, packed_floats / words), packed_strip);
-  if (engine_.product_kernels.to_words != nullptr) engine_.reserve_per_worker(rows.piece * words);
+  if (products.to_words != nullptr) engine_.reserve_per_worker(rows.piece * words);
   for (std::int64_t chunk = 0; chunk < chunks.count(); ++chunk) {
     const std::int64_t first = chunks[chunk].first;
     const Cut strips{chunks[chunk].size(), packed_strip};
@@ -62,7 +63,7 @@ void CpuLinear::packed_linear(Matrix<float> x, Matrix<float> w, const float* bia
     });
     engine_.run(rows.count(), [&](std::int64_t unit, int worker) {
       const Range range = rows[unit];
-      const Matrix<const float> left = words_of_rows(x, range, worker);
+      const Matrix<const float> left = words_of_rows(products, x, range, worker);
       for (std::int64_t s = 0; s < strips.count(); ++s) {
         const std::int64_t column = first + strips[s].first;
         for (std::int64_t d = 0; d < depths.count(); ++d) {
@@ -86,7 +87,7 @@ void CpuLinear::linear(View x, View w, View bias, View y, bool add) {
   if (output.size() == 0) return;
   const float* offset = bias.empty() ? nullptr : Access::f32(bias);
   // For any number of rows, so that a row's bits do not depend on the batch that it is in.
-  if (engine_.product_kernels.linear.faster_than_blas && input.cols > 0)
+  if (engine_.product_kernels(owner_->products()).linear.faster_than_blas && input.cols > 0)
     return packed_linear(input, weight, offset, output, add);
   const Panels panels = panels_of(output.rows, output.cols);
   engine_.run(panels.units(), [&](std::int64_t unit, int) {
@@ -159,7 +160,7 @@ void CpuLinear::gram(View x, float scale, View h) {
   const auto samples = floats(x);
   const auto hessian = floats(h);
   if (samples.size() == 0) return;
-  const ProductKernels& products = engine_.product_kernels;
+  const ProductKernels products = engine_.product_kernels(owner_->products());
   const GramKernels& kernels = products.gram;
   const std::int64_t depth_rows = gram_depth * products.per_word;
   const Cut tiles = even_cut(hessian.cols, gram_tile, 16);

@@ -45,7 +45,7 @@ void CpuModel::causal_attention(View q, View k, View v, const AttentionShape& sh
   const auto values = floats(v);
   const auto output = floats(out);
   if (queries.size() == 0) return;
-  const ProductKernels& products = engine_.product_kernels;
+  const ProductKernels products = engine_.product_kernels(owner_->products());
   const AttentionKernels& kernels = products.attention;
   const std::int64_t length = shape.sequence_length;
   const std::int64_t packed = kernels.packed_floats(length, shape.head_dim);

@@ -19,7 +19,8 @@ class CpuLinear final : public LinearOps {
   [[nodiscard]] std::optional<std::int64_t> inverse_upper_factor(View h) override;
 
  private:
-  [[nodiscard]] Matrix<const float> words_of_rows(Matrix<float> x, Range rows, int worker);
+  [[nodiscard]] Matrix<const float> words_of_rows(const ProductKernels& kernels, Matrix<float> x, Range rows,
+                                                  int worker);
   void packed_linear(Matrix<float> x, Matrix<float> w, const float* bias, Matrix<float> y, bool add);
   void packed_subtract(Matrix<float> a, Matrix<float> b, Matrix<float> c);
 

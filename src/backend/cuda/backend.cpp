@@ -2,6 +2,8 @@
 #include "fedspallm/backend/cuda.hpp"
 #include "fedspallm/base/error.hpp"
 
+#include <fmt/format.h>
+
 #include "../checks.hpp"
 #include "csr_ops.hpp"
 #include "kernels.hpp"
@@ -16,7 +18,8 @@ namespace {
 class CudaBackend final : public Backend {
  public:
   explicit CudaBackend(const CudaOptions& options)
-      : engine_(options),
+      : Backend(options.products),
+        engine_(options),
         prefetcher_(options.device),
         linear_(this, engine_),
         model_(this, engine_),
@@ -30,7 +33,9 @@ class CudaBackend final : public Backend {
   CudaBackend& operator=(const CudaBackend&) = delete;
 
   [[nodiscard]] std::string name() const override { return "cuda"; }
-  [[nodiscard]] std::string kernel_set() const override { return engine_.kernel_set(); }
+  [[nodiscard]] std::string kernel_set() const override {
+    return fmt::format("{}/{}", engine_.kernel_set(), backend::name_of(products()));
+  }
 
   void copy_in(std::span<const float> source, View destination) override {
     checks::host_copy(this, destination, Element::f32, source.size());

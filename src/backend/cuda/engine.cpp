@@ -31,8 +31,8 @@ CudaOptions checked(const CudaOptions& options) {
 std::string describe(const CudaOptions& options) {
   cudaDeviceProp properties{};
   check_cuda(cudaGetDeviceProperties(&properties, options.device), "cudaGetDeviceProperties");
-  return fmt::format("cuda/{}/sm_{}{}/{}/{}", properties.name, properties.major, properties.minor,
-                     Blas::version(), name_of(options.products));
+  return fmt::format("cuda/{}/sm_{}{}/{}", properties.name, properties.major, properties.minor,
+                     Blas::version());
 }
 
 }  // namespace

@@ -30,7 +30,7 @@ class Engine {
   [[nodiscard]] cudaStream_t own_stream() const noexcept { return stream_.get(); }
   void synchronize();
   [[nodiscard]] const CudaOptions& options() const { return options_; }
-  /// E.g. "cuda/NVIDIA H200/sm_90/cublas-13.0.2/f32".
+  /// E.g. "cuda/NVIDIA H200/sm_90/cublas-13.0.2".
   [[nodiscard]] const std::string& kernel_set() const { return kernel_set_; }
 
   /// One value from the device; waits for all work before it.

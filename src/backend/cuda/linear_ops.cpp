@@ -16,7 +16,7 @@ void CudaLinear::linear(View x, View w, View bias, View y, bool add) {
   const bool started = !bias.empty() || x.cols() == 0;  // a product of nothing is 0
   if (started) start_rows(stream, device_row(bias), add, device_floats(y));
   if (x.cols() == 0) return;
-  const DType type = type_of(engine_.options().products);
+  const DType type = type_of(owner_->products());
   Layout layout;
   const std::size_t x_part = layout.add<std::uint16_t>(narrowed_elements(type, x.size()));
   const std::size_t w_part = layout.add<std::uint16_t>(narrowed_elements(type, w.size()));
@@ -39,7 +39,7 @@ void CudaLinear::gram(View x, float scale, View h) {
   checks::gram(owner_, x, h);
   if (x.empty()) return;
   static_cast<void>(engine_.stream());
-  const DType type = type_of(engine_.options().products);
+  const DType type = type_of(owner_->products());
   if (type != DType::f32) return gram_16(type, x, scale, h);
   engine_.blas.syrk(x.cols(), x.rows(), scale, Access::f32(x), x.stride(), Access::f32(h), h.stride());
 }

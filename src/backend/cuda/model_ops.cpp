@@ -23,10 +23,10 @@ namespace {
 /// reached by a call for each of them, over all key heads at once.
 class Attention {
  public:
-  Attention(Engine& engine, const AttentionShape& shape)
+  Attention(Engine& engine, DType type, const AttentionShape& shape)
       : engine_(engine),
         shape_(shape),
-        type_(type_of(engine.options().products)),
+        type_(type),
         tile_rows_(attention_tile_rows(shape.sequence_length, shape.heads)),
         sharing_(shape.heads / shape.kv_heads),
         layout_(attention_layout(shape.sequence_length, shape.heads, shape.kv_heads, shape.head_dim,
@@ -94,7 +94,7 @@ void CudaModel::causal_attention(View q, View k, View v, const AttentionShape& s
   checks::causal_attention(owner_, q, k, v, shape, out);
   if (q.empty()) return;
   static_cast<void>(engine_.stream());
-  const Attention attention(engine_, shape);
+  const Attention attention(engine_, type_of(owner_->products()), shape);
   for (std::int64_t first = 0; first < q.rows(); first += shape.sequence_length) {
     const auto rows = [&](const View& view) { return view.row_range(first, shape.sequence_length); };
     attention.sequence(rows(q), rows(k), rows(v), rows(out));

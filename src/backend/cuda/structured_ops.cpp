@@ -39,10 +39,10 @@ class Held {
 
 class Product final : public StructuredProduct {
  public:
-  Product(const StructuredApi& api, Engine& engine, const View& x, const View& w)
+  Product(const StructuredApi& api, Engine& engine, Products products, const View& x, const View& w)
       : api_(api),
         engine_(engine),
-        type_(engine.options().products == Products::bf16 ? DType::bf16 : DType::f16),
+        type_(products == Products::bf16 ? DType::bf16 : DType::f16),
         n_(x.rows()),
         out_(w.rows()),
         x_(engine.memory),
@@ -165,7 +165,7 @@ StructuredChoice make_structured_product(Backend& backend, View x, View w) {
       return {nullptr, fmt::format("{} is no multiple of {}", size, cuda::multiple)};
   StructuredChoice choice;
   if (const cuda::StructuredApi* api = cuda::structured_api(choice.lacks))
-    choice.product = std::make_unique<cuda::Product>(*api, csr->engine(), x, w);
+    choice.product = std::make_unique<cuda::Product>(*api, csr->engine(), backend.products(), x, w);
   return choice;
 }
 

@@ -19,12 +19,12 @@ namespace {
 class ReferenceBackend final : public Backend {
  public:
   explicit ReferenceBackend(Products products)
-      : products_(products), linear_(this, products), model_(this, products), prune_(this), sparse_(this) {}
+      : Backend(products), linear_(this), model_(this), prune_(this), sparse_(this) {}
 
   [[nodiscard]] std::string name() const override { return "reference"; }
   [[nodiscard]] std::string kernel_set() const override {
-    return products_ == Products::f32 ? "reference"
-                                      : fmt::format("reference/{}", backend::name_of(products_));
+    return products() == Products::f32 ? "reference"
+                                       : fmt::format("reference/{}", backend::name_of(products()));
   }
 
   void copy_in(std::span<const float> source, View destination) override {
@@ -105,7 +105,6 @@ class ReferenceBackend final : public Backend {
   }
 
   HostMemory memory_;
-  Products products_;
   ReferenceLinear linear_;
   ReferenceModel model_;
   ReferencePrune prune_;

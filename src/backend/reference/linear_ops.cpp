@@ -18,7 +18,8 @@ void ReferenceLinear::linear(View x, View w, View bias, View y, bool add) {
       double sum = offset == nullptr ? 0.0 : static_cast<double>(offset[out]);
       if (add) sum += static_cast<double>(output.at(row, out));
       for (std::int64_t in = 0; in < input.cols; ++in)
-        sum += operand(products_, input.at(row, in)) * operand(products_, weight.at(out, in));
+        sum +=
+            operand(owner_->products(), input.at(row, in)) * operand(owner_->products(), weight.at(out, in));
       output.at(row, out) = static_cast<float>(sum);
     }
   }
@@ -47,7 +48,8 @@ void ReferenceLinear::gram(View x, float scale, View h) {
     for (std::int64_t j = i; j < hessian.cols; ++j) {
       double sum = 0.0;
       for (std::int64_t row = 0; row < samples.rows; ++row)
-        sum += operand(products_, samples.at(row, i)) * operand(products_, samples.at(row, j));
+        sum +=
+            operand(owner_->products(), samples.at(row, i)) * operand(owner_->products(), samples.at(row, j));
       hessian.at(i, j) =
           static_cast<float>(static_cast<double>(hessian.at(i, j)) + static_cast<double>(scale) * sum);
     }

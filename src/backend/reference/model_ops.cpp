@@ -114,7 +114,7 @@ void ReferenceModel::causal_attention(View q, View k, View v, const AttentionSha
         shape.window > 0 ? std::max<std::int64_t>(0, position - shape.window + 1) : 0;
     for (std::int64_t head = 0; head < shape.heads; ++head) {
       const std::int64_t kv_column = head / queries_per_key * shape.head_dim;
-      attend(products_, queries.row(row) + head * shape.head_dim, keys.row(first_row) + kv_column,
+      attend(owner_->products(), queries.row(row) + head * shape.head_dim, keys.row(first_row) + kv_column,
              values.row(first_row) + kv_column, keys.stride, values.stride, first_key, position, shape,
              output.row(row) + head * shape.head_dim);
     }

@@ -25,7 +25,7 @@ namespace fedspallm::backend::reference {
 
 class ReferenceLinear final : public LinearOps {
  public:
-  ReferenceLinear(const Backend* owner, Products products) : owner_(owner), products_(products) {}
+  explicit ReferenceLinear(const Backend* owner) : owner_(owner) {}
   void linear(View x, View w, View bias, View y, bool add) override;
   void subtract_product(View a, View b, View c) override;
   void gram(View x, float scale, View h) override;
@@ -33,12 +33,11 @@ class ReferenceLinear final : public LinearOps {
 
  private:
   const Backend* owner_;
-  Products products_;
 };
 
 class ReferenceModel final : public ModelOps {
  public:
-  ReferenceModel(const Backend* owner, Products products) : owner_(owner), products_(products) {}
+  explicit ReferenceModel(const Backend* owner) : owner_(owner) {}
   void norm(Norm kind, View x, View weight, View bias, float epsilon, View y) override;
   void rope(View x, View cosine, View sine, std::int64_t heads) override;
   void causal_attention(View q, View k, View v, const AttentionShape& shape, View out) override;
@@ -50,7 +49,6 @@ class ReferenceModel final : public ModelOps {
 
  private:
   const Backend* owner_;
-  Products products_;
 };
 
 class ReferencePrune final : public PruneOps {
