@@ -322,12 +322,11 @@ void PruneRun::evaluate_results() {
 }
 
 void PruneRun::evaluate_merged() {
-  // The merged model is evaluated where it can be seen: on every rank of a shared file system, else at the
-  // root.
+  // On every rank of a shared file system, else at the root: what another rank has of that name is of another
+  // run.
   std::unique_ptr<model::ModelDirectory> merged;
   communicator_.together([&] {
-    if (root() || std::filesystem::exists(paths_.model() / "config.json"))
-      merged = std::make_unique<model::ModelDirectory>(paths_.model());
+    if (root() || shared_folder_) merged = std::make_unique<model::ModelDirectory>(paths_.model());
   });
   const bool sees = merged != nullptr;
   const model::ModelDirectory& model = sees ? *merged : *inputs_.model;

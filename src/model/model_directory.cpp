@@ -192,15 +192,27 @@ void ModelDirectory::check_tensors() const {
                                   wanted.name, found.entry->dtype_name));
   };
   for (const Wanted& wanted : wanted_outside_blocks(architecture_)) check_one(wanted);
+  std::set<std::string> known;
   for (std::int64_t block = 0; block < architecture_.blocks; ++block) {
-    for (const Wanted& wanted : wanted_in_block(architecture_, block)) check_one(wanted);
-    for (const MatrixShape& matrix : architecture_.matrices) {
-      const std::string bias = fmt::format("{}{}.{}.bias", architecture_.block_prefix, block, matrix.suffix);
-      // transformers would drop it with a warning, and compute another model than the one that was trained.
-      check<ModelError>(
-          matrix.bias || !contains(bias),
-          fmt::format("{}: tensor '{}' is a bias that config.json says is not there", path_.string(), bias));
+    for (const Wanted& wanted : wanted_in_block(architecture_, block)) {
+      check_one(wanted);
+      known.insert(wanted.name);
     }
+  }
+  check_no_others(known);
+}
+
+/// Biases, norms or blocks that config.json does not tell of: transformers would drop them with a warning,
+/// and compute another model than the one that was trained.
+void ModelDirectory::check_no_others(const std::set<std::string>& known) const {
+  for (const Location& location : locations_) {
+    const std::string& name = location.name;
+    if (!name.starts_with(architecture_.block_prefix) || known.contains(name)) continue;
+    if (name.ends_with(".rotary_emb.inv_freq")) continue;  // a table that older transformers saved
+    throw ModelError(fmt::format(
+        "{}: tensor '{}' is in a decoder block, but config.json tells of no such tensor "
+        "({} blocks, model_type \"{}\"): it would be left out of all that is computed",
+        shards_[location.shard].path().string(), name, architecture_.blocks, architecture_.family));
   }
 }
 

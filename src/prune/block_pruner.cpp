@@ -238,8 +238,11 @@ void BlockPruner::prune_group(Job& job, InputGroup group, const Hessian* hessian
         check<NumericalError>(
             std::isfinite(diagonal[column]),
             fmt::format("client '{}', {}: the activations entering this matrix hold NaN or infinity (first "
-                        "in column {}); look at the client's tokens and at the model's weights",
-                        identity_.name, name, column));
+                        "in column {}); {}",
+                        identity_.name, name, column,
+                        backend_.products() == backend::Products::f16
+                            ? "run.products = \"f16\" has no numbers beyond 65504: \"bf16\" has"
+                            : "look at the client's tokens and at the model's weights"));
       if (job.settings.method == config::Method::sparsegpt) {
         factor = factorize(backend_, *hessian, job.settings.damping, job.settings.count);
         check<NumericalError>(

@@ -160,6 +160,13 @@ TEST(CudaGeometry, AttentionNarrowsOperandsOf16BitProductsOnly) {
   EXPECT_EQ(narrowed.bytes, narrowed.values + keys);
 }
 
+TEST(CudaGeometry, HessiansOfLargeModelsComeInLargerTiles) {
+  EXPECT_EQ(gram_tile(576), 1024);
+  EXPECT_EQ(gram_tile(4095), 1024);
+  EXPECT_EQ(gram_tile(4096), 2048);
+  EXPECT_EQ(gram_tile(28672), 2048);
+}
+
 TEST(CudaGeometry, LayoutsAlignTheirPartsAndDoNotOverlap) {
   Layout layout;
   EXPECT_EQ(layout.add<double>(3), 0U);

@@ -12,7 +12,6 @@
 #include <cstdlib>
 #include <fstream>
 #include <limits>
-#include <thread>
 
 #ifdef __SANITIZE_ADDRESS__
 // HDF5 1.10.8 loses a buffer of its own when a file cannot be closed on a full disk
@@ -475,32 +474,6 @@ TEST_F(Hdf5Test, AFileInUseByAWriterCanBeReadBecauseNothingIsLocked) {
   const File one = File::open(path());
   const File two = File::open(path());
   EXPECT_EQ(two.root().read<std::int32_t>("v"), std::vector<std::int32_t>{1});
-}
-
-TEST_F(Hdf5Test, SeveralThreadsUseFilesOfTheirOwnAtOnce) {
-  constexpr int kRounds = 40;
-  std::vector<int> good(4, 0);
-  {
-    std::vector<std::jthread> threads;
-    for (std::size_t thread = 0; thread < good.size(); ++thread)
-      threads.emplace_back([&, thread] {
-        const std::string name = "thread-" + std::to_string(thread);
-        const std::vector<std::int32_t> values(1000, static_cast<std::int32_t>(thread));
-        for (int round = 0; round < kRounds; ++round) {
-          File file = File::create(path(name + ".h5"));
-          file.root().write(name, values);
-          file.close();
-          const File again = File::open(path(name + ".h5"));
-          try {
-            static_cast<void>(again.root().read<float>(name));
-          } catch (const DataError& error) {  // tells of its own file
-            good[thread] += std::string(error.what()).find(name + ".h5") != std::string::npos &&
-                            again.root().read<std::int32_t>(name) == values;
-          }
-        }
-      });
-  }
-  EXPECT_EQ(good, std::vector<int>(good.size(), kRounds));
 }
 
 TEST(Hdf5, TellsItsVersion) {

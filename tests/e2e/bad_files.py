@@ -208,7 +208,11 @@ def add_wrong_tensors(files: WeightCases) -> None:
     files.added(
         "head-of-another-shape", "'lm_head.weight': found shape", "lm_head.weight", [vocabulary - 1, width]
     )
-    files.added("bias-that-nobody-knows", f"'{bias}' is a bias", bias, [rows])
+    files.added("bias-that-nobody-knows", f"'{bias}' is in a decoder block, but config.json", bias, [rows])
+    norm = QUERY.replace("q_proj", "q_norm")
+    files.added("norm-that-nobody-knows", f"'{norm}' is in a decoder block, but config.json", norm, [rows])
+    beyond = QUERY.replace("layers.0.", "layers.99.")
+    files.added("block-that-nobody-knows", f"'{beyond}' is in a decoder block", beyond, [rows, columns])
 
 
 class ShardCases:

@@ -178,6 +178,23 @@ TEST_F(ModelDirectoryTest, RefusesABiasThatTheConfigurationDenies) {
   refuse({"model.layers.1.self_attn.q_proj.bias", "config.json"});
 }
 
+TEST_F(ModelDirectoryTest, RefusesTensorsOfBlocksThatTheConfigurationDoesNotTellOf) {
+  for (const char* name :
+       {"model.layers.0.self_attn.q_norm.weight", "model.layers.2.self_attn.q_proj.weight"}) {
+    auto tensors = test::tiny_tensors(kTinyLlama);
+    tensors.push_back({name, {8}, std::vector<float>(8, 1.0F)});
+    write(kTinyLlama, tensors);
+    refuse({name, "config.json tells of no such tensor", "2 blocks"});
+  }
+}
+
+TEST_F(ModelDirectoryTest, KeepsTablesThatOlderTransformersSaved) {
+  auto tensors = test::tiny_tensors(kTinyLlama);
+  tensors.push_back({"model.layers.1.self_attn.rotary_emb.inv_freq", {2}, std::vector<float>(2, 1.0F)});
+  write(kTinyLlama, tensors);
+  EXPECT_NO_THROW(ModelDirectory{path()});
+}
+
 TEST_F(ModelDirectoryTest, RefusesAnIndexThatDisagreesWithTheShards) {
   const auto tensors = test::tiny_tensors(kTinyLlama);
   const json map = write_shards(tensors);

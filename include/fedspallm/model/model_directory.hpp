@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <set>
 #include <span>
 #include <string>
 #include <string_view>
@@ -65,6 +66,7 @@ class ModelDirectory {
   /// With or without "model.", own or tied head.
   void settle_names();
   void check_tensors() const;
+  void check_no_others(const std::set<std::string>& known) const;
   [[nodiscard]] const Location* find(std::string_view name) const;
   [[noreturn]] void fail_missing(std::string_view name) const;
 

@@ -125,8 +125,12 @@ constexpr std::int64_t attention_largest_tile = 256;
   return window > 0 ? std::max<std::int64_t>(0, first_query - window + 1) : 0;
 }
 
-/// Columns of one tile of a Hessian from 16-bit inputs: a product per pair of tiles of the upper triangle.
-constexpr std::int64_t gram_tile = 1024;
+/// Columns of one tile of a Hessian from 16-bit inputs: a product of its rows with the tiles to the right.
+/// Large tiles fill more multiprocessors (a product of 2048 x 2048 has 128 blocks of 128 x 256), small ones
+/// compute less below the diagonal.
+[[nodiscard]] constexpr std::int64_t gram_tile(std::int64_t columns) {
+  return columns >= 4096 ? 2048 : 1024;
+}
 
 /// Elements that copy_in_widened brings to the device at a time.
 constexpr std::int64_t widen_chunk = std::int64_t{1} << 24;

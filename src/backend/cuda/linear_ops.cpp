@@ -49,7 +49,8 @@ void CudaLinear::gram(View x, float scale, View h) {
 void CudaLinear::gram_16(DType type, View x, float scale, View h) {
   const cudaStream_t stream = engine_.stream();
   const std::int64_t columns = x.cols();
-  const std::int64_t side = std::min(gram_tile, columns);
+  const std::int64_t step = gram_tile(columns);
+  const std::int64_t side = std::min(step, columns);
   Layout layout;
   const std::size_t x_part = layout.add<std::uint16_t>(x.size());
   const std::size_t square_part = layout.add<float>(side * side);
@@ -61,8 +62,8 @@ void CudaLinear::gram_16(DType type, View x, float scale, View h) {
     columns_from.transposed = transposed;
     return columns_from;
   };
-  for (std::int64_t i = 0; i < columns; i += gram_tile) {
-    const std::int64_t rows = std::min(gram_tile, columns - i);
+  for (std::int64_t i = 0; i < columns; i += step) {
+    const std::int64_t rows = std::min(step, columns - i);
     engine_.blas.gemm(type, rows, rows, x.rows(), scale, tile(i, true), tile(i, false), 0.0F, square, rows);
     add_upper(stream, {square, rows, rows, rows}, device_floats(h.row_range(i, rows).column_range(i, rows)));
     const std::int64_t rest = columns - i - rows;
