@@ -3,8 +3,15 @@
 #include "fedspallm/base/error.hpp"
 
 #include "prune_run.hpp"
+#include <algorithm>
 
 namespace fedspallm::app {
+
+namespace {
+
+constexpr int kBlocksAtOnce = 4;  // as much memory as merging takes, once pruning is over
+
+}  // namespace
 
 void PruneRun::save() {
   store::Provenance mine;
@@ -37,7 +44,7 @@ void PruneRun::write_model() {
   const double begin = now();
   communicator_.together([&] {
     for (std::size_t shard = rank; rank < writers && shard < writer_->shards(); shard += writers)
-      writer_->write_shard(shard, blocks);
+      writer_->write_shard(shard, blocks, std::min(threads_, kBlocksAtOnce));
     writing_model_ = now() - begin;
   });
 }

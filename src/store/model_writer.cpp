@@ -2,6 +2,7 @@
 #include "fedspallm/store/model_writer.hpp"
 
 #include "fedspallm/base/error.hpp"
+#include "fedspallm/base/thread_pool.hpp"
 
 #include "directory_swap.hpp"
 #include "file_io.hpp"
@@ -17,16 +18,19 @@ namespace fedspallm::store {
 
 namespace {
 
-/// One file of the plan, being written. Copies run inside the kernel; widened pieces come from the mapping.
+/// One file of the plan, being written, by several threads at once where segments do not overlap. Copies run
+/// inside the kernel; widened pieces come from the mapping.
 class PlannedFile {
  public:
   PlannedFile(const OutputFile& file, const model::MappedFile* mapping, const std::filesystem::path& folder)
-      : file_(file), mapping_(mapping), path_(folder / file.name), out_(create_file(path_)) {}
+      : file_(file), mapping_(mapping), path_(folder / file.name), out_(create_file(path_)) {
+    for (const Segment& segment : file.segments)
+      if (segment.kind == SegmentKind::copy && !in_) in_ = open_file(file.source);
+  }
 
   /// As in the input.
   void copy(const Segment& segment) {
     if (segment.kind == SegmentKind::copy) {
-      if (!in_) in_ = open_file(file_.source);
       copy_range(in_, segment.begin, segment.end, out_, segment.offset, file_.source, path_);
       return;
     }
@@ -86,7 +90,7 @@ class ModelWriter::Impl {
   /// The plan's first files are the shards, in order.
   [[nodiscard]] std::size_t shards() const { return input_.shards().size(); }
 
-  void write_shard(std::size_t shard, const BlockSource& blocks) const {
+  void write_shard(std::size_t shard, const BlockSource& blocks, int threads) const {
     require(shard < shards(), "ModelWriter::write_shard: there is such a shard");
     const OutputFile& planned = plan_.files[shard];
     PlannedFile file(planned, &input_.shards()[shard].mapping(), folder_.part());
@@ -97,17 +101,13 @@ class ModelWriter::Impl {
       else
         file.copy(segment);
     }
-    for (const auto& [block, segments] : matrices) {
-      const std::optional<BlockRecord> record = blocks(block);
-      for (const Segment* segment : segments) {
-        if (const wire::PackedMatrix* packed = find_matrix(record, segment->tensor)) {
-          require_agrees(segment->tensor, *packed);
-          file.unpack(*segment, *packed);
-        } else {
-          file.copy(*segment);
-        }
-      }
-    }
+    const std::vector<std::pair<std::int64_t, std::vector<const Segment*>>> units(matrices.begin(),
+                                                                                  matrices.end());
+    ThreadPool pool(std::clamp<int>(threads, 1, std::max<int>(1, static_cast<int>(units.size()))));
+    pool.run(std::ssize(units), [&](std::int64_t unit, int) {
+      const auto& [block, segments] = units[static_cast<std::size_t>(unit)];
+      write_block(file, blocks(block), segments);
+    });
     file.make_durable();
   }
 
@@ -127,6 +127,18 @@ class ModelWriter::Impl {
   }
 
  private:
+  void write_block(PlannedFile& file, const std::optional<BlockRecord>& record,
+                   const std::vector<const Segment*>& segments) const {
+    for (const Segment* segment : segments) {
+      if (const wire::PackedMatrix* packed = find_matrix(record, segment->tensor)) {
+        require_agrees(segment->tensor, *packed);
+        file.unpack(*segment, *packed);
+      } else {
+        file.copy(*segment);
+      }
+    }
+  }
+
   void require_agrees(const std::string& name, const wire::PackedMatrix& packed) const {
     const model::TensorView tensor = input_.tensor(name);
     const std::vector<std::int64_t>& shape = tensor.entry->shape;
@@ -157,8 +169,9 @@ std::size_t ModelWriter::shards() const {
   return impl_->shards();
 }
 
-void ModelWriter::write_shard(std::size_t shard, const BlockSource& blocks) const {
-  impl_->write_shard(shard, blocks);
+void ModelWriter::write_shard(std::size_t shard, const BlockSource& blocks, int threads) const {
+  require(threads >= 1, "ModelWriter::write_shard: threads >= 1");
+  impl_->write_shard(shard, blocks, threads);
 }
 
 void ModelWriter::finish() {
@@ -166,10 +179,10 @@ void ModelWriter::finish() {
 }
 
 void write_model(const model::ModelDirectory& input, const std::filesystem::path& directory, bool widen,
-                 const BlockSource& blocks) {
+                 const BlockSource& blocks, int threads) {
   ModelWriter writer(input, directory, widen);
   writer.start();
-  for (std::size_t shard = 0; shard < writer.shards(); ++shard) writer.write_shard(shard, blocks);
+  for (std::size_t shard = 0; shard < writer.shards(); ++shard) writer.write_shard(shard, blocks, threads);
   writer.finish();
 }
 

@@ -52,8 +52,21 @@ TEST_P(UnchangedModel, IsByteIdenticalWhenEveryMatrixIsWrittenWithNothingDropped
                      wire::pack(tensor.entry->shape[0], tensor.entry->shape[1], tensor.dtype(), all,
                                 std::vector<std::uint8_t>(all.size(), 1))));
     }
-  write_model(model, out, false, source_of(blocks));
-  EXPECT_EQ(files_of(out), files_of(model.path()));
+  for (const int threads : {1, 3}) {
+    write_model(model, out, false, source_of(blocks), threads);
+    EXPECT_EQ(files_of(out), files_of(model.path())) << threads << " threads";
+  }
+}
+
+TEST_F(Writer, AFailureInOneOfSeveralThreadsIsTheWriters) {
+  const ModelDirectory model(golden("goldens/llama-transformers4"));
+  const BlockSource broken = [](std::int64_t block) -> std::optional<BlockRecord> {
+    if (block == 1) throw DataError("block 1 is damaged");
+    return std::nullopt;
+  };
+  expect_error<DataError>([&] { write_model(model, out, false, broken, 3); }, {"block 1 is damaged"});
+  EXPECT_FALSE(fs::exists(out));
+  EXPECT_FALSE(fs::exists(out.string() + ".part"));
 }
 
 INSTANTIATE_TEST_SUITE_P(Goldens, UnchangedModel,

@@ -38,10 +38,11 @@ class ModelWriter {
   void start();
   [[nodiscard]] std::size_t shards() const;
   /// Any process, after another's start() too: writes one shard, durable. Asks once for each block that has
-  /// matrices in it, and holds one at a time.
-  /// @pre shapes and dtypes of records agree with the input's (dtype: float32 with `widen`)
+  /// matrices in it, `threads` of them at a time, and holds no more.
+  /// @pre threads >= 1, `blocks` may be called by so many at once; shapes and dtypes of records agree with
+  /// the input's (dtype: float32 with `widen`)
   /// @throws ResourceError naming the file; whatever `blocks` throws
-  void write_shard(std::size_t shard, const BlockSource& blocks) const;
+  void write_shard(std::size_t shard, const BlockSource& blocks, int threads = 1) const;
   /// One process, after all shards: renames DIR.part -> DIR (an existing DIR is replaced).
   /// @throws ResourceError where a file is not there, or not whole
   void finish();
@@ -53,6 +54,6 @@ class ModelWriter {
 
 /// All of it by this process.
 void write_model(const model::ModelDirectory& input, const std::filesystem::path& directory, bool widen,
-                 const BlockSource& blocks);
+                 const BlockSource& blocks, int threads = 1);
 
 }  // namespace fedspallm::store
