@@ -15,7 +15,7 @@ function(fedspallm_options target)
   target_compile_options(${target} PRIVATE -Wall -Wextra -Wpedantic -Wshadow -Wconversion
     -Wsign-conversion -Wnon-virtual-dtor -Woverloaded-virtual -ffp-contract=off
     # GCC 12 reports these two falsely: std::optional of move-only types; std::string (PR 105651).
-    -Wno-maybe-uninitialized -Wno-restrict)
+    $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized> $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>)
   if(FEDSPALLM_WERROR)
     target_compile_options(${target} PRIVATE -Werror)
   endif()

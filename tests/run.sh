@@ -24,6 +24,7 @@ TEXT
 }
 
 quick=false long=false slurm_only=false
+(($# <= 1)) || { usage >&2 && exit 2; }
 case "${1:-}" in
 '') ;;
 --quick) quick=true ;;
@@ -47,8 +48,14 @@ run_tests() {
     local name="$1" report="$root/build/tests-$1.xml"
     shift
     rm -f "$report"
-    ctest "$@" --output-junit "$report" || failed+=("$name")
+    # Of what passes, too, all that is printed: it tells what was skipped.
+    ctest "$@" --test-output-size-passed 1000000 --output-junit "$report" || failed+=("$name")
     summary+=("$(python3 tests/summarize.py "$name" "$report")")
+}
+
+# A step that cannot run here.
+note_skipped() {
+    summary+=("$1: 0 tests passed, 0 failed, 1 skipped out of 1")
 }
 
 has_nvcc() {
@@ -77,9 +84,11 @@ cuda() {
     printf '\n== cuda: build\n'
     if ! has_nvcc; then
         printf 'skipped: no nvcc here\n'
+        note_skipped cuda
     elif build_cuda; then
         run_tests cuda --preset cuda --label-regex '^gpu$'
     else
+        summary+=("cuda: the build failed")
         failed+=(cuda)
     fi
 }
@@ -110,10 +119,17 @@ build_ahead() {
 # A few seconds of each fuzz target; the long runs are by hand (docs/fuzzing.md).
 fuzz() {
     printf '\n== fuzz\n'
-    local status=0
-    tests/fuzz/run.sh || status=$?
-    # 77: skipped, with its own line
-    if ((status != 0 && status != 77)); then failed+=(fuzz); fi
+    local status=0 log="build/tests-fuzz.log"
+    tests/fuzz/run.sh 2>&1 | tee "$log" || status=$?
+    if ((status == 77)); then # its own line says why
+        note_skipped fuzz
+        return
+    fi
+    local passed ran
+    passed="$(grep -c ' MB  nothing found$' "$log" || :)"
+    ran="$(tests/fuzz/run.sh --list | wc -l)"
+    summary+=("fuzz: $passed tests passed, $((ran - passed)) failed, 0 skipped out of $ran")
+    ((status == 0)) || failed+=(fuzz)
 }
 
 # A suite of its own script tests/NAME/run.sh, which needs the release build: what came of it goes to the summary.
@@ -123,13 +139,16 @@ script_suite() {
     local status=0 log="build/tests-$name.log"
     "tests/$name/run.sh" 2>&1 | tee "$log" || status=$?
     if ((status == 77)); then
-        summary+=("$name: 0 tests passed, 0 failed, 1 skipped out of 1")
+        note_skipped "$name"
         return
     fi
-    local passed ran
+    local passed skipped ran
     passed="$(grep -c '\.\.\. ok$' "$log" || :)"
     ran="$(sed -n 's/^Ran \([0-9]*\) tests\?.*/\1/p' "$log")"
-    summary+=("$name: $passed tests passed, $((${ran:-0} - passed)) failed, 0 skipped out of ${ran:-0}")
+    # unittest's last line: OK (skipped=1), FAILED (failures=2, skipped=1)
+    skipped="$(sed -n 's/^\(OK\|FAILED\) (.*skipped=\([0-9]*\).*/\2/p' "$log")"
+    summary+=("$name: $passed tests passed, $((${ran:-0} - passed - ${skipped:-0})) failed, ${skipped:-0} skipped out of ${ran:-0}")
+    mapfile -t -O "${#summary[@]}" summary < <(sed -n "s/^\[skipped\] /  skipped within $name: /p" "$log")
     ((status == 0)) || failed+=("$name")
 }
 

@@ -8,12 +8,12 @@ set -euo pipefail
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 
 build_packages=(
-    cmake ninja-build g++ pkg-config ccache git
+    cmake ninja-build g++ pkg-config git
     libopenmpi-dev openmpi-bin
-    libhdf5-dev hdf5-tools
-    libopenblas-openmp-dev liblapacke-dev
+    libhdf5-dev
+    libopenblas0-openmp
     libtomlplusplus-dev libcli11-dev libspdlog-dev libfmt-dev nlohmann-json3-dev
-    libgtest-dev libgmock-dev libbenchmark-dev
+    libgtest-dev libgmock-dev
     libxxhash-dev libssl-dev
 )
 python_packages=(python3 python3-venv)

@@ -79,7 +79,7 @@ ExitStatus run_bench(comm::Communicator* communicator, const BenchOptions& optio
 ExitStatus run_simulate(comm::Communicator& communicator, const SimulateOptions& options);
 ExitStatus run_doctor(comm::Communicator& communicator);
 
-/// "fedspallm 0.1.0 (git abc1234), Open MPI v4.1.4, HDF5 1.10.8, CUDA off"
+/// "fedspallm 0.1.0 (git abc1234abc12-dirty), Open MPI v4.1.4, HDF5 1.10.8, CUDA off"
 [[nodiscard]] std::string version_text();
 
 }  // namespace fedspallm::app

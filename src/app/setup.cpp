@@ -9,6 +9,7 @@
 #include <sched.h>
 
 #include "commands.hpp"
+#include "revision.hpp"
 #include "version.hpp"
 #include <algorithm>
 

@@ -215,7 +215,15 @@ class ProgramTest(unittest.TestCase):
 
 
 def main() -> None:
-    """Runs the calling script's tests."""
+    """Runs the calling script's tests and names those that were skipped. Status 77: none was run."""
     if not Path(PROGRAM).exists():
         sys.exit(f"{PROGRAM} is missing; build it first, or set FEDSPALLM_PROGRAM")
-    unittest.main(verbosity=2)
+    result = unittest.main(verbosity=2, exit=False).result
+    for test, reason in result.skipped:
+        print(f"[skipped] {test.id()}: {reason}")
+    if not result.wasSuccessful():
+        sys.exit(1)
+    # What a class's setUpClass skips is listed as no TestCase, and was not counted as run.
+    skipped = sum(isinstance(test, unittest.TestCase) for test, _ in result.skipped)
+    if result.skipped and result.testsRun <= skipped:
+        sys.exit(SKIPPED)

@@ -32,7 +32,8 @@ class CommandLine(ProgramTest):
     def test_version_names_program_and_libraries(self) -> None:
         text = self.done("--version").stdout
         self.assertRegex(
-            text, r"^fedspallm \d+\.\d+\.\d+ \(git [0-9a-f]+.*\).*Open MPI.*HDF5 \d+.*CUDA (on|off)"
+            text,
+            r"^fedspallm \d+\.\d+\.\d+ \(git ([0-9a-f]+(-dirty)?|unknown)\).*Open MPI.*HDF5 \d+.*CUDA (on|off)",
         )
 
     def test_wrong_command_lines_are_bad_input(self) -> None:
