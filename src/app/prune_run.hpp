@@ -57,6 +57,7 @@ class PruneRun {
   void open_directory();
   void decide_identity();
   void start_over();
+  void replace_what_differs();
   void find_shared_folder();
   [[nodiscard]] LocalClients::Hooks client_hooks();
   void place_on_gpu(LocalClients::Hooks& hooks) const;
@@ -128,9 +129,10 @@ class PruneRun {
   // The same on all ranks.
   RunIdentity identity_;
   bool goes_on_ = false;
-  store::Position position_;                    // where this process begins
-  bool shared_folder_ = false;                  // all ranks see the root's run directory
-  std::unique_ptr<store::ModelWriter> writer_;  // null where nothing is merged
+  std::optional<std::map<std::string, std::string>> forced_facts_;  // of now, where identity_ has other ones
+  store::Position position_;                                        // where this process begins
+  bool shared_folder_ = false;                                      // all ranks see the root's run directory
+  std::unique_ptr<store::ModelWriter> writer_;                      // null where nothing is merged
   // At the root only.
   std::unique_ptr<store::RunLock> lock_;
   std::optional<store::BlockStore> store_;
