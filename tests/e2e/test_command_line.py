@@ -50,6 +50,12 @@ class CommandLine(ProgramTest):
                 self.assertNotEqual(outcome.stderr, "")
                 self.assertEqual(outcome.stdout, "")
 
+    def test_one_rank_speaks_of_a_wrong_command_line(self) -> None:
+        outcome = run("prune", "--bogus", ranks=3)
+        self.assertEqual(outcome.status, BAD_INPUT, str(outcome))
+        self.assertEqual(outcome.stderr.count("CONFIG"), 1, str(outcome))
+        self.assertEqual(self.done("--version", ranks=3).stdout.count("fedspallm"), 1)
+
     def test_seconds_of_the_watchdog(self) -> None:
         for seconds in ("-1", "nan", "inf", "soon"):
             with self.subTest(seconds=seconds):
