@@ -53,10 +53,11 @@ void add_prune(CLI::App& app, PruneOptions& options, Chosen& chosen) {
   command->add_flag("--force-resume", options.force_resume,
                     "go on with an unfinished run although what decides its result has changed");
   command
-      ->add_option(
-          "--watchdog", options.watchdog,
-          "seconds without a sign of life after which a rank counts as lost (default 30); 0 = never, for "
-          "debuggers")
+      ->add_option("--watchdog", options.watchdog,
+                   "seconds without a sign of life after which a rank counts as lost (default 30); 600 s "
+                   "without progress "
+                   "count as stuck (four times as long as a shorter limit than 30, or one above 150); 0 = "
+                   "never, for debuggers")
       ->check(&bad_seconds);
   command->add_flag("--quiet", options.quiet, "warnings and the final table only");
   command->callback([&] {

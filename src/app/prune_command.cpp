@@ -12,6 +12,7 @@
 #include "gpu_forecast.hpp"
 #include "prune_run.hpp"
 #include "setup.hpp"
+#include <algorithm>
 #include <cstdio>
 #include <limits>
 
@@ -79,9 +80,8 @@ comm::WatchdogOptions watchdog_options(const PruneOptions& options) {
   comm::WatchdogOptions result;
   result.phases = {phase::setup, phase::dense_evaluation, phase::pruning, phase::saving, phase::evaluation};
   if (options.watchdog) {
-    constexpr double kStuckPerLost = 4;
     result.lost_seconds = *options.watchdog;
-    result.stuck_seconds = kStuckPerLost * *options.watchdog;
+    result.stuck_seconds = no_progress_seconds(*options.watchdog);
   }
   return result;
 }
@@ -131,6 +131,13 @@ ExitStatus prune(comm::Communicator& communicator, Signals& signals, const Prune
 }
 
 }  // namespace
+
+double no_progress_seconds(double lost_seconds) {
+  constexpr double kStuckPerLost = 4;
+  const comm::WatchdogOptions defaults;  // what is asked for as by default is as by default
+  const double shortened = kStuckPerLost * lost_seconds;
+  return lost_seconds < defaults.lost_seconds ? shortened : std::max(defaults.stuck_seconds, shortened);
+}
 
 ExitStatus run_prune(comm::Communicator& communicator, Signals& signals, const PruneOptions& options) {
   const config::Config config = load_config(communicator, options.config, options.settings);
