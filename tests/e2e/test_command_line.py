@@ -32,8 +32,10 @@ class CommandLine(ProgramTest):
     def test_version_names_program_and_libraries(self) -> None:
         text = self.done("--version").stdout
         self.assertRegex(
-            text, r"^fedspallm \d+\.\d+\.\d+ \(git [0-9a-f]+.*\).*Open MPI.*HDF5 \d+.*CUDA (on|off)"
+            text,
+            r"^fedspallm \d+\.\d+\.\d+ \(git [0-9a-f]+.*\).*Open MPI.*, HDF5 \d+\.\S+, CUDA (on \(runtime \d+\.\d+\)|off)",
         )
+        self.assertRegex(self.done("doctor").stdout, r", HDF5 \d+\.")
 
     def test_wrong_command_lines_are_bad_input(self) -> None:
         for arguments in (
