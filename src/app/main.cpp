@@ -47,7 +47,8 @@ void add_prune(CLI::App& app, PruneOptions& options, Chosen& chosen) {
   command->add_option("--set", options.settings, "KEY=VALUE: overrides a key, e.g. --set prune.sparsity=0.6")
       ->allow_extra_args(false);
   command->add_flag("--dry-run", options.dry_run,
-                    "print memory, disk and bytes on the wire per rank; refuse what cannot fit");
+                    "print the configuration with all defaults, memory, disk and bytes on the wire per rank; "
+                    "refuse what cannot fit");
   command->add_option("--assume-ranks", options.assume_ranks, "with --dry-run: forecast for this many ranks");
   command->add_flag("--restart", options.restart, "start over, even when the run is finished");
   command->add_flag("--force-resume", options.force_resume,

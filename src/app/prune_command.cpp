@@ -119,6 +119,8 @@ ExitStatus prune(comm::Communicator& communicator, Signals& signals, const Prune
                         assumed ? std::vector<int>() : nodes.leaders);
   });
   if (options.dry_run && communicator.rank() == 0) {
+    std::fputs("The configuration, every key:\n\n", stdout);  // before the forecast: clients may be many
+    std::fputs((config::to_toml(config) + "\n").c_str(), stdout);
     std::fputs(to_text(expected).c_str(), stdout);
     const int ranks = static_cast<int>(expected.ranks.size());
     std::fputs(gpu_text(communicator, config, *inputs.model, ranks).c_str(), stdout);
