@@ -116,11 +116,14 @@ void PruneRun::evaluate_dense() {
     log_->info("dense perplexity on '{}': {:.4f} ({} windows)", name, dense_[set].perplexity,
                dense_[set].samples);
     const auto vocabulary = static_cast<double>(inputs_.model->architecture().vocab_size);
-    if (dense_[set].perplexity > vocabulary)
-      log_->warn(
+    if (dense_[set].perplexity > vocabulary) {
+      const std::string text = fmt::format(
           "dense perplexity on '{}' is above the vocabulary size: worse than guessing; are the tokens for "
           "this model?",
           name);
+      log_->warn("{}", text);
+      if (root()) warnings_.add(text);
+    }
   }
 }
 
@@ -169,6 +172,7 @@ void PruneRun::prune_rounds() {
     if (!plan.uncovered.empty())
       log_->warn("round {}: {} blocks are pruned by no client and stay as they are", plan.round,
                  plan.uncovered.size());
+    if (root()) warnings_.add_uncovered(plan.round, plan.uncovered);
     one_round(plan);
   }
   nodes_.memory.reset();  // collective, so here and not where an error passes by
@@ -292,6 +296,7 @@ void PruneRun::on_block(const BlockSummary& summary) {
                                                   .client_blocks = summary.clients,
                                                   .weights = summary.weights * summary.clients});
   if (!line.empty()) log_->info("{}", line);
+  warnings_.add(summary);
   if (summary.damping_steps > 0 || summary.above_target) progress_->clear();
   if (summary.damping_steps > 0)
     log_->warn("block {}: a Hessian needed its damping raised by 10^{}", summary.block,
@@ -309,6 +314,7 @@ void PruneRun::on_block(const BlockSummary& summary) {
                     {"sparsity", sparsity},
                     {"expanded", summary.expanded},
                     {"damping_steps", summary.damping_steps},
+                    {"above_target", summary.above_target},
                     {"recomputed", summary.recomputed},
                     {"merge_seconds", summary.merge_seconds},
                     {"write_seconds", summary.write_seconds}}});

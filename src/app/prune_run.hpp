@@ -25,6 +25,7 @@
 #include "merge_way.hpp"
 #include "root.hpp"
 #include "run_status.hpp"
+#include "run_warnings.hpp"
 #include "signals.hpp"
 #include <chrono>
 #include <functional>
@@ -96,6 +97,7 @@ class PruneRun {
   void collect_events();
   void write_events(const std::vector<std::string>& of_ranks);
   void write_summary();
+  [[nodiscard]] std::vector<std::string> warnings() const;
   [[nodiscard]] store::Provenance provenance();
   [[nodiscard]] nlohmann::json summary() const;
   void print_table(const nlohmann::json& summary) const;
@@ -140,6 +142,7 @@ class PruneRun {
   std::unique_ptr<report::MetricsWriter> metrics_;
   std::unique_ptr<report::Progress> progress_;
   std::map<std::int64_t, std::int64_t> dropped_weights_;  // by block, of the newest round that pruned it
+  RunWarnings warnings_;
   std::mutex exchange_mutex_;                             // of the pointer
   const comm::Exchange* exchange_ = nullptr;              // of the round that runs
   std::uint32_t round_ = 1;

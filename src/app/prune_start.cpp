@@ -253,7 +253,9 @@ void PruneRun::find_position() {
   log_->info("going on with block {} of round {}", position_.block, position_.round);
   replace_what_differs();
   communicator_.together([&] {
-    if (root() && merges()) dropped_weights_ = ledger_->dropped_before(position_);
+    if (root() && merges()) 
+      dropped_weights_ =
+          ledger_->dropped_before(position_, [this](const store::BlockRecord& record) { warnings_.add(record); });
   });
   if (root()) progress_->skip(blocks_before(shape_, position_));  // end_of() is after all of them
 }
