@@ -193,6 +193,7 @@ void PruneRun::one_round(const RoundPlan& plan) {
   BlockMerger merger(*inputs_.model, plan, block_files(), communicator_.rank());
   comm::ExchangeOptions options = exchange_options(plan);
   comm::Exchange::OnCompleted completed = on_completed(plan, merger, options);
+  write_unfinished_links();
   // The merge thread may have a block as soon as there is an exchange: it waits until it can be seen.
   std::unique_lock seen(exchange_mutex_);
   // Without merging the exchange is empty and only carries failures and signals between ranks.
@@ -212,6 +213,7 @@ void PruneRun::one_round(const RoundPlan& plan) {
   seconds_["waiting"] += statistics.seconds_waited;
   seconds_["merging"] += statistics.seconds_merging;
   writing_blocks_ += merger.writing_seconds();
+  write_unfinished_links();
   if (const auto stopped = exchange.stopped_at())
     throw Stopped(fmt::format("stopped{} before block {} of round {}; the same command goes on from there",
                               signals_.stop_signal().empty() ? "" : " on " + signals_.stop_signal(), *stopped,

@@ -91,6 +91,7 @@ class PruneRun {
 
   // prune_save.cpp
   void save();
+  void write_unfinished_links();
   void write_model();
 
   // prune_summary.cpp
@@ -143,8 +144,8 @@ class PruneRun {
   std::unique_ptr<report::Progress> progress_;
   std::map<std::int64_t, std::int64_t> dropped_weights_;  // by block, of the newest round that pruned it
   RunWarnings warnings_;
-  std::mutex exchange_mutex_;                             // of the pointer
-  const comm::Exchange* exchange_ = nullptr;              // of the round that runs
+  std::mutex exchange_mutex_;                 // of the pointer
+  const comm::Exchange* exchange_ = nullptr;  // of the round that runs
   std::uint32_t round_ = 1;
   // Results.
   std::optional<LocalClients> clients_;

@@ -6,6 +6,12 @@
 
 namespace fedspallm::app {
 
+/// Collective, while no exchange runs: run.h5 of a run under way, so that `inspect` shows what it is. It
+/// links to the blocks of now; the list of those that count is manifest.json.
+void PruneRun::write_unfinished_links() {
+  at_root([&] { store_->write_links(provenance(), /*complete=*/false); });
+}
+
 void PruneRun::save() {
   store::Provenance mine;
   communicator_.together([&] {

@@ -271,6 +271,11 @@ class Resume(ProgramTest):
                 self.assertEqual(outcome.status, STOPPED, str(outcome))
                 self.assertRegex(outcome.stderr, r"stopped .*before block \d+ of round 1; the same command")
                 self.assertEqual(json.loads((run_dir / "status.json").read_text())["state"], "stopped")
+                found = json.loads(run("inspect", run_dir, "--json").stdout)
+                self.assertEqual((found["complete"], found["ok"]), (False, True), found["problems"])
+                self.assertEqual(found["clients"], ["client-0", "client-1", "client-2"])
+                self.assertIn("kernel_set", found["provenance"])
+                self.assertEqual(len(oracle.read_blocks(run_dir / "run.h5")), self.merged_blocks(run_dir))
                 records = [run_dir / "metrics.jsonl", *(run_dir / "logs").iterdir()]
                 before = {file: file.read_text() for file in records}
                 self.assertEqual(len(before), 4)
