@@ -7,6 +7,7 @@ writes HDF5: the dataset `tokens` and the attributes vocab_size, tokenizer_sha25
 format_version. No special tokens are added, and text that looks like one stays text. Memory is bounded:
 files are read in pieces that are cut where the tokens are the same as those of the uncut text.
 
+Where OUT is a folder, or ends in '/', the file in it is named after the first input: OUT/NAME.h5.
 With --test-fraction or --test-tokens the end of the text becomes OUT-test.h5.
 """
 
@@ -51,7 +52,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("text", nargs="+", type=Path, help="text files or folders of them")
     parser.add_argument("--model", required=True, type=Path, help="model directory with tokenizer.json")
-    parser.add_argument("--out", required=True, type=Path, help="token file to write (NAME.h5)")
+    parser.add_argument("--out", required=True, help="token file to write (NAME.h5), or a folder for it")
     split = parser.add_mutually_exclusive_group()
     split.add_argument("--test-fraction", type=float, help="share of the tokens for NAME-test.h5")
     split.add_argument("--test-tokens", type=int, help="number of tokens for NAME-test.h5")
@@ -77,6 +78,15 @@ def input_files(paths: Iterable[Path]) -> list[Path]:
         else:
             files.append(path)
     return files
+
+
+def output_file(out: str, first: Path) -> Path:
+    """The token file that --out means: itself, or in that folder one named after the first input."""
+    if not (out.endswith("/") or Path(out).is_dir()):
+        return Path(out)
+    name = first.resolve().name
+    suffix = next((suffix for suffix in SUFFIXES if name.endswith(suffix) and first.is_file()), "")
+    return Path(out, name.removesuffix(suffix) + ".h5")
 
 
 def cut_position(text: str) -> int:
@@ -234,7 +244,7 @@ def main() -> None:
     import numpy as np
 
     tokenizer, vocab_size, digest = load_tokenizer(options.model)
-    out: Path = options.out
+    out = output_file(options.out, options.text[0])
     test = out.with_name(f"{out.stem}-test{out.suffix}")
     wants_test = options.test_fraction is not None or options.test_tokens is not None
     outputs = [out, test] if wants_test else [out]

@@ -117,6 +117,13 @@ std::vector<ClientFiles> LocalClients::files() const {
   return result;
 }
 
+void LocalClients::forget_from(store::Position position) {
+  for (auto& client : clients_) {
+    client->states->forget_after(position);
+    if (client->own) client->own->forget_from(position.round, position.block);
+  }
+}
+
 LocalClients::Cost LocalClients::measure() {
   if (clients_.empty()) return {};
   Client& client = *clients_.front();

@@ -46,6 +46,8 @@ class LocalClients {
   /// The run's identity is known: from here on the clients have files. Removes those of other runs unless the
   /// run goes on.
   void open_files(std::uint64_t run_id, bool goes_on);
+  /// What lies on disk from `position` on is of another computation: it is removed, before run_round().
+  void forget_from(store::Position position);
   /// For find_start(); valid until the next call of a member.
   [[nodiscard]] std::vector<ClientFiles> files() const;
   /// What saving the states of all clients costs, beside what pruning a block for all of them will take.

@@ -67,6 +67,9 @@ struct BenchOptions {
 
 class Signals;
 ExitStatus run_prune(comm::Communicator& communicator, Signals& signals, const PruneOptions& options);
+/// After so long without progress of any rank a run counts as stuck, where a rank counts as lost after
+/// `lost_seconds` (--watchdog): 600 s from the default of 30 s on, four times as long as a shorter limit.
+[[nodiscard]] double no_progress_seconds(double lost_seconds);
 ExitStatus run_eval(comm::Communicator& communicator, const EvalOptions& options);
 ExitStatus run_inspect(const InspectOptions& options);
 ExitStatus run_export(const ExportOptions& options);

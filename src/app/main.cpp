@@ -8,11 +8,14 @@
 
 #include "commands.hpp"
 #include "signals.hpp"
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
 #include <new>
 #include <optional>
+#include <sstream>
+#include <thread>
 
 namespace {
 
@@ -44,16 +47,18 @@ void add_prune(CLI::App& app, PruneOptions& options, Chosen& chosen) {
   command->add_option("--set", options.settings, "KEY=VALUE: overrides a key, e.g. --set prune.sparsity=0.6")
       ->allow_extra_args(false);
   command->add_flag("--dry-run", options.dry_run,
-                    "print memory, disk and bytes on the wire per rank; refuse what cannot fit");
+                    "print the configuration with all defaults, memory, disk and bytes on the wire per rank; "
+                    "refuse what cannot fit");
   command->add_option("--assume-ranks", options.assume_ranks, "with --dry-run: forecast for this many ranks");
   command->add_flag("--restart", options.restart, "start over, even when the run is finished");
   command->add_flag("--force-resume", options.force_resume,
                     "go on with an unfinished run although what decides its result has changed");
   command
-      ->add_option(
-          "--watchdog", options.watchdog,
-          "seconds without a sign of life after which a rank counts as lost (default 30); 0 = never, for "
-          "debuggers")
+      ->add_option("--watchdog", options.watchdog,
+                   "seconds without a sign of life after which a rank counts as lost (default 30); 600 s "
+                   "without progress "
+                   "count as stuck (four times as long as a shorter limit than 30, or one above 150); 0 = "
+                   "never, for debuggers")
       ->check(&bad_seconds);
   command->add_flag("--quiet", options.quiet, "warnings and the final table only");
   command->callback([&] {
@@ -182,6 +187,10 @@ int run_with_mpi(int argc, char** argv, const Chosen& chosen) {
   }
 }
 
+bool speaks() {
+  return comm::speaks_for_all([](const char* name) { return std::getenv(name); });
+}
+
 int run(int argc, char** argv) {
   CLI::App app("fedspallm prunes large language models federatedly (FedSpaLLM, arXiv 2410.14852)",
                "fedspallm");
@@ -203,8 +212,16 @@ int run(int argc, char** argv) {
   add_simulate(app, simulate, chosen);
   try {
     app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : static_cast<int>(ExitStatus::bad_input);
+  } catch (const CLI::ParseError& error) {  // every process sees it, and none knows of the others
+    std::ostringstream out, errors;
+    const int code = app.exit(error, out, errors);
+    if (speaks()) {
+      std::fputs(out.str().c_str(), stdout);
+      std::fputs(errors.str().c_str(), stderr);
+    } else if (code != 0) {  // mpirun ends all as soon as one fails: not before the one has spoken
+      std::this_thread::sleep_for(std::chrono::seconds(1));
+    }
+    return code == 0 ? 0 : static_cast<int>(ExitStatus::bad_input);
   }
   return chosen.alone ? static_cast<int>(chosen.alone()) : run_with_mpi(argc, argv, chosen);
 }
@@ -216,8 +233,7 @@ int main(int argc, char** argv) {
   try {
     return run(argc, argv);
   } catch (const LaunchError& error) {  // every process sees it, and none knows of the others
-    const bool speaks = comm::speaks_for_all([](const char* name) { return std::getenv(name); });
-    return print_error(error.what(), speaks, error.status());
+    return print_error(error.what(), speaks(), error.status());
   } catch (const Error& error) {
     return print_error(error.what(), true, error.status());
   } catch (const std::bad_alloc&) {

@@ -12,6 +12,7 @@
 #include "gpu_forecast.hpp"
 #include "prune_run.hpp"
 #include "setup.hpp"
+#include <algorithm>
 #include <cstdio>
 #include <limits>
 
@@ -79,9 +80,8 @@ comm::WatchdogOptions watchdog_options(const PruneOptions& options) {
   comm::WatchdogOptions result;
   result.phases = {phase::setup, phase::dense_evaluation, phase::pruning, phase::saving, phase::evaluation};
   if (options.watchdog) {
-    constexpr double kStuckPerLost = 4;
     result.lost_seconds = *options.watchdog;
-    result.stuck_seconds = kStuckPerLost * *options.watchdog;
+    result.stuck_seconds = no_progress_seconds(*options.watchdog);
   }
   return result;
 }
@@ -119,6 +119,8 @@ ExitStatus prune(comm::Communicator& communicator, Signals& signals, const Prune
                         assumed ? std::vector<int>() : nodes.leaders);
   });
   if (options.dry_run && communicator.rank() == 0) {
+    std::fputs("The configuration, every key:\n\n", stdout);  // before the forecast: clients may be many
+    std::fputs((config::to_toml(config) + "\n").c_str(), stdout);
     std::fputs(to_text(expected).c_str(), stdout);
     const int ranks = static_cast<int>(expected.ranks.size());
     std::fputs(gpu_text(communicator, config, *inputs.model, ranks).c_str(), stdout);
@@ -131,6 +133,13 @@ ExitStatus prune(comm::Communicator& communicator, Signals& signals, const Prune
 }
 
 }  // namespace
+
+double no_progress_seconds(double lost_seconds) {
+  constexpr double kStuckPerLost = 4;
+  const comm::WatchdogOptions defaults;  // what is asked for as by default is as by default
+  const double shortened = kStuckPerLost * lost_seconds;
+  return lost_seconds < defaults.lost_seconds ? shortened : std::max(defaults.stuck_seconds, shortened);
+}
 
 ExitStatus run_prune(comm::Communicator& communicator, Signals& signals, const PruneOptions& options) {
   const config::Config config = load_config(communicator, options.config, options.settings);

@@ -116,11 +116,14 @@ void PruneRun::evaluate_dense() {
     log_->info("dense perplexity on '{}': {:.4f} ({} windows)", name, dense_[set].perplexity,
                dense_[set].samples);
     const auto vocabulary = static_cast<double>(inputs_.model->architecture().vocab_size);
-    if (dense_[set].perplexity > vocabulary)
-      log_->warn(
+    if (dense_[set].perplexity > vocabulary) {
+      const std::string text = fmt::format(
           "dense perplexity on '{}' is above the vocabulary size: worse than guessing; are the tokens for "
           "this model?",
           name);
+      log_->warn("{}", text);
+      if (root()) warnings_.add(text);
+    }
   }
 }
 
@@ -169,6 +172,7 @@ void PruneRun::prune_rounds() {
     if (!plan.uncovered.empty())
       log_->warn("round {}: {} blocks are pruned by no client and stay as they are", plan.round,
                  plan.uncovered.size());
+    if (root()) warnings_.add_uncovered(plan.round, plan.uncovered);
     one_round(plan);
   }
   nodes_.memory.reset();  // collective, so here and not where an error passes by
@@ -189,6 +193,7 @@ void PruneRun::one_round(const RoundPlan& plan) {
   BlockMerger merger(*inputs_.model, plan, block_files(), communicator_.rank());
   comm::ExchangeOptions options = exchange_options(plan);
   comm::Exchange::OnCompleted completed = on_completed(plan, merger, options);
+  write_unfinished_links();
   // The merge thread may have a block as soon as there is an exchange: it waits until it can be seen.
   std::unique_lock seen(exchange_mutex_);
   // Without merging the exchange is empty and only carries failures and signals between ranks.
@@ -208,6 +213,7 @@ void PruneRun::one_round(const RoundPlan& plan) {
   seconds_["waiting"] += statistics.seconds_waited;
   seconds_["merging"] += statistics.seconds_merging;
   writing_blocks_ += merger.writing_seconds();
+  write_unfinished_links();
   if (const auto stopped = exchange.stopped_at())
     throw Stopped(fmt::format("stopped{} before block {} of round {}; the same command goes on from there",
                               signals_.stop_signal().empty() ? "" : " on " + signals_.stop_signal(), *stopped,
@@ -292,6 +298,7 @@ void PruneRun::on_block(const BlockSummary& summary) {
                                                   .client_blocks = summary.clients,
                                                   .weights = summary.weights * summary.clients});
   if (!line.empty()) log_->info("{}", line);
+  warnings_.add(summary);
   if (summary.damping_steps > 0 || summary.above_target) progress_->clear();
   if (summary.damping_steps > 0)
     log_->warn("block {}: a Hessian needed its damping raised by 10^{}", summary.block,
@@ -309,6 +316,7 @@ void PruneRun::on_block(const BlockSummary& summary) {
                     {"sparsity", sparsity},
                     {"expanded", summary.expanded},
                     {"damping_steps", summary.damping_steps},
+                    {"above_target", summary.above_target},
                     {"recomputed", summary.recomputed},
                     {"merge_seconds", summary.merge_seconds},
                     {"write_seconds", summary.write_seconds}}});

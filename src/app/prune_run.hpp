@@ -25,6 +25,7 @@
 #include "merge_way.hpp"
 #include "root.hpp"
 #include "run_status.hpp"
+#include "run_warnings.hpp"
 #include "signals.hpp"
 #include <chrono>
 #include <functional>
@@ -57,6 +58,7 @@ class PruneRun {
   void open_directory();
   void decide_identity();
   void start_over();
+  void replace_what_differs();
   void find_shared_folder();
   [[nodiscard]] LocalClients::Hooks client_hooks();
   void place_on_gpu(LocalClients::Hooks& hooks) const;
@@ -89,12 +91,14 @@ class PruneRun {
 
   // prune_save.cpp
   void save();
+  void write_unfinished_links();
   void write_model();
 
   // prune_summary.cpp
   void collect_events();
   void write_events(const std::vector<std::string>& of_ranks);
   void write_summary();
+  [[nodiscard]] std::vector<std::string> warnings() const;
   [[nodiscard]] store::Provenance provenance();
   [[nodiscard]] nlohmann::json summary() const;
   void print_table(const nlohmann::json& summary) const;
@@ -128,9 +132,10 @@ class PruneRun {
   // The same on all ranks.
   RunIdentity identity_;
   bool goes_on_ = false;
-  store::Position position_;                    // where this process begins
-  bool shared_folder_ = false;                  // all ranks see the root's run directory
-  std::unique_ptr<store::ModelWriter> writer_;  // null where nothing is merged
+  std::optional<std::map<std::string, std::string>> forced_facts_;  // of now, where identity_ has other ones
+  store::Position position_;                                        // where this process begins
+  bool shared_folder_ = false;                                      // all ranks see the root's run directory
+  std::unique_ptr<store::ModelWriter> writer_;                      // null where nothing is merged
   // At the root only.
   std::unique_ptr<store::RunLock> lock_;
   std::optional<store::BlockStore> store_;
@@ -138,8 +143,9 @@ class PruneRun {
   std::unique_ptr<report::MetricsWriter> metrics_;
   std::unique_ptr<report::Progress> progress_;
   std::map<std::int64_t, std::int64_t> dropped_weights_;  // by block, of the newest round that pruned it
-  std::mutex exchange_mutex_;                             // of the pointer
-  const comm::Exchange* exchange_ = nullptr;              // of the round that runs
+  RunWarnings warnings_;
+  std::mutex exchange_mutex_;                 // of the pointer
+  const comm::Exchange* exchange_ = nullptr;  // of the round that runs
   std::uint32_t round_ = 1;
   // Results.
   std::optional<LocalClients> clients_;

@@ -13,6 +13,12 @@ constexpr int kBlocksAtOnce = 4;  // as much memory as merging takes, once pruni
 
 }  // namespace
 
+/// Collective, while no exchange runs: run.h5 of a run under way, so that `inspect` shows what it is. It
+/// links to the blocks of now; the list of those that count is manifest.json.
+void PruneRun::write_unfinished_links() {
+  at_root([&] { store_->write_links(provenance(), /*complete=*/false); });
+}
+
 void PruneRun::save() {
   store::Provenance mine;
   communicator_.together([&] {

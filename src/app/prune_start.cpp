@@ -111,6 +111,7 @@ void PruneRun::decide_identity() {
     const auto facts =
         identity_facts(config_, inputs_.model->digest(), inputs_.token_sha256, backend_->kernel_set());
     std::optional<RunIdentity> before;
+    bool forced = false;
     if (!options_.restart) before = store::read_identity(file);
     if (before) {
       const std::vector<std::string> differing = differences(before->facts, facts);
@@ -120,6 +121,7 @@ void PruneRun::decide_identity() {
                       "--restart to start over, or --force-resume to go on all the same",
                       paths_.dir.string(), fmt::join(differing, "\n  ")));
       for (const std::string& line : differing) log_->warn("--force-resume: {}", line);
+      forced = !differing.empty();
       for (const DroppedClient& one : before->dropped)
         check<DataError>(
             one.client < config_.clients.size(),
@@ -130,14 +132,29 @@ void PruneRun::decide_identity() {
     } else {
       start_over();
     }
-    identity_.facts = facts;
+    if (!forced) identity_.facts = facts;  // else when nothing is left that the old ones decided
     store::write_identity(file, identity_);
     decision = to_json(identity_);
     decision["goes_on"] = before.has_value();
+    if (forced) decision["forced_facts"] = facts;
   });
   decision = nlohmann::json::parse(communicator_.broadcast(decision.dump()));
   if (!root()) identity_ = from_json(decision);
   goes_on_ = decision["goes_on"];
+  if (decision.contains("forced_facts")) forced_facts_ = decision["forced_facts"];
+}
+
+/// Collective, after --force-resume of a run that differs: blocks from the start on were computed in another
+/// way and come out otherwise now. They and the states behind the start must be gone, on all ranks, before
+/// the new facts count: a process that is killed in between has to be forced again.
+void PruneRun::replace_what_differs() {
+  if (!forced_facts_) return;
+  communicator_.together([&] {
+    if (root() && merges()) store_->forget_from(position_.round, position_.block);
+    clients_->forget_from(position_);
+  });
+  identity_.facts = *forced_facts_;
+  at_root([&] { store::write_identity(paths_.dir / "resume.json", identity_); });
 }
 
 /// Collective: whether every rank finds what the root has just put into its run directory. Where ranks have
@@ -234,8 +251,11 @@ void PruneRun::find_position() {
   position_ = find_start(communicator_, shape_, merged, clients_->files(), identity_.dropped, warn);
   if (!goes_on_) return;
   log_->info("going on with block {} of round {}", position_.block, position_.round);
+  replace_what_differs();
   communicator_.together([&] {
-    if (root() && merges()) dropped_weights_ = ledger_->dropped_before(position_);
+    if (root() && merges()) 
+      dropped_weights_ =
+          ledger_->dropped_before(position_, [this](const store::BlockRecord& record) { warnings_.add(record); });
   });
   if (root()) progress_->skip(blocks_before(shape_, position_));  // end_of() is after all of them
 }

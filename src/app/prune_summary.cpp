@@ -50,6 +50,13 @@ void PruneRun::write_events(const std::vector<std::string>& of_ranks) {
   }
 }
 
+/// At the root: of the inputs, and of the work so far.
+std::vector<std::string> PruneRun::warnings() const {
+  std::vector<std::string> result = inputs_.warnings;
+  for (std::string& text : warnings_.texts()) result.push_back(std::move(text));
+  return result;
+}
+
 store::Provenance PruneRun::provenance() {
   store::Provenance result;
   result.config_toml = config::to_toml(config_);
@@ -60,7 +67,7 @@ store::Provenance PruneRun::provenance() {
   result.entries.emplace_back("topology", topology_);
   for (const auto& client : config_.clients) result.clients.push_back(client.name);
   result.token_sha256 = inputs_.token_sha256;
-  result.warnings = inputs_.warnings;
+  result.warnings = warnings();
   for (const DroppedClient& one : identity_.dropped) result.warnings.push_back(dropped_text(one));
   result.rounds = config_.federation.rounds;
   result.blocks = inputs_.model->architecture().blocks;
@@ -121,7 +128,7 @@ nlohmann::json PruneRun::summary() const {
   for (const auto& client : config_.clients) result["clients"].push_back(client.name);
   result["dropped"] = to_json(identity_.dropped);
   for (auto& one : result["dropped"]) one["client"] = config_.clients[one["client"].get<std::size_t>()].name;
-  result["warnings"] = inputs_.warnings;
+  result["warnings"] = warnings();
   return result;
 }
 

@@ -123,9 +123,9 @@ std::int64_t gpu_memory_of_rank(const backend::CudaDevices& visible, int ranks_o
 }
 
 std::string version_text() {
-  return fmt::format("fedspallm {} (git {}), {}, HDF5 {}, CUDA {}", kVersion, kGitRevision,
-                     comm::MpiSession::library_version(), data::hdf5::library_version(),
-                     kCuda ? "on" : "off");
+  const std::string cuda = kCuda ? fmt::format("on (runtime {})", backend::cuda_runtime_version()) : "off";
+  return fmt::format("fedspallm {} (git {}), {}, {}, CUDA {}", kVersion, kGitRevision,
+                     comm::MpiSession::library_version(), data::hdf5::library_version(), cuda);
 }
 
 std::optional<backend::CudaDevice> own_gpu(const comm::Communicator& communicator,

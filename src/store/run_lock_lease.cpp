@@ -19,6 +19,9 @@ namespace {
 
 constexpr int kFormatVersion = 1;
 constexpr std::size_t kLargestLease = 65536;
+/// PBS and LSF do not count a job's starts. An equal job elsewhere is an earlier start of it, unless it
+/// renews its lease (every 5 s): then two commands of one job want one directory.
+constexpr double kSilentSeconds = 15;
 
 double seconds_of(const timespec& time) {
   return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
@@ -78,14 +81,17 @@ std::optional<Lease> decode_lease(const std::string& text) {
 }
 
 std::string stale_reason(const SeenLease& seen, const LockHolder& self, double now, double stale_seconds) {
+  const double age = now - seen.modified;
   if (seen.lease) {
     const LockHolder& holder = seen.lease->holder;
     if (on_this_node(holder.process) && !is_alive(holder.process))
       return fmt::format("process {} on {} is dead", holder.process.pid, holder.process.host);
     if (!self.job.empty() && holder.job == self.job && holder.restarts < self.restarts)
       return fmt::format("job {} was started again", self.job);
+    if (!self.job.empty() && holder.job == self.job && !on_this_node(holder.process) && age > kSilentSeconds)
+      return fmt::format("job {} was started again on another host: process {} on {} is silent for {:.0f} s",
+                         self.job, holder.process.pid, holder.process.host, age);
   }
-  const double age = now - seen.modified;
   if (age <= stale_seconds) return {};
   const std::string whose = seen.lease ? fmt::format("process {} on {}", seen.lease->holder.process.pid,
                                                      seen.lease->holder.process.host)

@@ -139,6 +139,21 @@ void BlockStore::write_block(const BlockRecord& record) {
   replace_manifest();
 }
 
+void BlockStore::forget_from(std::uint32_t round, std::uint32_t block) {
+  check<DataError>(damage_.empty(), damage_);
+  std::vector<std::filesystem::path> files;
+  for (const auto& [its_round, its_block] : blocks()) {
+    if (std::pair(its_round, its_block) < std::pair(round, block)) continue;
+    files.push_back(block_file(its_round, its_block));
+    manifest_->erase(its_round, its_block);
+  }
+  if (files.empty()) return;
+  // Twice: the manifest before, to which a damaged one falls back, must not list them either.
+  replace_manifest();
+  replace_manifest();
+  for (const std::filesystem::path& path : files) remove_file(path);
+}
+
 void BlockStore::list_block(const std::string& text) {
   check<DataError>(damage_.empty(), damage_);
   const BlockEntry entry = entry_from_text(text);

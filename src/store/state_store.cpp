@@ -199,6 +199,11 @@ void StateStore::forget_before(Position position) {
   for (auto old = all.begin(); old != after - 1; ++old) remove_path(file(*old));
 }
 
+void StateStore::forget_after(Position position) {
+  for (const Position each : positions())
+    if (each > position) remove_path(file(each));
+}
+
 void StateStore::clear() {
   remove_path(folder_);
 }

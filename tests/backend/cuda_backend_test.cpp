@@ -151,6 +151,10 @@ TEST_F(CudaBackendTest, VisibleDevicesHaveNamesAndUuids) {
   }
 }
 
+TEST_F(CudaBackendTest, TheRuntimeTellsItsVersion) {
+  EXPECT_THAT(backend::cuda_runtime_version(), testing::MatchesRegex("[0-9]+\\.[0-9]"));
+}
+
 /// Rows of ones, and of ones with a last bit that TF32 and 16-bit types do not have.
 TEST_F(CudaBackendTest, ProductsAreNotRoundedToTf32) {
   const float fine = 1.0F + 0x1p-20F;

@@ -3,6 +3,7 @@
 #include "fedspallm/backend/cuda.hpp"
 #include "fedspallm/base/error.hpp"
 
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <array>
@@ -47,6 +48,13 @@ TEST(Devices, TheTableNamesEachRankAndWhatIsShared) {
 TEST(Devices, NothingVisibleComesWithAReason) {
   const backend::CudaDevices visible = backend::visible_cuda_devices();
   EXPECT_EQ(visible.devices.empty(), !visible.reason.empty());
+}
+
+TEST(Devices, TheRuntimeHasAVersionInBuildsWithCuda) {
+  const std::string version = backend::cuda_runtime_version();
+  if (!version.empty()) {
+    EXPECT_THAT(version, testing::MatchesRegex("[0-9]+\\.[0-9]"));
+  }
 }
 
 }  // namespace

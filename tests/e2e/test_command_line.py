@@ -33,8 +33,10 @@ class CommandLine(ProgramTest):
         text = self.done("--version").stdout
         self.assertRegex(
             text,
-            r"^fedspallm \d+\.\d+\.\d+ \(git ([0-9a-f]+(-dirty)?|unknown)\).*Open MPI.*HDF5 \d+.*CUDA (on|off)",
+            r"^fedspallm \d+\.\d+\.\d+ \(git ([0-9a-f]+(-dirty)?|unknown)\).*Open MPI.*, "
+            r"HDF5 \d+\.\S+, CUDA (on \(runtime \d+\.\d+\)|off)",
         )
+        self.assertRegex(self.done("doctor").stdout, r", HDF5 \d+\.")
 
     def test_wrong_command_lines_are_bad_input(self) -> None:
         for arguments in (
@@ -50,6 +52,12 @@ class CommandLine(ProgramTest):
                 self.assertEqual(outcome.status, BAD_INPUT, str(outcome))
                 self.assertNotEqual(outcome.stderr, "")
                 self.assertEqual(outcome.stdout, "")
+
+    def test_one_rank_speaks_of_a_wrong_command_line(self) -> None:
+        outcome = run("prune", "--bogus", ranks=3)
+        self.assertEqual(outcome.status, BAD_INPUT, str(outcome))
+        self.assertEqual(outcome.stderr.count("CONFIG"), 1, str(outcome))
+        self.assertEqual(self.done("--version", ranks=3).stdout.count("fedspallm"), 1)
 
     def test_seconds_of_the_watchdog(self) -> None:
         for seconds in ("-1", "nan", "inf", "soon"):

@@ -7,9 +7,11 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,10 +75,12 @@ class Resume(ProgramTest):
     def merged_blocks(self, run_dir: Path) -> int:
         return len(list((run_dir / "blocks").glob("*.h5")))
 
-    def held_at(self, config: Path, run_dir: Path, blocks: int, ranks: int, *options: str) -> Job:
+    def held_at(
+        self, config: Path, run_dir: Path, blocks: int, ranks: int, *options: str, env: Mapping[str, str] | None = None
+    ) -> Job:
         """A job that stands still with so many merged blocks or more, and has some more before it."""
         return held(
-            lambda: Job("prune", config, *options, ranks=ranks),
+            lambda: Job("prune", config, *options, ranks=ranks, env=env),
             lambda: self.merged_blocks(run_dir) >= blocks,
             lambda: self.merged_blocks(run_dir) <= BLOCKS - 6,
             lambda: shutil.rmtree(run_dir),
@@ -183,6 +187,29 @@ class Resume(ProgramTest):
         # What changes no bit may change: threads, transport, ranks, evaluation.
         self.finish(config, run_dir, expected, 3, "--set", "run.threads=2", "--set", "federation.transport=reduce")
 
+    def test_forced_on_another_kernel_set(self) -> None:
+        """Blocks behind the last common state come out otherwise there: they are replaced, not compared."""
+        supported = self.done("doctor").stdout
+        sets = [isa for isa in ("avx512", "avx2", "baseline") if re.search(rf"kernels.* {isa} yes", supported)]
+        if len(sets) < 2:
+            self.skipTest("only one kernel set runs here")
+        first, second = ({"FEDSPALLM_ISA": isa} for isa in sets[:2])
+        config, run_dir = self.prepared(run={"checkpoint_every": 4})
+        job = self.held_at(config, run_dir, 7, 2, env=first)
+        job.kill_all()
+        self.refused(BAD_INPUT, [r"kernel_set: .* in the run directory"], "prune", config, ranks=2, env=second)
+        held(
+            lambda: Job("prune", config, "--force-resume", ranks=2, env=second),
+            lambda: self.merged_blocks(run_dir) >= 11,
+            lambda: self.merged_blocks(run_dir) <= BLOCKS - 6,
+            lambda: self.fail("too late; run it again"),
+        ).kill_all()
+        # It is a run of the second set's now, and goes back in the same way.
+        self.refused(BAD_INPUT, [r"kernel_set: .* in the run directory"], "prune", config, ranks=2, env=first)
+        outcome = self.done("prune", config, "--force-resume", ranks=2, env=first)
+        self.assertRegex(outcome.stderr, r"going on with block [1-9]\d* of round 1")
+        self.assertTrue(self.done("inspect", run_dir, "--json").json()["complete"])
+
     def test_a_finished_run_of_another_configuration_is_not_taken_for_this_one(self) -> None:
         config, run_dir = self.prepared()
         self.done("prune", config, "--quiet", ranks=2)
@@ -244,6 +271,11 @@ class Resume(ProgramTest):
                 self.assertEqual(outcome.status, STOPPED, str(outcome))
                 self.assertRegex(outcome.stderr, r"stopped .*before block \d+ of round 1; the same command")
                 self.assertEqual(json.loads((run_dir / "status.json").read_text())["state"], "stopped")
+                found = json.loads(run("inspect", run_dir, "--json").stdout)
+                self.assertEqual((found["complete"], found["ok"]), (False, True), found["problems"])
+                self.assertEqual(found["clients"], ["client-0", "client-1", "client-2"])
+                self.assertIn("kernel_set", found["provenance"])
+                self.assertEqual(len(oracle.read_blocks(run_dir / "run.h5")), self.merged_blocks(run_dir))
                 records = [run_dir / "metrics.jsonl", *(run_dir / "logs").iterdir()]
                 before = {file: file.read_text() for file in records}
                 self.assertEqual(len(before), 4)

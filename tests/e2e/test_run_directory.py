@@ -249,6 +249,13 @@ class RunDirectory(ProgramTest):
             self.assertTrue(all(float(row[-2]) > 1 for row in rows), "peak memory")
         self.assertFalse(place.exists())
 
+    def test_dry_run_prints_every_key(self) -> None:
+        text = self.prune(self.config, "--dry-run").stdout
+        printed = text[text.index("[model]") : text.index("[[client]]")].splitlines()
+        resolved = (self.run_dir / "config.toml").read_text()
+        self.assertEqual(printed, resolved[: resolved.index("[[client]]")].splitlines())
+        self.assertIn("damping = 0.01", printed, "a default")
+
     def test_dry_run_of_a_finished_run_does_not_touch_it(self) -> None:
         before = {path: path.stat().st_mtime_ns for path in self.run_dir.rglob("*")}
         self.rows(self.prune(self.config, "--dry-run").stdout)

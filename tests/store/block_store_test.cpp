@@ -134,6 +134,24 @@ TEST(BlockStore, ReplacesABlockThatIsWrittenAgain) {
   EXPECT_EQ(store.blocks().size(), 1U);
 }
 
+TEST(BlockStore, ForgetsFromAPositionOn) {
+  const TemporaryFolder folder;
+  BlockStore store = BlockStore::of_run({folder.path()});
+  for (const auto& [round, block] :
+       {std::pair{1U, 0U}, std::pair{1U, 1U}, std::pair{2U, 0U}, std::pair{2U, 1U}})
+    store.write_block(small_block(round, block));
+  store.forget_from(2, 1);
+  EXPECT_EQ(store.newest_round(1), 1U);
+  store.forget_from(1, 1);
+  using Pairs = std::vector<std::pair<std::uint32_t, std::uint32_t>>;
+  EXPECT_EQ(BlockStore::of_run({folder.path()}).blocks(), (Pairs{{1, 0}}));
+  EXPECT_FALSE(fs::exists(store.block_file(1, 1)));
+  write_file(folder.path() / "manifest.json", "damaged");  // the one before lists no more
+  BlockStore later = BlockStore::of_run({folder.path()});
+  EXPECT_NE(later.recover(), "");
+  EXPECT_EQ(later.blocks(), (Pairs{{1, 0}}));
+}
+
 TEST(BlockFiles, OfSeveralWritersCountOnceTheKeeperOfTheListHasTakenThemUp) {
   const TemporaryFolder folder;
   BlockStore keeper = BlockStore::of_run({folder.path()});

@@ -241,6 +241,23 @@ TEST_F(RunLockTest, AnEarlierStartOfTheSameJobIsOver) {
   EXPECT_THAT(lock.taken_over(), testing::HasSubstr("job 123 was started again"));
 }
 
+TEST_F(RunLockTest, AJobWithoutACountOfRestartsThatIsSilentElsewhereIsOver) {
+  LockHolder self = LockHolder::this_process();
+  self.job = "123.pbs";
+  LockHolder before = elsewhere();
+  before.job = self.job;
+  before.restarts = self.restarts = 0;
+  write_lease(encode_lease({before, "today"}));
+  expect_locked({"job 123.pbs"}, self);  // it may be a second command of the same job, and alive
+  write_lease(encode_lease({before, "today"}), std::chrono::seconds(16));
+  LockHolder other = self;
+  other.job = "124.pbs";
+  expect_locked({"job 123.pbs"}, other);
+  const RunLock lock(dir(), {}, kImpatient, self);
+  EXPECT_THAT(lock.taken_over(),
+              testing::HasSubstr("job 123.pbs was started again on another host: process 4711"));
+}
+
 TEST_F(RunLockTest, AFileThatIsNoLeaseHoldsForAsLong) {
   write_lease("{\"format_version\":");
   expect_locked({"has not said who it is"});

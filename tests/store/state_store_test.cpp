@@ -105,6 +105,14 @@ TEST_F(StateStoreTest, ForgetKeepsTheNewestNotAfter) {
   EXPECT_TRUE(store_.positions().empty());
 }
 
+TEST_F(StateStoreTest, ForgetAfterKeepsThePositionItself) {
+  for (const Position position : {Position{1, 2}, {1, 4}, {2, 2}}) write(store_, position, 1, 1);
+  store_.forget_after({1, 4});
+  EXPECT_EQ(store_.positions(), (std::vector<Position>{{1, 2}, {1, 4}}));
+  store_.forget_after({1, 0});
+  EXPECT_TRUE(store_.positions().empty());
+}
+
 TEST_F(StateStoreTest, OtherFilesInTheFolderAreNoStates) {
   write(store_, {1, 3}, 1, 1);
   for (const char* name : {"r1-b3.state", "r01-b0005.state.part", "r01-b0005.state~", "x"})

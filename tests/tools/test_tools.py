@@ -243,6 +243,24 @@ class TokenFiles(Scratch):
         self.assertEqual(attributes["format_version"], 1)
         self.assertIn("is complete", self.tokenize(self.folder / "a.txt", "--out", out).stdout)
 
+    def test_a_folder_as_output(self) -> None:
+        """The files in it are named after the first input, whether or not the folder is there yet."""
+        text = "the end of the year 19\n" * 40
+        for name, target in (("mine.txt", "new/"), ("mine.jsonl", "there"), ("texts", "there/")):
+            with self.subTest(name=name):
+                (self.folder / "there").mkdir(exist_ok=True)
+                source = self.folder / name
+                if name == "texts":
+                    source.mkdir()
+                    (source / "a.txt").write_text(text)
+                else:
+                    source.write_text(text if name.endswith(".txt") else json.dumps({"text": text}) + "\n")
+                done = self.tokenize(source, "--out", f"{self.folder}/{target}", "--test-fraction", 0.1, "--force")
+                self.assertEqual(done.returncode, 0, done.stderr)
+                for end in ("", "-test"):
+                    made = self.folder / target / f"{source.stem}{end}.h5"
+                    self.assertGreater(len(read_tokens(made)[0]), 0)
+
     def test_pieces_give_the_tokens_of_the_whole(self) -> None:
         """A file read in small pieces has the ids of the uncut text."""
         text = "the  year\n\n 1919\nthe\tend \n\n\nof the\nth\r\nthe\n" * 200

@@ -37,6 +37,9 @@ struct CudaDevices {
 /// Never throws for want of devices or drivers.
 [[nodiscard]] CudaDevices visible_cuda_devices();
 
+/// Of the CUDA runtime, as it says itself: "13.0"; "" in builds without CUDA. Needs no driver.
+[[nodiscard]] std::string cuda_runtime_version();
+
 /// Device of a rank: ranks of a host take turns. @pre node_rank >= 0, visible >= 1
 [[nodiscard]] int cuda_device_of_rank(int node_rank, int visible);
 /// @pre bytes.size() == 16

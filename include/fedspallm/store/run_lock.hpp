@@ -3,7 +3,8 @@
 // which the system lets go when the process ends, and a lease RUN_DIR/.lease.json that says who holds it and
 // is renewed by a thread, for file systems whose flock is missing or does not reach other hosts.
 // A lease is stale, and is taken over, when its process is dead on this node, when it is of an earlier start
-// of the same job, or when it was not renewed for `stale_seconds`. A process of this node that lives and has
+// of the same job (by its count of restarts, or where there is none: on another host or boot, and silent for
+// 15 s), or when it was not renewed for `stale_seconds`. A process of this node that lives and has
 // the flock is never robbed. Ages are differences of times that the run directory's own file system set, so
 // hosts' clocks need not agree.
 // Only rank 0 holds it. Non-goal: readers; they need no lock.

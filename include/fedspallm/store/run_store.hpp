@@ -55,6 +55,9 @@ class BlockStore : public BlockFiles {
   std::string recover();
   /// write_file(), and replaces the manifest. A block written again replaces the earlier one.
   void write_block(const BlockRecord& record);
+  /// Blocks at or after this one count as not written, durably; their files go. For a run that computes them
+  /// anew, perhaps to other bits. @throws DataError where the manifest is damaged; ResourceError
+  void forget_from(std::uint32_t round, std::uint32_t block);
   /// Takes up what write_file() of another process returned, and replaces the manifest. @throws DataError for
   /// text that is no entry of a block file; ResourceError
   void list_block(const std::string& entry);

@@ -63,6 +63,8 @@ class StateStore {
 
   /// Removes every state older than the newest one that is not after `position`.
   void forget_before(Position position);
+  /// Removes every state after `position`: what they hold is computed anew.
+  void forget_after(Position position);
   /// Removes every state, whatever run it is of.
   void clear();
 

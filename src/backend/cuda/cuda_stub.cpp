@@ -17,4 +17,8 @@ CudaDevices visible_cuda_devices() {
   return {{}, "this build has no CUDA (cmake --preset cuda builds it)"};
 }
 
+std::string cuda_runtime_version() {
+  return "";
+}
+
 }  // namespace fedspallm::backend

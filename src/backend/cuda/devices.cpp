@@ -29,4 +29,10 @@ CudaDevices visible_cuda_devices() {
   return result;
 }
 
+std::string cuda_runtime_version() {
+  int version = 0;  // 1000 * major + 10 * minor
+  if (cudaRuntimeGetVersion(&version) != cudaSuccess) return "of unknown version";
+  return fmt::format("{}.{}", version / 1000, version % 1000 / 10);
+}
+
 }  // namespace fedspallm::backend

@@ -60,6 +60,7 @@ struct cudaMemPoolProps {
   } location;
 };
 
+cudaError_t cudaRuntimeGetVersion(int* version);
 cudaError_t cudaGetDeviceCount(int* count);
 /// Copies, launches, allocating and freeing want it on each thread that does them: what is forgotten works on
 /// device 0 alone.
