@@ -67,10 +67,13 @@ class Container {
 
   [[nodiscard]] const Json& header() const { return header_; }
 
-  /// The stored bytes that {"offset", "stored", "xxh3"} describes, verified.
-  [[nodiscard]] std::span<const std::byte> stored(const Json& json) const {
+  /// The stored bytes that {"offset", "stored", "xxh3"} describes, verified. Everything is stored for one
+  /// purpose: a file in which many segments are the same bytes would unpack to any size.
+  [[nodiscard]] std::span<const std::byte> stored(const Json& json) {
     const auto bytes = range(static_cast<std::uint64_t>(count_of(json, "offset")),
                              static_cast<std::uint64_t>(count_of(json, "stored")));
+    used_ += bytes.size();
+    if (used_ > map_.bytes().size()) fail("segments of more bytes than the file's {}", map_.bytes().size());
     if (checksum(bytes) != from_hex(json.at("xxh3").get<std::string>()))
       fail("the {} bytes from {} on are damaged", bytes.size(), count_of(json, "offset"));
     return bytes;
@@ -86,12 +89,13 @@ class Container {
 
   model::MappedFile map_;
   Json header_;
+  std::size_t used_ = 0;
 };
 
 /// Writes the segments of one file in turn.
 class FileUnpacker {
  public:
-  FileUnpacker(const Container& container, const std::filesystem::path& path)
+  FileUnpacker(Container& container, const std::filesystem::path& path)
       : container_(container), path_(path), file_(create_file(path)) {}
 
   void add(const Json& segment) {
@@ -161,7 +165,7 @@ class FileUnpacker {
     }
   }
 
-  const Container& container_;
+  Container& container_;
   std::filesystem::path path_;
   Descriptor file_;
   std::int64_t end_ = 0;
@@ -182,7 +186,7 @@ std::string plain_name(const Json& json, std::set<std::string>& seen) {
   return name;
 }
 
-std::int64_t unpack_files(const Container& container, const std::filesystem::path& folder) {
+std::int64_t unpack_files(Container&& container, const std::filesystem::path& folder) {
   std::set<std::string> seen;
   std::int64_t needed = 0;
   for (const Json& file : container.header().at("files"))

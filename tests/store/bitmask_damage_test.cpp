@@ -62,6 +62,15 @@ Json& segment_of(Json& header, const std::string& kind) {
   throw std::runtime_error("no segment of kind " + kind);
 }
 
+Json largest_raw_segment(const Json& header) {
+  Json largest;
+  for (const Json& file : header["files"])
+    for (const Json& segment : file["segments"])
+      if (segment["kind"] == "raw" && (largest.is_null() || segment["bytes"] > largest["bytes"]))
+        largest = segment;
+  return largest;
+}
+
 TEST_F(Bitmask, FindsEveryFlippedBit) {
   for (std::size_t offset = 0; offset < good.size(); offset += offset < 64 ? 1 : 149) {
     if (offset >= 40 && offset < 56)
@@ -160,6 +169,14 @@ const std::vector<Hostile> kHostile = {
        s["mask"] = s["values"];
      },
      "mask of"},
+    {"many_segments_of_the_same_bytes",
+     [](Json& h) {
+       const Json raw = largest_raw_segment(h);
+       for (Json& file : h["files"])
+         if (file["name"] == "model.safetensors")
+           for (int i = 0; i < 1000; ++i) file["segments"].push_back(raw);
+     },
+     "segments of more bytes than the file's"},
     {"widen_of_float32",
      [](Json& h) {
        Json& s = segment_of(h, "raw");
