@@ -48,7 +48,7 @@ done
 kill "$alarm" 2>/dev/null || :
 
 case "$status" in
-0) ;;
+0) "${FEDSPALLM_ROOT:-.}/jobs/make-report.sh" "$config" || : ;;
 75) printf 'checkpoint written: submit the same again, and it goes on\n' ;;
 *) printf 'status %d: fedspallm --help explains it\n' "$status" >&2 ;;
 esac

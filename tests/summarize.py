@@ -10,6 +10,7 @@ import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
 LAST_LINES = 25
+COLOUR = re.compile(r"(?:\x1b|\[NON-XML-CHAR-0x1B\])\[[0-9;]*m")  # mpiexec gives rank 0 a terminal
 # tests/e2e/harness.py; GoogleTest, at the end of each test.
 SKIPPED_WITHIN = re.compile(r"^\[skipped\] (.*)$|^\[  SKIPPED \] (\S+) \(\d+ ms\)$", re.MULTILINE)
 
@@ -29,7 +30,7 @@ def skipped_within(case: ElementTree.Element) -> list[str]:
     """The tests that a script or a program skipped."""
     if was_skipped(case):
         return []
-    found = SKIPPED_WITHIN.finditer(case.findtext("system-out") or "")
+    found = SKIPPED_WITHIN.finditer(COLOUR.sub("", case.findtext("system-out") or ""))
     return [match[1] or match[2] for match in found]
 
 

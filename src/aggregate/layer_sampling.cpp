@@ -52,18 +52,4 @@ std::vector<std::vector<bool>> draw_blocks(const std::vector<double>& resources,
   return drawn;
 }
 
-std::vector<std::int64_t> uncovered_blocks(const std::vector<std::vector<bool>>& drawn, std::int64_t blocks) {
-  std::vector<std::int64_t> uncovered;
-  for (std::int64_t block = 0; block < blocks; ++block) {
-    const auto index = static_cast<std::size_t>(block);
-    bool covered = false;
-    for (const std::vector<bool>& of_client : drawn) {
-      require(std::ssize(of_client) == blocks, "uncovered_blocks: one entry per block");
-      covered = covered || of_client[index];
-    }
-    if (!covered) uncovered.push_back(block);
-  }
-  return uncovered;
-}
-
 }  // namespace fedspallm::aggregate

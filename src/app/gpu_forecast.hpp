@@ -65,7 +65,6 @@ struct HiddenPlacement {
   std::vector<bool> on_device;    // by client; the others take turns in one slot and rest in host memory
   std::int64_t device_bytes = 0;  // of the states that stay, and the slot
   std::int64_t host_bytes = 0;    // pinned
-  [[nodiscard]] bool spills() const { return host_bytes > 0; }
 };
 /// All on the device where `room` bytes are enough, else as many of the first clients as leave a slot for the
 /// largest of the others. Nothing where not even one client at a time fits.

@@ -51,7 +51,7 @@ FEDSPALLM_HOST_DEVICE inline std::int64_t cut_to_odd(std::int64_t sum) {
   return (sum & ~std::int64_t{7}) | ((sum & 7) != 0 ? 8 : 0);
 }
 
-/// Steps 1 to 3: the double that element_of_mean() rounds. @param factor  power_of_two(q)
+/// Steps 1 to 3: the double that becomes the element. @param factor  power_of_two(q)
 FEDSPALLM_HOST_DEVICE inline double mean_of(std::int64_t sum, std::uint32_t divisor, double factor) {
   return static_cast<double>(cut_to_odd(sum)) / divisor * factor;
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fedspallm/base/process.hpp"
 
+#include "fedspallm/base/descriptor.hpp"
 #include "fedspallm/base/error.hpp"
 
 #include <fcntl.h>
@@ -18,17 +19,16 @@ namespace {
 
 /// What the kernel writes there, without the last line's end; "" when it cannot be read.
 std::string small_text(const std::string& path) {
-  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return {};
+  const Descriptor file(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  if (!file) return {};
   std::string text;
   std::array<char, 4096> buffer{};
   for (;;) {
-    const ssize_t got = ::read(fd, buffer.data(), buffer.size());
+    const ssize_t got = ::read(file.get(), buffer.data(), buffer.size());
     if (got < 0 && errno == EINTR) continue;
     if (got <= 0) break;
     text.append(buffer.data(), static_cast<std::size_t>(got));
   }
-  ::close(fd);
   if (!text.empty() && text.back() == '\n') text.pop_back();
   return text;
 }
@@ -84,15 +84,11 @@ bool kill_process(const ProcessId& process) {
   require(process.pid > 1, "kill_process: pid > 1");  // 0, 1 and -1 mean groups, init, everybody
   // The descriptor stands for one process for ever, so what is checked after it was opened is what is killed.
   // (System calls by number: glibc 2.36 declares these functions without C linkage.)
-  const auto handle = static_cast<int>(::syscall(SYS_pidfd_open, static_cast<pid_t>(process.pid), 0U));
-  if (handle < 0 && errno == ESRCH) return false;
-  bool sent = false;
-  if (is_alive(process)) {
-    sent = handle >= 0 ? ::syscall(SYS_pidfd_send_signal, handle, SIGKILL, nullptr, 0U) == 0
-                       : ::kill(static_cast<pid_t>(process.pid), SIGKILL) == 0;
-  }
-  if (handle >= 0) ::close(handle);
-  return sent;
+  const Descriptor handle(static_cast<int>(::syscall(SYS_pidfd_open, static_cast<pid_t>(process.pid), 0U)));
+  if (!handle && errno == ESRCH) return false;
+  if (!is_alive(process)) return false;
+  return handle ? ::syscall(SYS_pidfd_send_signal, handle.get(), SIGKILL, nullptr, 0U) == 0
+                : ::kill(static_cast<pid_t>(process.pid), SIGKILL) == 0;
 }
 
 SignalsBlocked::SignalsBlocked() {

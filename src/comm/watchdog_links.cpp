@@ -172,21 +172,6 @@ Link greeted(Socket socket, const Hello& hello, const std::array<std::uint64_t, 
 
 }  // namespace
 
-Socket::Socket(Socket&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-
-Socket& Socket::operator=(Socket&& other) noexcept {
-  if (this != &other) {
-    reset();
-    fd_ = std::exchange(other.fd_, -1);
-  }
-  return *this;
-}
-
-void Socket::reset() noexcept {
-  if (fd_ >= 0) ::close(fd_);
-  fd_ = -1;
-}
-
 Listener::Listener(bool this_host_only) : socket_(this_host_only ? bound_to_loopback() : bound_to_all()) {
   check<LaunchError>(::listen(socket_.get(), kBacklog) == 0,
                      fmt::format("watchdog: cannot listen for other ranks: {}", errno_text()));

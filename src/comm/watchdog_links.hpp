@@ -4,6 +4,8 @@
 // Non-goals: who is connected to whom, what frames mean.
 #pragma once
 
+#include "fedspallm/base/descriptor.hpp"
+
 #include "watchdog_frames.hpp"
 #include <chrono>
 #include <cstdint>
@@ -13,21 +15,7 @@
 
 namespace fedspallm::comm::watchdog {
 
-/// Owns a descriptor. Move-only; closing never throws.
-class Socket {
- public:
-  Socket() = default;
-  explicit Socket(int fd) : fd_(fd) {}
-  ~Socket() { reset(); }
-  Socket(Socket&& other) noexcept;
-  Socket& operator=(Socket&& other) noexcept;
-  [[nodiscard]] int get() const { return fd_; }
-  [[nodiscard]] explicit operator bool() const { return fd_ >= 0; }
-  void reset() noexcept;
-
- private:
-  int fd_ = -1;
-};
+using Socket = Descriptor;
 
 /// Where a hub can be reached.
 struct HubAddress {

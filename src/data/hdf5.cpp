@@ -28,9 +28,10 @@ void require_link_name(const std::string& name) {
 Handle access_properties() {
   Handle properties(H5Pcreate(H5P_FILE_ACCESS), H5Pclose);
   check<ResourceError>(static_cast<bool>(properties), "HDF5: cannot make file access properties");
-  H5Pset_file_locking(properties.get(), false, true);
   // Closing the file closes it even if a Group is still held somewhere: no file stays open across blocks.
-  H5Pset_fclose_degree(properties.get(), H5F_CLOSE_STRONG);
+  check<ResourceError>(H5Pset_file_locking(properties.get(), false, true) >= 0 &&
+                           H5Pset_fclose_degree(properties.get(), H5F_CLOSE_STRONG) >= 0,
+                       "HDF5: cannot set file access properties");
   return properties;
 }
 

@@ -5,6 +5,7 @@
 
 #include "hdf5_calls.hpp"
 #include <limits>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -30,12 +31,15 @@ H5Z_filter_t odd_filter(hid_t properties, int filters) {
   return H5Z_FILTER_NONE;
 }
 
-/// How many chunks a dataset of this shape has. @pre the layout is chunked
-std::uint64_t chunks_of(hid_t properties, const std::vector<std::int64_t>& shape) {
+/// How many chunks a dataset of this shape has; nothing where the file says no sensible size of one. @pre the
+/// layout is chunked
+std::optional<std::uint64_t> chunks_of(hid_t properties, const std::vector<std::int64_t>& shape) {
   std::vector<hsize_t> chunk(shape.size(), 1);
-  H5Pget_chunk(properties, static_cast<int>(chunk.size()), chunk.data());
+  const auto rank = static_cast<int>(chunk.size());
+  if (H5Pget_chunk(properties, rank, chunk.data()) != rank) return std::nullopt;
   std::uint64_t count = 1;
   for (std::size_t i = 0; i < shape.size(); ++i) {
+    if (chunk[i] == 0) return std::nullopt;
     const auto extent = static_cast<hsize_t>(shape[i]);
     const hsize_t along = extent / chunk[i] + (extent % chunk[i] != 0 ? 1 : 0);
     if (__builtin_mul_overflow(count, along, &count)) return std::numeric_limits<std::uint64_t>::max();
@@ -99,9 +103,10 @@ void Group::check_storage(std::int64_t dataset, const std::string& object, std::
     const Handle space(checked(H5Dget_space(dataset), object, "read its shape"), H5Sclose);
     hsize_t found = 0;
     checked(H5Dget_num_chunks(dataset, space.get(), &found), object, "count its chunks");
-    const std::uint64_t needed = chunks_of(properties.get(), shape_of(dataset, object));
-    if (found != needed)
-      fail(object, fmt::format("its shape needs {} chunks, but the file stores {}", needed, found));
+    const std::optional<std::uint64_t> needed = chunks_of(properties.get(), shape_of(dataset, object));
+    if (!needed) fail(object, "its chunks have no size");
+    if (found != *needed)
+      fail(object, fmt::format("its shape needs {} chunks, but the file stores {}", *needed, found));
   }
   const std::uint64_t stored = H5Dget_storage_size(dataset);
   const bool enough = filters > 0 ? bytes / kLargestCompression <= stored : bytes <= stored;

@@ -47,11 +47,6 @@ void prefetch_block(const ModelDirectory& model, std::int64_t block, Backend& ba
   backend.prefetch(sources);
 }
 
-void reload_matrix(const ModelDirectory& model, std::size_t matrix, Backend& backend, BlockWeights& weights) {
-  require(matrix < weights.matrices.size(), "the matrix is one of the block's");
-  load_into(model, model.matrix_name(weights.block, matrix), backend, weights.matrices[matrix]);
-}
-
 std::size_t make_sparse(Backend& backend, double least_sparsity, BlockWeights& weights) {
   std::size_t count = 0;
   weights.sparse.resize(weights.matrices.size());

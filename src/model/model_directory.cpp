@@ -250,11 +250,6 @@ std::string ModelDirectory::matrix_name(std::int64_t block, std::size_t matrix) 
   return model::matrix_name(architecture_, block, matrix);
 }
 
-TensorView ModelDirectory::block_tensor(std::int64_t block, std::string_view suffix) const {
-  require(0 <= block && block < architecture_.blocks, "0 <= block < blocks");
-  return tensor(fmt::format("{}{}.{}", architecture_.block_prefix, block, suffix));
-}
-
 DType ModelDirectory::matrix_dtype(std::int64_t block, std::size_t matrix) const {
   return tensor(matrix_name(block, matrix)).dtype();
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fedspallm/report/metrics.hpp"
 
+#include "fedspallm/base/descriptor.hpp"
 #include "fedspallm/base/error.hpp"
 #include "fedspallm/report/system.hpp"
 
@@ -10,9 +11,7 @@
 #include <array>
 #include <cerrno>
 #include <chrono>
-#include <cmath>
 #include <cstring>
-#include <ctime>
 #include <mutex>
 
 namespace fedspallm::report {
@@ -23,17 +22,6 @@ constexpr std::array<const char*, 3> kReserved = {"event", "time", "monotonic"};
 
 std::string compact(const nlohmann::json& json) {
   return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
-}
-
-/// "2026-03-04T05:06:07.890Z" -> seconds since 1970; -1 when it is no such text.
-double seconds_of_date(const std::string& text) {
-  std::tm fields{};
-  const char* rest = strptime(text.c_str(), "%Y-%m-%dT%H:%M:%S", &fields);
-  if (rest == nullptr) return -1;
-  char* end = nullptr;
-  const double fraction = *rest == '.' ? std::strtod(rest, &end) : 0;
-  if (std::string_view(end == nullptr ? rest : end) != "Z") return -1;
-  return static_cast<double>(timegm(&fields)) + fraction;
 }
 
 }  // namespace
@@ -59,34 +47,14 @@ std::string to_json(const Event& event) {
   return line;
 }
 
-Event parse_event(const std::string& line) {
-  nlohmann::json json = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
-  const auto is = [&](const char* name, auto test) { return json.contains(name) && (json[name].*test)(); };
-  const bool valid = json.is_object() && is("event", &nlohmann::json::is_string) &&
-                     is("time", &nlohmann::json::is_string) && is("monotonic", &nlohmann::json::is_number) &&
-                     !json["event"].get<std::string>().empty();
-  const double time = valid ? seconds_of_date(json["time"].get<std::string>()) : -1;
-  check<DataError>(valid && time >= 0,
-                   fmt::format("found {}, expected an event: a JSON object with event, time and monotonic",
-                               line.substr(0, 80)));
-  Event event{.name = json["event"], .fields = {}, .stamp = Stamp{time, json["monotonic"]}};
-  for (const char* name : kReserved) json.erase(name);
-  event.fields = std::move(json);
-  return event;
-}
-
 struct MetricsWriter::Impl {
   std::string name;
-  int descriptor = -1;
+  Descriptor file;
   std::mutex mutex;
-
-  ~Impl() {
-    if (descriptor >= 0) ::close(descriptor);
-  }
 
   void append(std::string_view text) const {
     while (!text.empty()) {
-      const ssize_t written = ::write(descriptor, text.data(), text.size());
+      const ssize_t written = ::write(file.get(), text.data(), text.size());
       if (written < 0 && errno == EINTR) continue;
       check<ResourceError>(written >= 0,
                            fmt::format("{}: cannot be written: {}", name, std::strerror(errno)));
@@ -96,16 +64,16 @@ struct MetricsWriter::Impl {
 
   /// Whether the file ends within a line.
   [[nodiscard]] bool is_torn() const {
-    const off_t size = ::lseek(descriptor, 0, SEEK_END);
+    const off_t size = ::lseek(file.get(), 0, SEEK_END);
     char last = '\n';
-    return size > 0 && ::pread(descriptor, &last, 1, size - 1) == 1 && last != '\n';
+    return size > 0 && ::pread(file.get(), &last, 1, size - 1) == 1 && last != '\n';
   }
 };
 
 MetricsWriter::MetricsWriter(const std::filesystem::path& file) : impl_(std::make_unique<Impl>()) {
   impl_->name = file.string();
-  impl_->descriptor = ::open(file.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
-  check<ResourceError>(impl_->descriptor >= 0,
+  impl_->file = Descriptor(::open(file.c_str(), O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0666));
+  check<ResourceError>(static_cast<bool>(impl_->file),
                        fmt::format("{}: cannot be opened: {}", impl_->name, std::strerror(errno)));
   if (impl_->is_torn()) impl_->append("\n");
 }

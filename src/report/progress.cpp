@@ -96,19 +96,13 @@ void Progress::clear() {
 }
 
 double Progress::seconds_left() const {
-  const std::lock_guard lock(mutex_);
-  return seconds_left_unlocked();
-}
-
-double Progress::seconds_left_unlocked() const {
-  if (recent_.empty()) return -1;
   return median_of({recent_.begin(), recent_.end()}) * static_cast<double>(left_);
 }
 
 std::string Progress::facts(const BlockDone& done, double seconds) const {
   // What a narrow terminal must show comes first.
   std::string text = fmt::format("block {}/{}", done.block + 1, blocks_);
-  text += left_ > 0 ? "  left " + duration_text(seconds_left_unlocked()) : std::string("  done");
+  text += left_ > 0 ? "  left " + duration_text(seconds_left()) : std::string("  done");
   text += fmt::format("  {}/block", duration_text(seconds));
   if (seconds > 0 && done.client_blocks > 0)
     text += fmt::format("  {:.2f} clients/s", static_cast<double>(done.client_blocks) / seconds);

@@ -2,7 +2,7 @@
 // Purpose: what an output model directory consists of: for each file the pieces in order, each a copy of
 // input bytes, a widened copy or literal bytes, and which pieces are prunable matrices. The directory writer
 // and the bitmask format both carry out this plan, so they cannot differ. Non-goals: writing
-// (model_writer.cpp, bitmask.cpp).
+// (model_writer.cpp, bitmask_write.cpp).
 #pragma once
 
 #include "fedspallm/model/model_directory.hpp"

@@ -72,15 +72,6 @@ TEST(DrawBlocks, EveryBlockIsEquallyLikelyForEveryClient) {
   }
 }
 
-TEST(DrawBlocks, UncoveredBlocksAreListed) {
-  const std::vector<std::vector<bool>> drawn = {{true, false, false, true}, {true, false, false, false}};
-  EXPECT_EQ(uncovered_blocks(drawn, 4), (std::vector<std::int64_t>{1, 2}));
-  EXPECT_EQ(uncovered_blocks({}, 2), (std::vector<std::int64_t>{0, 1}));
-  EXPECT_TRUE(uncovered_blocks(draw_blocks({1.0}, 5, 1, 1), 5).empty());
-  EXPECT_EQ(uncovered_blocks(draw_blocks({0.2, 0.2}, 10, 1, 1), 10).size(), 6U);
-  EXPECT_THROW((void)uncovered_blocks(drawn, 5), LogicError);
-}
-
 TEST(DrawBlocks, BrokenPreconditionsAreNamed) {
   EXPECT_THROW((void)draw_blocks({0.0}, 4, 1, 1), LogicError);
   EXPECT_THROW((void)draw_blocks({1.5}, 4, 1, 1), LogicError);

@@ -7,6 +7,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include "support/backends.hpp"
+
 namespace fedspallm::test {
 namespace {
 
@@ -22,12 +24,9 @@ using testing::ThrowsMessage;
 
 #define EXPECT_REFUSED(call, text) EXPECT_THAT([&] { call; }, ThrowsMessage<LogicError>(HasSubstr(text)))
 
-class Checks : public testing::TestWithParam<bool> {
+class Checks : public testing::TestWithParam<std::string> {
  protected:
-  Checks() : backend_(make()), other_(make()) {}
-  static std::unique_ptr<Backend> make() {
-    return GetParam() ? backend::make_cpu_backend(2) : backend::make_reference_backend();
-  }
+  Checks() : backend_(make_backend(GetParam())), other_(make_backend(GetParam())) {}
   View floats(std::int64_t rows, std::int64_t cols) {
     tensors_.push_back(backend_->allocate(rows, cols));
     backend_->fill(tensors_.back(), 0.0F);
@@ -184,8 +183,8 @@ TEST_P(Checks, CopiesRefuseWrongSizesAndElements) {
   EXPECT_REFUSED(backend_->fill(foreign(2, 3), 2.0F), "another backend");
 }
 
-INSTANTIATE_TEST_SUITE_P(Backends, Checks, testing::Bool(),
-                         [](const auto& backend) { return backend.param ? "cpu" : "reference"; });
+INSTANTIATE_TEST_SUITE_P(Backends, Checks, testing::ValuesIn(backend_names()),
+                         [](const auto& backend) { return backend.param; });
 
 }  // namespace
 }  // namespace fedspallm::test

@@ -34,12 +34,39 @@ class Csr : public testing::TestWithParam<std::string> {
     if (!values.empty()) values.back() = -0.0F;
     return values;
   }
+  /// y of the dense product on the reference backend; none of it is part of what is tested.
+  struct Dense {
+    std::int64_t rows, cols;
+    std::vector<float> values;
+  };
+  [[nodiscard]] static std::vector<float> reference(const Dense& x, const Dense& w,
+                                                    const std::vector<float>& bias, const Dense& y,
+                                                    bool add) {
+    const auto backend = make_reference_backend();
+    const auto bring = [&](const Dense& dense) {
+      Tensor result = backend->allocate(dense.rows, dense.cols);
+      backend->copy_in(std::span<const float>(dense.values), result);
+      return result;
+    };
+    const Tensor found = bring(y);
+    const Tensor offset = bias.empty() ? Tensor() : bring({1, std::ssize(bias), bias});
+    backend->linear().linear(bring(x), bring(w), bias.empty() ? View() : offset.view(), found, add);
+    std::vector<float> values(y.values.size());
+    backend->copy_out(found, std::span<float>(values));
+    return values;
+  }
   std::unique_ptr<Backend> backend_ = test::make_backend(GetParam());
 };
 
 TEST_P(Csr, keeps_every_value_on_the_way_there_and_back) {
-  for (const auto& [rows, cols] :
-       {std::pair<std::int64_t, std::int64_t>{1, 1}, {3, 5}, {7, 64}, {64, 7}, {33, 130}}) {
+  for (const auto& [rows, cols] : {std::pair<std::int64_t, std::int64_t>{1, 1},
+                                   {0, 0},
+                                   {0, 5},
+                                   {5, 0},
+                                   {3, 5},
+                                   {7, 64},
+                                   {64, 7},
+                                   {33, 130}}) {
     for (const int zeros : {0, 5, 9, 10}) {
       std::vector<float> values = sparse_values(rows, cols, zeros);
       const Tensor w = tensor(rows, cols, values),
@@ -49,8 +76,8 @@ TEST_P(Csr, keeps_every_value_on_the_way_there_and_back) {
       EXPECT_EQ(matrix->nonzeros(), nonzeros);
       EXPECT_EQ(matrix->rows(), rows);
       EXPECT_EQ(matrix->cols(), cols);
-      EXPECT_DOUBLE_EQ(matrix->sparsity(),
-                       1 - static_cast<double>(nonzeros) / static_cast<double>(rows * cols));
+      const double size = static_cast<double>(std::max<std::int64_t>(1, rows * cols));
+      EXPECT_DOUBLE_EQ(matrix->sparsity(), values.empty() ? 0 : 1 - static_cast<double>(nonzeros) / size);
       backend_->csr().expand(*matrix, back);
       EXPECT_EQ(host(back), values) << rows << " x " << cols << ", " << zeros;
     }
@@ -58,22 +85,26 @@ TEST_P(Csr, keeps_every_value_on_the_way_there_and_back) {
 }
 
 TEST_P(Csr, products_are_those_of_the_dense_matrix) {
-  for (const std::int64_t tokens : {1, 15, 16, 17, 40}) {
+  for (const std::int64_t tokens : {0, 1, 15, 16, 17, 40}) {
     for (const bool add : {false, true}) {
       for (const bool with_bias : {false, true}) {
-        const std::int64_t in = 70, out = 33;
-        const Tensor w = tensor(out, in, sparse_values(out, in, 5));
-        const Tensor x = tensor(tokens, in, test::uniform(5, 3, tokens * in));
-        const Tensor bias = tensor(1, out, test::uniform(6, 4, out));
-        const std::vector<float> before = test::uniform(7, 5, tokens * out);
-        const Tensor dense = tensor(tokens, out, before), sparse = tensor(tokens, out, before);
-        const View offset = with_bias ? bias.view() : View();
-        backend_->linear().linear(x, w, offset, dense, add);
-        backend_->csr().linear(x, *backend_->csr().compress(w), offset, sparse, add);
-        const auto expected = host(dense), found = host(sparse);
-        for (std::size_t i = 0; i < expected.size(); ++i)
-          ASSERT_NEAR(found[i], expected[i], 1e-5)
-              << tokens << " tokens, add " << add << ", bias " << with_bias;
+        for (const auto& [out, in] :
+             {std::pair<std::int64_t, std::int64_t>{33, 70}, {33, 0}, {0, 70}, {1, 1}}) {
+          const Dense w{out, in, sparse_values(out, in, 5)};
+          const Dense x{tokens, in, test::uniform(5, 3, tokens * in)};
+          const Dense before{tokens, out, test::uniform(7, 5, tokens * out)};
+          const std::vector<float> bias =
+              with_bias && out > 0 ? test::uniform(6, 4, out) : std::vector<float>();
+          const Tensor offset = tensor(1, std::ssize(bias), bias);
+          const Tensor sparse = tensor(before.rows, before.cols, before.values);
+          backend_->csr().linear(tensor(x.rows, x.cols, x.values),
+                                 *backend_->csr().compress(tensor(w.rows, w.cols, w.values)),
+                                 bias.empty() ? View() : offset.view(), sparse, add);
+          const auto expected = reference(x, w, bias, before, add), found = host(sparse);
+          for (std::size_t i = 0; i < expected.size(); ++i)
+            ASSERT_NEAR(found[i], expected[i], 1e-5)
+                << tokens << " tokens, " << out << " x " << in << ", add " << add << ", bias " << with_bias;
+        }
       }
     }
   }

@@ -31,7 +31,8 @@ class Updates : public testing::TestWithParam<std::string> {
     return result;
   }
   [[nodiscard]] std::shared_ptr<std::byte> cleared_tiles(std::int64_t weights) {
-    auto tiles = ops_.allocate((weights + 63) / 64 * static_cast<std::int64_t>(sizeof(aggregate::Tile)));
+    auto tiles = ops_.allocate(
+        std::max<std::int64_t>(1, (weights + 63) / 64 * static_cast<std::int64_t>(sizeof(aggregate::Tile))));
     ops_.clear(weights, tiles.get());
     return tiles;
   }

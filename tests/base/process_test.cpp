@@ -2,6 +2,7 @@
 // A process is known by number and start time; only exactly that one is ever killed.
 #include "fedspallm/base/process.hpp"
 
+#include "fedspallm/base/descriptor.hpp"
 #include "fedspallm/base/error.hpp"
 
 #include <gtest/gtest.h>
@@ -10,18 +11,30 @@
 #include <unistd.h>
 
 #include <fstream>
+#include <stdexcept>
+#include <string>
 #include <thread>
 
 namespace fedspallm {
 namespace {
 
-/// A child that sleeps; killed and reaped at the end.
+/// A child that sleeps; killed and reaped at the end. Here once it has its name.
 class Child {
  public:
-  explicit Child(const char* name = nullptr) : pid_(fork()) {
-    if (pid_ != 0) return;
-    if (name != nullptr) prctl(PR_SET_NAME, name);
-    for (;;) pause();
+  explicit Child(const char* name = nullptr) {
+    int ends[2];
+    if (pipe(ends) != 0) throw std::runtime_error("no pipe");
+    const Descriptor reader(ends[0]);
+    Descriptor writer(ends[1]);
+    pid_ = fork();
+    if (pid_ == 0) {
+      if (name != nullptr) prctl(PR_SET_NAME, name);
+      writer.reset();
+      for (;;) pause();
+    }
+    writer.reset();
+    char nothing = 0;
+    EXPECT_EQ(read(reader.get(), &nothing, 1), 0) << "the end, once the child closed its own";
   }
   ~Child() {
     kill(pid_, SIGKILL);
@@ -44,7 +57,7 @@ class Child {
   }
 
  private:
-  pid_t pid_;
+  pid_t pid_ = -1;
   bool reaped_ = false;
 };
 
@@ -70,7 +83,9 @@ TEST(Process, StartTimeIsTicksSinceBoot) {
 TEST(Process, ANameWithSpacesAndParenthesesDoesNotShiftTheFields) {
   const Child plain;
   const Child odd(") 1 2 (x) Z 3");
-  std::this_thread::sleep_for(std::chrono::milliseconds(50));  // until it has its name
+  std::string name;
+  std::getline(std::ifstream("/proc/" + std::to_string(odd.id().pid) + "/comm"), name);
+  ASSERT_EQ(name, ") 1 2 (x) Z 3");
   EXPECT_NEAR(static_cast<double>(odd.id().start_time), static_cast<double>(plain.id().start_time), 100.0);
 }
 

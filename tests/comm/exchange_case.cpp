@@ -48,11 +48,9 @@ std::string name_of(Way way) {
 namespace {
 
 bool same(const aggregate::MergedMatrix& a, const aggregate::MergedMatrix& b) {
-  return a.matrix.rows == b.matrix.rows && a.matrix.cols == b.matrix.cols &&
-         a.matrix.dtype == b.matrix.dtype && a.matrix.kept == b.matrix.kept &&
-         a.matrix.bits == b.matrix.bits && a.matrix.values == b.matrix.values && a.votes == b.votes &&
-         a.histogram == b.histogram && a.common_zeros == b.common_zeros && a.expanded == b.expanded &&
-         a.target == b.target && a.above_target == b.above_target && a.kept_zeros == b.kept_zeros;
+  return a.matrix == b.matrix && a.votes == b.votes && a.histogram == b.histogram &&
+         a.common_zeros == b.common_zeros && a.expanded == b.expanded && a.target == b.target &&
+         a.above_target == b.above_target && a.kept_zeros == b.kept_zeros;
 }
 
 }  // namespace

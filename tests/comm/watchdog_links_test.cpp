@@ -2,7 +2,9 @@
 // Connections of the watchdog: the right hub is found among addresses, and who cannot be reached is told why.
 #include "comm/watchdog_links.hpp"
 
+#include <arpa/inet.h>
 #include <gtest/gtest.h>
+#include <netinet/in.h>
 #include <poll.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -45,10 +47,23 @@ class OneAnswer {
   std::jthread thread_;
 };
 
-/// A port at which nobody listens.
-std::uint16_t closed_port() {
-  return Listener(true).address().port;
-}
+/// A port at which nobody listens, nor can while this lives.
+class ClosedPort {
+ public:
+  ClosedPort() : socket_(::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0)) {
+    sockaddr_in address{};
+    address.sin_family = AF_INET;
+    socklen_t size = sizeof address;
+    EXPECT_EQ(::bind(socket_.get(), reinterpret_cast<const sockaddr*>(&address), size), 0);
+    EXPECT_EQ(::getsockname(socket_.get(), reinterpret_cast<sockaddr*>(&address), &size), 0);
+    port_ = ntohs(address.sin_port);
+  }
+  [[nodiscard]] std::uint16_t port() const { return port_; }
+
+ private:
+  Socket socket_;
+  std::uint16_t port_ = 0;
+};
 
 TEST(WatchdogLinks, AHubIsReachedOverItsOwnAddresses) {
   for (const bool this_host_only : {true, false}) {
@@ -77,7 +92,8 @@ TEST(WatchdogLinks, AnAddressThatDoesNotWorkIsPassedOver) {
 }
 
 TEST(WatchdogLinks, EachAddressThatWasTriedIsNamedWithItsFault) {
-  const std::uint16_t port = closed_port();
+  const ClosedPort closed;
+  const std::uint16_t port = closed.port();
   expect_error<LaunchError>(
       [&] {
         (void)reach({{"127.0.0.1", "127.0.0.3"}, port}, {kCaller, 1, 5}, kAnswer, kLimit);

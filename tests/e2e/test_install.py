@@ -116,6 +116,20 @@ class Install(ProgramTest):
             )
             self.assertGreaterEqual(sum("<--" in line for line in lines), 5, str(file))
 
+    def test_a_sweeps_line_whose_quotes_would_join_words_is_refused(self) -> None:
+        jobs = self.moved / "share" / "fedspallm" / "jobs"
+        sweep = self.folder / "sweep.txt"
+        sweep.write_text('a.toml --set run.dir="one two"\na.toml --set run.dir=one\\ two\n')
+        for line in ("1", "2"):
+            place = {"SLURM_ARRAY_TASK_ID": line, "SLURM_SUBMIT_DIR": str(self.folder)}
+            done = subprocess.run(
+                ["bash", jobs / "slurm-array.sbatch", sweep], capture_output=True, text=True, check=False,
+                stdin=subprocess.DEVNULL, env=harness.environment(place),
+            )  # fmt: skip
+            self.assertEqual(done.returncode, 2, done.stderr)
+            self.assertIn(f"sweep.txt, line {line}: run.dir=", done.stderr)
+            self.assertIn("cannot join words", done.stderr)
+
     def test_nothing_holds_the_prefix_or_the_sources(self) -> None:
         for file in self.moved.rglob("*"):
             if file.is_file():

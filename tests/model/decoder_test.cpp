@@ -216,19 +216,6 @@ TEST_P(DecoderTest, ASequenceOfOneTokenPredictsNothing) {
   EXPECT_EQ(nll, (std::vector<double>{0.0, 0.0}));
 }
 
-TEST_P(DecoderTest, ReloadingAMatrixUndoesWhatAPrunerDidToIt) {
-  const ModelDirectory model = open(kTinyLlama);
-  BlockWeights weights = load_block(model, 1, *backend_);
-  const std::vector<float> dense = to_host(*backend_, weights.matrices[4]);
-  const std::vector<float> other = to_host(*backend_, weights.matrices[5]);
-  backend_->fill(weights.matrices[4], 0.0F);
-  backend_->fill(weights.matrices[5], 0.0F);
-  reload_matrix(model, 4, *backend_, weights);
-  EXPECT_EQ(to_host(*backend_, weights.matrices[4]), dense);
-  EXPECT_NE(to_host(*backend_, weights.matrices[5]), other);
-  EXPECT_THROW(reload_matrix(model, 7, *backend_, weights), LogicError);
-}
-
 TEST_P(DecoderTest, WeightsThatAreNotFiniteAreNamedWithTheirElement) {
   const float values[] = {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
                           -std::numeric_limits<float>::infinity()};

@@ -79,8 +79,6 @@ TEST_F(ModelDirectoryTest, OpensOneFileAndGivesEveryTensor) {
     EXPECT_EQ(values_of(model.tensor(tensor.name)), tensor.values) << tensor.name;
   EXPECT_EQ(model.matrix_name(1, 5), "model.layers.1.mlp.up_proj.weight");
   EXPECT_EQ(model.matrix_dtype(1, 5), DType::f32);
-  EXPECT_EQ(values_of(model.block_tensor(1, "mlp.up_proj.weight")),
-            values_of(model.tensor("model.layers.1.mlp.up_proj.weight")));
   EXPECT_EQ(model.prunable_weights(), 2 * (8 * 8 + 4 * 8 + 4 * 8 + 8 * 8 + 3 * 12 * 8));
   EXPECT_FALSE(model.contains("model.layers.2.mlp.up_proj.weight"));
   expect_error<ModelError>([&] { static_cast<void>(model.tensor("nothing")); },
@@ -88,7 +86,6 @@ TEST_F(ModelDirectoryTest, OpensOneFileAndGivesEveryTensor) {
   EXPECT_THROW(static_cast<void>(model.matrix_name(2, 0)), LogicError);
   EXPECT_THROW(static_cast<void>(model.matrix_name(-1, 0)), LogicError);
   EXPECT_THROW(static_cast<void>(model.matrix_name(0, 7)), LogicError);
-  EXPECT_THROW(static_cast<void>(model.block_tensor(2, "x")), LogicError);
 }
 
 TEST_F(ModelDirectoryTest, OpensShardsByTheIndex) {

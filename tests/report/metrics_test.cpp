@@ -26,6 +26,11 @@ std::vector<std::string> lines_in(const std::filesystem::path& file) {
   return lines;
 }
 
+/// What a reader of one line finds.
+nlohmann::json parsed(const std::string& line) {
+  return nlohmann::json::parse(line);
+}
+
 TEST(Event, PrintsNameAndTimesFirstThenItsFields) {
   const Event event{
       "block", {{"block", 3}, {"client", "novels"}, {"seconds", 1.5}}, Stamp{1000000000.25, 12.5}};
@@ -38,39 +43,35 @@ TEST(Event, PrintsNameAndTimesFirstThenItsFields) {
 
 TEST(Event, OneFieldIsAnObjectToo) {
   const Event event{"run_finished", {{"seconds", 2.5}}};
-  EXPECT_EQ(parse_event(to_json(event)).fields, nlohmann::json({{"seconds", 2.5}}));
+  EXPECT_EQ(parsed(to_json(event))["seconds"], 2.5);
   EXPECT_TRUE(event.fields.is_object());
 }
 
-TEST(Event, TravelsAsTextWithTheTimeItHappened) {
-  const Event event{"block",
-                    {{"bytes", std::int64_t{1} << 40},
-                     {"error", 0.1},
-                     {"ok", true},
-                     {"votes", {1, 2, 3}},
-                     {"name", "a\nb\"\xc3\xa4"}},
-                    Stamp{1700000000.125, 3.25}};
-  const std::string text = to_json(event);
+TEST(Event, IsOneLineOfJsonWithAllItsFields) {
+  const nlohmann::json fields = {{"bytes", std::int64_t{1} << 40},
+                                 {"error", 0.1},
+                                 {"ok", true},
+                                 {"votes", {1, 2, 3}},
+                                 {"name", "a\nb\"\xc3\xa4"}};
+  const std::string text = to_json({"block", fields, Stamp{1700000000.125, 3.25}});
   EXPECT_EQ(text.find('\n'), std::string::npos) << "one line";
-  const Event again = parse_event(text);
-  EXPECT_EQ(again.name, event.name);
-  EXPECT_EQ(again.fields, event.fields);
-  ASSERT_TRUE(again.stamp.has_value());
-  EXPECT_EQ(again.stamp->time, event.stamp->time);
-  EXPECT_EQ(again.stamp->monotonic, event.stamp->monotonic);
-  EXPECT_EQ(to_json(again), text);
+  nlohmann::json expected = fields;
+  expected["event"] = "block";
+  expected["time"] = "2023-11-14T22:13:20.125Z";
+  expected["monotonic"] = 3.25;
+  EXPECT_EQ(parsed(text), expected);
 }
 
 TEST(Event, WithoutAStampGetsTheTimeOfWriting) {
   const Stamp before = stamp_now();
-  const Event written = parse_event(to_json({"x", nlohmann::json::object()}));
-  EXPECT_GE(written.stamp->time, before.time - 0.001);  // milliseconds are kept
-  EXPECT_GE(written.stamp->monotonic, before.monotonic - 1e-6);
+  const double written = parsed(to_json({"x", nlohmann::json::object()}))["monotonic"];
+  EXPECT_GE(written, before.monotonic - 1e-6);  // as many digits are kept
+  EXPECT_LE(written, stamp_now().monotonic + 1e-6);
 }
 
 TEST(Event, NumbersThatAreNotFiniteAndTextsThatAreNotUtf8DoNotBreakTheLine) {
   const std::string text = to_json({"x", {{"nan", std::nan("")}, {"text", "a\xff"}}});
-  const auto fields = parse_event(text).fields;
+  nlohmann::json fields = parsed(text);
   EXPECT_TRUE(fields["nan"].is_null());
   EXPECT_EQ(fields["text"], "a\xef\xbf\xbd");
 }
@@ -82,18 +83,6 @@ TEST(Event, RefusesReservedNamesAndOtherShapes) {
     EXPECT_THROW((void)to_json({"x", {{name, 1}}}), LogicError) << name;
 }
 
-TEST(Event, ParsingRefusesWhatIsNoEvent) {
-  for (const char* text : {"", "x", "[]", "3", "{}", "{\"event\":\"x\"}",
-                           "{\"event\":3,\"time\":\"2001-09-09T01:46:40Z\",\"monotonic\":1}",
-                           "{\"event\":\"\",\"time\":\"2001-09-09T01:46:40Z\",\"monotonic\":1}",
-                           "{\"event\":\"x\",\"time\":\"yesterday\",\"monotonic\":1}",
-                           "{\"event\":\"x\",\"time\":\"2001-09-09T01:46:40\",\"monotonic\":1}",
-                           "{\"event\":\"x\",\"time\":\"2001-09-09T01:46:40Z\",\"monotonic\":\"1\"}",
-                           "{\"event\":\"x\",\"time\":\"2001-09-09T01:46:40.250Z\",\"monotonic\":12.5"}) {
-    EXPECT_THROW((void)parse_event(text), DataError) << text;
-  }
-}
-
 TEST(MetricsWriter, AppendsALinePerEventThatCanBeReadAtOnce) {
   const test::TemporaryFolder folder;
   const auto file = folder.path() / "metrics.jsonl";
@@ -103,7 +92,7 @@ TEST(MetricsWriter, AppendsALinePerEventThatCanBeReadAtOnce) {
     writer.write({"block", {{"block", block}}});
     const auto lines = lines_in(file);
     ASSERT_EQ(lines.size(), static_cast<std::size_t>(block) + 1);
-    EXPECT_EQ(parse_event(lines.back()).fields["block"], block);
+    EXPECT_EQ(parsed(lines.back())["block"], block);
   }
 }
 
@@ -114,8 +103,8 @@ TEST(MetricsWriter, ARunThatStartsAgainKeepsEarlierLines) {
   { MetricsWriter(file).write({"second", nlohmann::json::object()}); }
   const auto lines = lines_in(file);
   ASSERT_EQ(lines.size(), 2U);
-  EXPECT_EQ(parse_event(lines[0]).name, "first");
-  EXPECT_EQ(parse_event(lines[1]).name, "second");
+  EXPECT_EQ(parsed(lines[0])["event"], "first");
+  EXPECT_EQ(parsed(lines[1])["event"], "second");
 }
 
 TEST(MetricsWriter, ATornLineSpoilsNoOther) {
@@ -126,7 +115,7 @@ TEST(MetricsWriter, ATornLineSpoilsNoOther) {
   const auto lines = lines_in(file);
   ASSERT_EQ(lines.size(), 3U);
   EXPECT_EQ(lines[1], "{\"event\":\"to");
-  EXPECT_EQ(parse_event(lines[2]).name, "next");
+  EXPECT_EQ(parsed(lines[2])["event"], "next");
 }
 
 TEST(MetricsWriter, LinesOfSeveralThreadsDoNotMix) {
@@ -144,7 +133,7 @@ TEST(MetricsWriter, LinesOfSeveralThreadsDoNotMix) {
   }
   const auto lines = lines_in(file);
   EXPECT_EQ(lines.size(), static_cast<std::size_t>(kThreads * kEvents));
-  for (const auto& line : lines) EXPECT_NO_THROW((void)parse_event(line));
+  for (const auto& line : lines) EXPECT_NO_THROW((void)parsed(line));
 }
 
 TEST(MetricsWriter, NamesTheFileItCannotOpenOrWrite) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Purpose: made-up matrices as clients send them, for tests of sums on devices: every dtype, sizes about the
-// 64 weights of a word and the 4096 of a kernel's unit, none and all kept, values of very different size.
+// Purpose: made-up matrices as clients send them, for tests of sums on devices: every dtype, nothing at
+// all, sizes about the 64 weights of a word and the 4096 of a kernel's unit, none and all kept, values of
+// very different size.
 #pragma once
 
 #include "fedspallm/base/random.hpp"
@@ -27,7 +28,10 @@ inline std::vector<UpdateCase> update_cases() {
   std::vector<UpdateCase> cases;
   for (const DType dtype : {DType::f32, DType::f16, DType::bf16})
     for (const int kept : {0, 50, 100})
-      for (const auto& [rows, cols] : {std::pair<std::int64_t, std::int64_t>{1, 1},
+      for (const auto& [rows, cols] : {std::pair<std::int64_t, std::int64_t>{0, 0},
+                                       {0, 5},
+                                       {5, 0},
+                                       {1, 1},
                                        {1, 63},
                                        {8, 8},
                                        {5, 13},

@@ -61,19 +61,9 @@ std::string message_of_refusal(std::span<const std::byte> bytes, const Expected&
 void expect_equal(const MatrixUpdate& left, const MatrixUpdate& right) {
   EXPECT_EQ(left.unit, right.unit);
   EXPECT_EQ(left.client, right.client);
-  EXPECT_EQ(left.matrix.rows, right.matrix.rows);
-  EXPECT_EQ(left.matrix.cols, right.matrix.cols);
-  EXPECT_EQ(left.matrix.dtype, right.matrix.dtype);
-  EXPECT_EQ(left.matrix.kept, right.matrix.kept);
-  EXPECT_EQ(left.matrix.bits, right.matrix.bits);
-  EXPECT_EQ(left.matrix.values, right.matrix.values);
+  EXPECT_TRUE(left.matrix == right.matrix);
   EXPECT_EQ(left.hessian_diagonal, right.hessian_diagonal);
-  EXPECT_EQ(left.report.error, right.report.error);
-  EXPECT_EQ(left.report.seconds, right.report.seconds);
-  EXPECT_EQ(left.report.kept_zeros, right.report.kept_zeros);
-  EXPECT_EQ(left.report.damping_steps, right.report.damping_steps);
-  EXPECT_EQ(left.report.damping, right.report.damping);
-  EXPECT_EQ(left.report.dead_columns, right.report.dead_columns);
+  EXPECT_TRUE(left.report == right.report);
 }
 
 constexpr DType kTypes[] = {DType::f32, DType::f16, DType::bf16};

@@ -1,5 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Purpose: what the root has to know to finish a merge, and which client prunes which block.
+// Purpose: what the root has to know to finish a merge, and which client prunes which block (layer sampling:
+// FedSpaLLM, arXiv 2410.14852). Non-goals: merging (merge.hpp), what happens to a block that nobody prunes
+// (app/).
 #pragma once
 
 #include <cstdint>
@@ -27,9 +29,5 @@ struct MergeRules {
 [[nodiscard]] std::vector<std::vector<bool>> draw_blocks(const std::vector<double>& resources,
                                                          std::int64_t blocks, std::uint64_t seed,
                                                          std::uint32_t round);
-
-/// The blocks that no client prunes, ascending. @pre each drawn[client] has `blocks` entries
-[[nodiscard]] std::vector<std::int64_t> uncovered_blocks(const std::vector<std::vector<bool>>& drawn,
-                                                         std::int64_t blocks);
 
 }  // namespace fedspallm::aggregate

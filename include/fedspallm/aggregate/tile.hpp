@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Purpose: the tile, the element of a partial merge in memory and in the reduce transport. Plain arrays and
-// no std headers, because the kernels of every instruction set include this file.
+// no std headers, because the kernels of every instruction set include this file. Non-goals: what is done
+// with tiles (merge.hpp).
 #pragma once
 
 #include <cstdint>

@@ -5,7 +5,7 @@
 // that return values to the host wait. Precision: fp32 operands (but see Products), fp32 accumulation, no
 // TF32. Bits: an op's result depends on its operands and the kernel set (kernel_set()) only, never on thread
 // count. Every op checks that views belong to this backend and that shapes agree, and throws LogicError
-// otherwise.
+// otherwise. Non-goals: files, MPI, the order of the ops (model/, prune/).
 #pragma once
 
 #include "fedspallm/backend/csr.hpp"

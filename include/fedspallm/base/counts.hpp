@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Purpose: the exact integer counts behind "sparsity" (rulings.md 4), one place for pruning, merging and
-// reports.
+// reports. Non-goals: which weights go.
 #pragma once
 
 #include <cstdint>

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Purpose: which set of CPU kernels to run. Files named *.isa.cpp are compiled once per set with the macro
-// FEDSPALLM_ISA = baseline | avx2 | avx512 as their inner namespace; callers choose at run time.
+// FEDSPALLM_ISA = baseline | avx2 | avx512 as their inner namespace, some of the backend's also with
+// avx512bf16; callers choose at run time. Non-goals: choosing OpenBLAS's kernels (backend/cpu/blas.hpp).
 #pragma once
 
 #include <string_view>

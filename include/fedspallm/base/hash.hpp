@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Purpose: checksums (xxh3, 64 bits: fast, against accidents) and digests (SHA-256: identity of files).
+// Non-goals: guarding against an attacker; what is compared with what.
 #pragma once
 
 #include <cstddef>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Purpose: the program's log. Standard error carries rank 0 only; every rank may also have a file of its own.
-// A Logger is passed along; there is no global one.
+// A Logger is passed along; there is no global one. Non-goals: metrics and progress (report/).
 #pragma once
 
 #include <fmt/format.h>

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Purpose: counter-based random numbers (Philox 4x32-10, Salmon et al. 2011), keyed by what they are for.
 // The same key gives the same numbers on any rank, thread or resume; there is no state to save.
+// Non-goals: cryptography, distributions other than uniform bits.
 #pragma once
 
 #include <array>

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Purpose: how many pieces of a size cover a length, and the length that they cover.
+// Purpose: how many pieces of a size cover a length, and the length that they cover. Non-goals:
+// rounding of floating-point numbers.
 #pragma once
 
 #include <cstdint>

@@ -2,7 +2,7 @@
 // Purpose: what is said about matrices during one round: clients' updates travel to the root, which hands
 // each complete merge to a callback; in later rounds merged blocks travel back down. One communication thread
 // per rank makes all MPI calls while an exchange lives (rulings.md 21), sleeping when idle, so a client's
-// thread never waits for the network except when its window (bounded) is full. Both transports give the same
+// thread never waits for the network except when its window (bounded) is full. All transports give the same
 // bits. All ranks can be stopped, or made to save, between the same two blocks; a client that fails or is
 // late can be left out. Non-goals: finishing a merge, files, noticing dead ranks (watchdog).
 #pragma once

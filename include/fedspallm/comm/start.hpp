@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// What the launcher's environment says about a start before MPI_Init. `wrong_start` of communicator.hpp
-// judges after it. Plain functions, so that they are tested without a launcher.
+// Purpose: what the launcher's environment says about a start before MPI_Init. Plain functions, so that they
+// are tested without a launcher. Non-goals: judging a start after MPI_Init (wrong_start of communicator.hpp).
 #pragma once
 
 #include <functional>

@@ -134,11 +134,6 @@ class Group {
     read_raw(name, scalar_of<T>(), values.data(), values.size());
     return values;
   }
-  /// The whole of a 1-D or 2-D dataset that must hold exactly values.size() elements.
-  template <class T>
-  void read_into(const std::string& name, std::span<T> values) const {
-    read_raw(name, scalar_of<T>(), values.data(), values.size());
-  }
 
   template <class T>
   void write(const std::string& name, std::span<const T> values) const {

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Purpose: families of models as data. One description, read from config.json, drives loading, the forward
 // pass and pruning; there is no code per family outside the table in architecture.cpp. What is not
-// implemented is refused, never ignored (rulings.md 20).
+// implemented is refused, never ignored (rulings.md 20). Non-goals: weights (model_directory.hpp), the
+// forward pass (decoder.hpp).
 #pragma once
 
 #include <array>

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Purpose: the forward pass in pieces, one decoder block at a time, on any backend, so that pruning can step
-// between the pieces. Everything is computed in fp32. Non-goals: generation, KV caches, training.
+// between the pieces. Computed in fp32, with the products' operands as run.products says. Non-goals:
+// generation, KV caches, training.
 #pragma once
 
 #include "fedspallm/backend/backend.hpp"
@@ -31,9 +32,6 @@ struct BlockWeights {
 /// The backend may bring the block's matrices nearer while others are at work (Backend::prefetch). Nothing
 /// where there is no such block.
 void prefetch_block(const ModelDirectory& model, std::int64_t block, backend::Backend& backend);
-/// Copies the dense matrix number `matrix` of block weights.block again over weights.matrices[matrix].
-void reload_matrix(const ModelDirectory& model, std::size_t matrix, backend::Backend& backend,
-                   BlockWeights& weights);
 
 /// Matrices with at least this share of zeros are stored by their non-zeros from here on: for forward passes
 /// alone. @return how many

@@ -2,7 +2,7 @@
 // Purpose: a Hugging Face model directory opened for reading: config.json, model.safetensors or the index
 // with its shards. Opening checks that every tensor the architecture needs is there with its shape, that the
 // index and the shards agree, and that nothing is stale or missing. Unknown tensors are allowed (they pass
-// through).
+// through). Non-goals: writing one (store/model_writer.hpp), tokenizers.
 #pragma once
 
 #include "fedspallm/model/architecture.hpp"
@@ -41,8 +41,6 @@ class ModelDirectory {
   [[nodiscard]] bool contains(std::string_view name) const;
   /// Full tensor name of a prunable matrix: "model.layers.3.mlp.up_proj.weight".
   [[nodiscard]] std::string matrix_name(std::int64_t block, std::size_t matrix) const;
-  /// Tensor of block `block`, suffix relative to the block ("input_layernorm.weight").
-  [[nodiscard]] TensorView block_tensor(std::int64_t block, std::string_view suffix) const;
   /// Dtype in which the prunable matrix is stored.
   [[nodiscard]] DType matrix_dtype(std::int64_t block, std::size_t matrix) const;
   /// Number of weights in the pruned set (all blocks).
@@ -78,7 +76,7 @@ class ModelDirectory {
 };
 
 /// Looks up token embeddings on the host: out (tokens.size() x embedding_size), widened; position embeddings
-/// are added for families with learned positions by DecoderModel. @pre 0 <= token < vocab_size
+/// are added for families with learned positions by embed(). @pre 0 <= token < vocab_size
 void embed_tokens(const ModelDirectory& model, std::span<const std::int32_t> tokens, std::span<float> out);
 
 }  // namespace fedspallm::model

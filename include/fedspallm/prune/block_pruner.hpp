@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Purpose: one client's walk through the decoder blocks: forward pass, Hessians, pruning, one block at a time
-// (orders "staged" and "block" of design.md section 2). Knows no MPI and no files; finished matrices go to a
-// sink. Memory: the block's weights, the client's hidden states, the activations of one stage, the block's
-// Hessians.
+// (orders "staged" and "block" of design.md section 2). Non-goals: MPI and files (finished matrices go to a
+// sink), merging, rounds. Memory: the block's weights, the client's hidden states, the activations of one
+// stage, the block's Hessians.
 #pragma once
 
 #include "fedspallm/backend/backend.hpp"

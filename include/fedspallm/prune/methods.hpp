@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
-// Purpose: pruning one matrix: SparseGPT, Wanda, magnitude, random; unstructured and N:M; exact counts
-// (rulings.md 3-5). Works on a backend's views only. Non-goals: where the inputs come from (block_pruner),
-// merging.
+// Purpose: pruning one matrix: SparseGPT (arXiv 2301.00774), Wanda (arXiv 2306.11695), magnitude, random;
+// unstructured and N:M; exact counts (rulings.md 3-5). Works on a backend's views only. Non-goals: where the
+// inputs come from (block_pruner), merging.
 #pragma once
 
 #include "fedspallm/backend/backend.hpp"

@@ -44,12 +44,10 @@ class Progress {
   /// Removes the drawn line, so that something else can be printed; the next block draws it again.
   void clear();
 
-  /// From the median time of the last blocks; negative while none is known.
-  [[nodiscard]] double seconds_left() const;
-
  private:
   [[nodiscard]] std::string facts(const BlockDone& done, double seconds) const;
-  [[nodiscard]] double seconds_left_unlocked() const;
+  /// From the median time of the last blocks. @pre one is done
+  [[nodiscard]] double seconds_left() const;
   void draw(const std::string& facts, std::int64_t block);
   void emit(std::string_view text) const;
 

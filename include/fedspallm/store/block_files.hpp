@@ -3,6 +3,7 @@
 // write further ones. Each (round, block) is its own file, written as .part, closed, fsynced and renamed; it
 // counts once its entry is in the list, which one process keeps (run_store.hpp). So several processes write
 // block files of one run, each its own, and no reader takes an unfinished or damaged one for good.
+// Non-goals: the list itself, locks (run_lock.hpp).
 #pragma once
 
 #include "fedspallm/store/records.hpp"

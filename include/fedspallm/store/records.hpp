@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Purpose: what the run file holds, as plain structs. One BlockRecord = one file (rulings.md 18).
+// Purpose: what the run file holds, as plain structs. One BlockRecord = one file (rulings.md 18). Non-goals:
+// reading and writing them (block_files.hpp, run_store.hpp), checks of their contents.
 #pragma once
 
 #include "fedspallm/wire/update.hpp"

@@ -26,6 +26,7 @@ struct PackedMatrix {
   std::vector<std::byte> values;    // kept * size_of(dtype) bytes, row-major order
   [[nodiscard]] std::int64_t size() const { return rows * cols; }
   [[nodiscard]] std::int64_t dropped() const { return size() - kept; }
+  friend bool operator==(const PackedMatrix&, const PackedMatrix&) = default;
 };
 
 /// Which matrix of which run an update or a merged matrix is.
@@ -45,6 +46,7 @@ struct MatrixReport {
   std::int32_t damping_steps = 0;  // how often damping was raised by 10
   float damping = 0;               // the one that worked
   std::int64_t dead_columns = 0;
+  friend bool operator==(const MatrixReport&, const MatrixReport&) = default;
 };
 
 struct DeviceUpdate;  // device.hpp

@@ -25,7 +25,7 @@ struct ModelKernels {
   std::int64_t (*first_non_finite)(const float* x, std::int64_t n);
 };
 
-/// Rows of `panel_rows` rows go through the sweep together.
+/// So many rows go through the sweep together.
 constexpr std::int64_t sweep_panel_rows = 64;
 
 /// One panel of the SparseGPT sweep: at most sweep_panel_rows rows of a column block.

@@ -67,9 +67,6 @@ inline void store_part(float* destination, std::int64_t count, Floats value) {
 inline Floats larger(Floats a, Floats b) {
   return a > b ? a : b;
 }
-inline Floats smaller(Floats a, Floats b) {
-  return a < b ? a : b;
-}
 
 /// Lane i of the result is lane (i + by) mod width.
 template <int by>
