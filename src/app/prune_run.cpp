@@ -189,6 +189,7 @@ void PruneRun::one_round(const RoundPlan& plan) {
   BlockMerger merger(*inputs_.model, plan, block_files(), communicator_.rank());
   comm::ExchangeOptions options = exchange_options(plan);
   comm::Exchange::OnCompleted completed = on_completed(plan, merger, options);
+  options.on_failure = [this] { watchdog_.failure_known(); };
   // The merge thread may have a block as soon as there is an exchange: it waits until it can be seen.
   std::unique_lock seen(exchange_mutex_);
   // Without merging the exchange is empty and only carries failures and signals between ranks.

@@ -209,6 +209,7 @@ void Engine::run() {
       pause(progressed);
     }
     failure = member_->verdict();
+    if (failure && options_.on_failure) options_.on_failure();
   } catch (...) {
     failure = current_failure(context_.rank_name);
     if (context_.device != nullptr && context_.device->link != nullptr) context_.device->link->abort();

@@ -120,6 +120,10 @@ void Watchdog::beat(std::string_view phase, std::int64_t block) {
   impl_->watcher->beat(static_cast<std::uint16_t>(found - impl_->phases.begin()), block);
 }
 
+void Watchdog::failure_known() {
+  if (impl_->watcher != nullptr) impl_->watcher->failure_known();
+}
+
 void Watchdog::finish() {
   if (impl_->watcher != nullptr) impl_->watcher->finish(std::nullopt);
 }

@@ -144,6 +144,10 @@ void Watcher::beat(std::uint16_t phase, std::int64_t block) {
   wake();
 }
 
+void Watcher::failure_known() {
+  change([](Shared& shared) { shared.failure_known = true; });
+}
+
 void Watcher::finish(const std::optional<std::string>& error) {
   change([&](Shared& shared) {
     if (shared.state != State::working) return;
@@ -214,7 +218,9 @@ void Watcher::take_orders() {
     beats_ = shared_.beats;
     progress_ = clock_.now() - std::clamp(steady - shared_.last_beat, 0.0, clock_.now() - progress_);
   }
-  report_ = {shared_.state, shared_.phase, shared_.block, std::max(0.0, clock_.now() - progress_)};
+  const bool told = shared_.state == State::working && shared_.failure_known;
+  report_ = {told ? State::told : shared_.state, shared_.phase, shared_.block,
+             std::max(0.0, clock_.now() - progress_)};
   error_ = shared_.error;
   for (auto& [hub, link] : shared_.adopted) {
     peers_.push_back({std::move(link), hub, clock_.now(), false});

@@ -39,6 +39,8 @@ class Watcher {
   /// No further connection will come.
   void everybody_is_here();
   void beat(std::uint16_t phase, std::int64_t block);
+  /// Watchdog::failure_known().
+  void failure_known();
   /// Waits until every rank came here. @param error  nothing = a good end
   void finish(const std::optional<std::string>& error);
   /// Watchdog::stop().
@@ -56,6 +58,7 @@ class Watcher {
   /// What other threads ask of this one; the only state that they share.
   struct Shared {
     State state = State::working;
+    bool failure_known = false;
     std::string error;
     std::uint16_t phase = 0;
     std::int64_t block = -1;

@@ -7,6 +7,7 @@
 #include "comm/exchange_case.hpp"
 #include "comm/host_device.hpp"
 #include <chrono>
+#include <future>
 #include <thread>
 
 namespace fedspallm::comm {
@@ -93,6 +94,34 @@ TEST_P(Failing, ReachesEveryRankFromEachRankInEachState) {
           thrown, fmt::format("7: rank {} on {}: a Hessian is not positive definite", failing, comm_.host()));
     }
   }
+}
+
+TEST_P(Failing, IsHeardOfOnEveryRankWhileItsClientThreadIsAtWork) {
+  const auto planned = plan(Moment::between_blocks);
+  std::promise<void> heard;
+  std::string thrown;
+  {
+    ExchangeOptions hearing = options();
+    hearing.on_failure = [&] { heard.set_value(); };
+    Exchange exchange(comm_, planned, hearing, [](const CompletedUnit&) {});
+    if (comm_.rank() == comm_.size() - 1) exchange.fail(NumericalError("a Hessian is not positive definite"));
+    EXPECT_EQ(heard.get_future().wait_for(std::chrono::minutes(2)), std::future_status::ready);
+    thrown = thrown_by([&] { exchange.finish(); });
+  }
+  EXPECT_THAT(thrown, StartsWith(fmt::format("7: rank {} on ", comm_.size() - 1)));
+}
+
+TEST_P(Failing, AGoodEndIsNoFailure) {
+  const auto planned = plan(Moment::between_blocks);
+  bool heard = false;
+  {
+    ExchangeOptions hearing = options();
+    hearing.on_failure = [&] { heard = true; };
+    Exchange exchange(comm_, planned, hearing, [](const CompletedUnit&) {});
+    deliver_all(exchange, planned, comm_.rank(), 0);
+    exchange.finish();
+  }
+  EXPECT_FALSE(heard);
 }
 
 TEST_P(Failing, OfSeveralRanksAtOnceGivesOneErrorEverywhere) {
