@@ -175,12 +175,7 @@ void PruneRun::prune_rounds() {
 }
 
 void PruneRun::listen(comm::Exchange& exchange) {
-  signals_.listen({[&exchange] { exchange.request_stop(); }, [&exchange] { exchange.request_save(); },
-                   [&exchange] {
-                     exchange.fail(
-                         Stopped("the grace time was over before all ranks came to a common block; "
-                                 "the same command goes on from the last saved one"));
-                   }});
+  signals_.listen({[&exchange] { exchange.request_stop(); }, [&exchange] { exchange.request_save(); }});
 }
 
 void PruneRun::one_round(const RoundPlan& plan) {
