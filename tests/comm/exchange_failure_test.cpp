@@ -172,6 +172,36 @@ TEST_P(Failing, CallbackWithAForeignExceptionIsReportedToo) {
                          fmt::format("1: rank 0 on {}: unexpected: odd", comm_.broadcast(comm_.host())));
 }
 
+/// The exchange is over, and what it was made of is going: a callback that was under way may still throw.
+TEST_P(Failing, CallbackMayThrowWhileTheExchangeIsTakenDown) {
+  const auto planned = plan(Moment::between_blocks);
+  std::promise<void> called, heard, released;
+  std::jthread releasing;
+  std::string thrown;
+  {
+    ExchangeOptions hearing = options();
+    hearing.on_failure = [&] { heard.set_value(); };
+    Exchange exchange(comm_, planned, hearing, [&](const CompletedUnit&) {
+      called.set_value();
+      released.get_future().wait();
+      throw ResourceError("disk full");
+    });
+    play(exchange, planned, Moment::between_blocks, /*failing=*/true);
+    if (comm_.rank() == 0) {
+      called.get_future().wait();
+      exchange.fail(NumericalError("a Hessian is not positive definite"));
+    }
+    heard.get_future().wait();
+    thrown = thrown_by([&] { exchange.finish(); });
+    releasing = std::jthread([&] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));  // until only that thread is left
+      released.set_value();
+    });
+  }
+  expect_same_everywhere(thrown, fmt::format("7: rank 0 on {}: a Hessian is not positive definite",
+                                             comm_.broadcast(comm_.host())));
+}
+
 TEST_P(Failing, ProviderEndsTheExchangeOnEveryRank) {
   const auto planned = plan(Moment::between_blocks);
   std::string thrown;
