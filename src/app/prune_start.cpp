@@ -38,7 +38,7 @@ RunIdentity from_json(const nlohmann::json& content) {
 void PruneRun::open_directory() {
   communicator_.together([&] {
     if (!root()) return;
-    lock_ = std::make_unique<store::RunLock>(paths_.dir, leave_directory);
+    lock_ = &status_.keep(std::make_unique<store::RunLock>(paths_.dir, leave_directory));
     std::error_code error;
     std::filesystem::create_directories(paths_.dir / "logs", error);
     check<ResourceError>(

@@ -248,6 +248,15 @@ class Interrupted(ProgramTest):
 
     # ------------------------------------------------------------ files
 
+    def test_the_folder_is_locked_until_the_outcome_is_written(self) -> None:
+        job = Job("prune", self.written(), "--quiet", ranks=2, env=self.slow_disk)
+        lease = self.run_dir / ".lease.json"
+        self.assertTrue(job.wait_until(lease.exists))
+        job.wait_until(lambda: not lease.exists())
+        status = json.loads((self.run_dir / "status.json").read_text())
+        self.assertEqual(status["state"], "finished")
+        self.assertEqual(job.end().status, DONE)
+
     def test_no_file_of_a_block_stays_open(self) -> None:
         """Whenever one looks: a rank may be reading or writing one block, and has no other one open."""
         config = self.written()
