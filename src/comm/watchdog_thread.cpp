@@ -125,6 +125,11 @@ void Watcher::adopt(int hub, Link link) {
   change([&](Shared& shared) { shared.adopted.emplace_back(hub, std::move(link)); });
 }
 
+std::string Watcher::refusal() {
+  const std::lock_guard lock(mutex_);
+  return shared_.refusal;
+}
+
 void Watcher::everybody_is_here() {
   change([](Shared& shared) { shared.everybody_is_here = true; });
 }
@@ -200,7 +205,8 @@ void Watcher::wait_for_events() {
   std::vector<pollfd> items;
   items.reserve(peers_.size() + 2);
   items.push_back({wake_.get(), POLLIN, 0});
-  if (listener_ && strangers < kMostStrangers) items.push_back({listener_->fd(), POLLIN, 0});
+  if (listener_ && strangers < kMostStrangers && clock_.now() >= next_accept_)
+    items.push_back({listener_->fd(), POLLIN, 0});
   for (const Peer& peer : peers_)
     items.push_back({peer.link.fd(), static_cast<short>(peer.link.waiting() ? POLLIN | POLLOUT : POLLIN), 0});
   const double wait = std::clamp(next_report_ - clock_.now(), 0.0, interval_);
@@ -234,11 +240,19 @@ void Watcher::take_orders() {
 
 void Watcher::accept_callers() {
   if (!listener_) return;
-  for (std::size_t i = 0; i < kMostStrangers; ++i) {
-    Socket caller = listener_->accept();
-    if (!caller) return;
-    peers_.push_back({Link(std::move(caller)), -1, clock_.now(), false});
+  std::string refusal;
+  try {
+    for (std::size_t i = 0; i < kMostStrangers; ++i) {
+      Socket caller = listener_->accept();
+      if (!caller) break;
+      peers_.push_back({Link(std::move(caller)), -1, clock_.now(), false});
+    }
+  } catch (const LaunchError& error) {
+    refusal = error.what();  // they wait in the system's queue and keep the listener readable
+    next_accept_ = clock_.now() + interval_;
   }
+  const std::lock_guard lock(mutex_);
+  shared_.refusal = refusal;
 }
 
 void Watcher::read_peers() {

@@ -36,6 +36,8 @@ class Watcher {
 
   /// Takes over a connection to a hub.
   void adopt(int hub, Link link);
+  /// Why callers are kept waiting; "" = they are not.
+  [[nodiscard]] std::string refusal();
   /// No further connection will come.
   void everybody_is_here();
   void beat(std::uint16_t phase, std::int64_t block);
@@ -68,7 +70,9 @@ class Watcher {
     bool everybody_is_here = false;
     bool leaving = false;
     bool stopping = false;
-    bool done = false;  // this thread's answer
+    // This thread's answers:
+    bool done = false;
+    std::string refusal;
   };
   enum class Next { go_on, end };
 
@@ -99,6 +103,7 @@ class Watcher {
 
   // Of the thread alone:
   std::optional<Listener> listener_;
+  double next_accept_ = 0;  // after one that failed
   AwakeClock clock_;
   Monitor monitor_;
   std::vector<Peer> peers_;
