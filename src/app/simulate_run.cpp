@@ -208,18 +208,19 @@ void keep_blocks(RoundPlan& plan, std::int64_t blocks) {
 
 SimulatedResult run_exchange(comm::Communicator& communicator, const SimulatedExchange& what) {
   std::unique_ptr<Finisher> finisher;
+  std::optional<Hosts> hosts;
   communicator.together([&] {
+    hosts.emplace(what, communicator.rank());
     if (communicator.rank() == 0) finisher = std::make_unique<Finisher>(what);
   });
-  Hosts hosts(what, communicator.rank());
   SimulatedResult result;
   comm::Exchange exchange(communicator, what.plan.exchange, what.options,
                           [&](const comm::CompletedUnit& unit) { finisher->complete(unit); });
   const auto start = Clock::now();
   try {
-    hosts.deliver(exchange);
-  } catch (const Error& error) {
-    exchange.fail(error);
+    hosts->deliver(exchange);
+  } catch (...) {
+    exchange.fail(comm::current_error());
   }
   exchange.finish();
   result.seconds = seconds_since(start);

@@ -67,6 +67,9 @@ Engine::Engine(const Communicator& communicator, ExchangePlan plan, ExchangeOpti
         if (coordinator_) coordinator_->on_reduced(index, merge);
       },
       owners_.get());
+}
+
+void Engine::start() {
   thread_ = std::jthread([this] { run(); });
 }
 

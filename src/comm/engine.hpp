@@ -17,6 +17,8 @@ class Engine {
  public:
   Engine(const Communicator& communicator, ExchangePlan plan, ExchangeOptions options,
          Exchange::OnCompleted on_completed, Exchange::Provider provider);
+  /// From here on the communication thread makes this rank's MPI calls.
+  void start();
 
   [[nodiscard]] const PlanIndex& plan() const { return plan_; }
   [[nodiscard]] const ExchangeOptions& options() const { return options_; }

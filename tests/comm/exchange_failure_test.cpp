@@ -280,6 +280,36 @@ INSTANTIATE_TEST_SUITE_P(Exchange, Failing,
                          testing::Values(Way::gather, Way::reduce, Way::nccl, Way::owners, Way::nodes),
                          [](const auto& tested) { return name_of(tested.param); });
 
+TEST(Beginning, FailsOnEveryRankWhereOneRankHasNoMemoryForIt) {
+  Communicator comm;
+  const auto planned = make_plan({.clients = 4, .ranks = comm.size(), .shapes = {{5, 13, DType::bf16}}});
+  const auto state = std::make_shared<HostDeviceState>();
+  ExchangeOptions options;
+  options.transport = Transport::nccl;
+  options.device = host_device(comm, state);
+  state->full = comm.rank() == 0;
+  const std::string thrown =
+      thrown_by([&] { Exchange(comm, planned, options, [](const CompletedUnit&) {}); });
+  EXPECT_EQ(thrown, fmt::format("4: rank 0 on {}: the device's memory is full", comm.host()));
+  state->full = false;
+  EXPECT_EQ(thrown_by([&] {
+              Exchange exchange(comm, planned, options, [](const CompletedUnit&) {});
+              deliver_all(exchange, planned, comm.rank(), 0);
+              exchange.finish();
+            }),
+            "");
+}
+
+TEST(Beginning, FailsOnEveryRankWhereOneRanksArgumentsAreWrong) {
+  Communicator comm;
+  const auto planned = make_plan({.clients = 4, .ranks = comm.size(), .shapes = {{5, 13, DType::bf16}}});
+  ExchangeOptions options;
+  if (comm.rank() == comm.size() - 1) options.window_blocks = 0;
+  const std::string thrown =
+      thrown_by([&] { Exchange(comm, planned, options, [](const CompletedUnit&) {}); });
+  EXPECT_THAT(thrown, HasSubstr("window_blocks >= 1"));
+}
+
 TEST(Decoding, ACorruptedUpdateIsABadInputOnEveryRankNamingTheUnit) {
   Communicator comm;
   if (comm.size() == 1) GTEST_SKIP() << "nothing travels";
