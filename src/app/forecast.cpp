@@ -97,7 +97,9 @@ std::int64_t writer_bytes(const Sizes& sizes) {
 }
 
 /// What merging and writing take of a rank.
-std::int64_t merge_bytes(const Sizes& sizes, const comm::ExchangeOptions& options, int rank, int ranks) {
+std::int64_t merge_bytes(const Sizes& sizes, const comm::ExchangeOptions& options, const RankForecast& of,
+                         int ranks) {
+  const int rank = of.rank;
   std::int64_t bytes = rank == 0 || options.spread_writing ? writer_bytes(sizes) : 0;
   if (options.topology == comm::Topology::owners)  // two merge states, one of them being finished
     bytes += sizes.largest_matrix / ranks * (12 + 12 + 12) +
@@ -106,6 +108,8 @@ std::int64_t merge_bytes(const Sizes& sizes, const comm::ExchangeOptions& option
     bytes += options.leaders[static_cast<std::size_t>(rank)] == rank ? sizes.largest_matrix * (12 + 12) : 0;
   else if (rank == 0 && options.transport != comm::Transport::nccl)  // then the root's GPU has these
     bytes += sizes.largest_matrix * (12 + 12);  // the matrix being merged, and room for arrivals
+  else if (of.clients > 0 && options.transport == comm::Transport::reduce)  // two chains at once
+    bytes += sizes.largest_matrix * (12 + 12);
   return bytes;
 }
 
@@ -140,7 +144,7 @@ Forecast forecast(const config::Config& config, const model::ModelDirectory& mod
     if (round == 1) {
       result.reasons = way.reasons;
       for (RankForecast& rank : result.ranks)
-        rank.transfer_bytes += merge_bytes(sizes, way.options, rank.rank, ranks);
+        rank.transfer_bytes += merge_bytes(sizes, way.options, rank, ranks);
     }
     for (int rank = 0; rank < ranks; ++rank)
       result.ranks[static_cast<std::size_t>(rank)].wire_bytes +=

@@ -12,7 +12,6 @@
 #include <cstdio>
 #include <cstdlib>
 #include <functional>
-#include <new>
 #include <optional>
 #include <sstream>
 #include <thread>
@@ -169,9 +168,19 @@ int print_error(const std::string& message, bool speaks, ExitStatus status) {
   return static_cast<int>(status);
 }
 
-/// Runs what needs MPI. An error that reaches this point is the same on all ranks (Communicator::agree,
-/// Exchange::fail), so rank 0 alone prints it, and all ranks meet once more before they leave with its
-/// status.
+constexpr double kOthersSeconds = 60;  // to come to an error that all ranks share
+
+/// This rank's error alone: others wait for a rank that does not come. So it is printed at once, and all end.
+[[noreturn]] void end_all(const comm::Communicator& communicator, const Error& error, bool printed) {
+  const std::string where = fmt::format("rank {} on {}: ", communicator.rank(), communicator.host());
+  print_error(where + error.what(), !printed, error.status());
+  comm::MpiSession::abort(error.status());
+}
+
+/// Runs what needs MPI. An error of ours that reaches this point is the same on all ranks
+/// (Communicator::agree, Exchange::fail; prune's watchdog sees to it), so rank 0 alone prints it, and all
+/// ranks meet once more before they leave with its status. Should they not meet, or is it no error of ours,
+/// it was one rank's alone.
 int run_with_mpi(int argc, char** argv, const Chosen& chosen) {
   std::optional<Signals> signals;  // before MPI: its threads must have them blocked, too
   if (chosen.with_signals) signals.emplace();
@@ -182,8 +191,15 @@ int run_with_mpi(int argc, char** argv, const Chosen& chosen) {
                                     : chosen.with_mpi(communicator));
   } catch (const Error& error) {
     const int status = print_error(error.what(), communicator.rank() == 0, error.status());
-    communicator.barrier();
+    if (signals)
+      communicator.barrier();
+    else if (!communicator.barrier_within(kOthersSeconds))
+      end_all(communicator, error, communicator.rank() == 0);
     return status;
+  } catch (...) {
+    const Error error = comm::current_error();
+    if (communicator.size() > 1) end_all(communicator, error, false);
+    return print_error(error.what(), true, error.status());
   }
 }
 
@@ -234,12 +250,8 @@ int main(int argc, char** argv) {
     return run(argc, argv);
   } catch (const LaunchError& error) {  // every process sees it, and none knows of the others
     return print_error(error.what(), speaks(), error.status());
-  } catch (const Error& error) {
+  } catch (...) {
+    const Error error = comm::current_error();
     return print_error(error.what(), true, error.status());
-  } catch (const std::bad_alloc&) {
-    return print_error("out of memory; try fewer clients per rank, shorter sequences, or see --dry-run", true,
-                       ExitStatus::no_resources);
-  } catch (const std::exception& error) {
-    return print_error(std::string("unexpected: ") + error.what(), true, ExitStatus::check_failed);
   }
 }

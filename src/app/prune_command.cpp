@@ -161,7 +161,8 @@ ExitStatus run_prune(comm::Communicator& communicator, Signals& signals, const P
     if (communicator.rank() == 0) status.ended(result, "");
     watchdog.finish();
     return result;
-  } catch (const Error& error) {
+  } catch (...) {
+    const Error error = comm::current_error();
     if (communicator.rank() == 0) status.ended(error.status(), error.what());
     watchdog.finish(error);
     throw;

@@ -6,7 +6,6 @@
 #include "overlay.hpp"
 #include "setup.hpp"
 #include <algorithm>
-#include <new>
 #include <utility>
 
 namespace fedspallm::app {
@@ -179,12 +178,7 @@ void PruneRun::prune_rounds() {
 }
 
 void PruneRun::listen(comm::Exchange& exchange) {
-  signals_.listen({[&exchange] { exchange.request_stop(); }, [&exchange] { exchange.request_save(); },
-                   [&exchange] {
-                     exchange.fail(
-                         Stopped("the grace time was over before all ranks came to a common block; "
-                                 "the same command goes on from the last saved one"));
-                   }});
+  signals_.listen({[&exchange] { exchange.request_stop(); }, [&exchange] { exchange.request_save(); }});
 }
 
 void PruneRun::one_round(const RoundPlan& plan) {
@@ -194,6 +188,7 @@ void PruneRun::one_round(const RoundPlan& plan) {
   comm::ExchangeOptions options = exchange_options(plan);
   comm::Exchange::OnCompleted completed = on_completed(plan, merger, options);
   write_unfinished_links();
+  options.on_failure = [this] { watchdog_.failure_known(); };
   // The merge thread may have a block as soon as there is an exchange: it waits until it can be seen.
   std::unique_lock seen(exchange_mutex_);
   // Without merging the exchange is empty and only carries failures and signals between ranks.
@@ -231,12 +226,8 @@ void PruneRun::run_clients(const RoundPlan& plan, comm::Exchange& exchange) {
   const Listening listening(*this, exchange);
   try {
     clients_->run_round(plan, exchange);
-  } catch (const Error& error) {
-    exchange.fail(error);
-  } catch (const std::bad_alloc&) {
-    exchange.fail(ResourceError("out of memory while pruning; put fewer clients on a rank or see --dry-run"));
-  } catch (const std::exception& error) {
-    exchange.fail(LogicError(std::string("unexpected: ") + error.what()));
+  } catch (...) {
+    exchange.fail(comm::current_error());
   }
   exchange.finish();
 }

@@ -137,7 +137,7 @@ class PruneRun {
   bool shared_folder_ = false;                                      // all ranks see the root's run directory
   std::unique_ptr<store::ModelWriter> writer_;                      // null where nothing is merged
   // At the root only.
-  std::unique_ptr<store::RunLock> lock_;
+  const store::RunLock* lock_ = nullptr;  // status_ keeps it
   std::optional<store::BlockStore> store_;
   std::unique_ptr<RootLedger> ledger_;
   std::unique_ptr<report::MetricsWriter> metrics_;

@@ -5,13 +5,11 @@
 #include "fedspallm/report/system.hpp"
 
 #include <fmt/ranges.h>
-#include <unistd.h>
 
 #include "gpu_forecast.hpp"
 #include "plan.hpp"
 #include "prune_run.hpp"
 #include "setup.hpp"
-#include <cstdio>
 #include <fstream>
 #include <random>
 
@@ -22,14 +20,6 @@ namespace {
 std::uint64_t random_id() {
   std::random_device device;
   return std::uint64_t{device()} << 32 | device();
-}
-
-/// Another job writes in the directory now: whatever this one would still write could destroy that job's
-/// work.
-void leave_directory(const std::string& message) {
-  std::fprintf(stderr, "fedspallm: error: %s\n", message.c_str());
-  std::fflush(nullptr);
-  ::_exit(static_cast<int>(ExitStatus::locked));
 }
 
 nlohmann::json to_json(const RunIdentity& identity) {
@@ -48,7 +38,7 @@ RunIdentity from_json(const nlohmann::json& content) {
 void PruneRun::open_directory() {
   communicator_.together([&] {
     if (!root()) return;
-    lock_ = std::make_unique<store::RunLock>(paths_.dir, leave_directory);
+    lock_ = &status_.keep(std::make_unique<store::RunLock>(paths_.dir, leave_directory));
     std::error_code error;
     std::filesystem::create_directories(paths_.dir / "logs", error);
     check<ResourceError>(

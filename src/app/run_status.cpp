@@ -15,6 +15,11 @@ namespace fedspallm::app {
 RunStatus::RunStatus(const std::filesystem::path& run_dir, std::string host, int ranks)
     : file_(run_dir / "status.json"), host_(std::move(host)), ranks_(ranks) {}
 
+const store::RunLock& RunStatus::keep(std::unique_ptr<store::RunLock> lock) {
+  lock_ = std::move(lock);
+  return *lock_;
+}
+
 void RunStatus::running(const std::string& phase, std::uint32_t round, std::int64_t block) {
   const std::scoped_lock lock(mutex_);
   ours_ = true;

@@ -5,9 +5,11 @@
 #pragma once
 
 #include "fedspallm/base/error.hpp"
+#include "fedspallm/store/run_lock.hpp"
 
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -18,6 +20,8 @@ class RunStatus {
  public:
   RunStatus(const std::filesystem::path& run_dir, std::string host, int ranks);
 
+  /// The directory is this job's until this object ends, thus until its outcome is written.
+  const store::RunLock& keep(std::unique_ptr<store::RunLock> lock);
   /// {"state": "running", "phase": ..., "round": ..., "block": ..., "blocks": ...}; block -1 = none.
   void running(const std::string& phase, std::uint32_t round = 0, std::int64_t block = -1);
   /// Nothing before the first running(): the directory may be another job's.
@@ -27,6 +31,7 @@ class RunStatus {
  private:
   void write(const std::string& state, std::optional<ExitStatus> status, const std::string& message);
 
+  std::unique_ptr<store::RunLock> lock_;
   std::filesystem::path file_;
   std::string host_;
   int ranks_;

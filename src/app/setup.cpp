@@ -7,11 +7,13 @@
 #include "fedspallm/report/system.hpp"
 
 #include <sched.h>
+#include <unistd.h>
 
 #include "commands.hpp"
 #include "revision.hpp"
 #include "version.hpp"
 #include <algorithm>
+#include <cstdio>
 
 namespace fedspallm::app {
 
@@ -167,6 +169,12 @@ std::vector<std::pair<std::string, std::string>> facts(comm::Communicator& commu
   if (std::string table = gpu_table(communicator, backend); !table.empty())
     result.emplace_back("gpus", std::move(table));
   return result;
+}
+
+void leave_directory(const std::string& message) {
+  std::fprintf(stderr, "fedspallm: error: %s\n", message.c_str());
+  std::fflush(nullptr);
+  ::_exit(static_cast<int>(ExitStatus::locked));
 }
 
 }  // namespace fedspallm::app

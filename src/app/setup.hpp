@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Purpose: the backend of this rank and the facts about the run that end in its provenance.
+// Purpose: the backend of this rank, the facts about the run that end in its provenance, and how a process
+// leaves a run directory that it has lost.
 #pragma once
 
 #include "fedspallm/backend/cuda.hpp"
@@ -41,5 +42,9 @@ namespace fedspallm::app {
 [[nodiscard]] std::vector<std::pair<std::string, std::string>> facts(comm::Communicator& communicator,
                                                                      const backend::Backend& backend,
                                                                      int threads);
+
+/// For store::RunLock: another job writes in the directory now, and whatever this process would still write
+/// could destroy that job's work. Ends it with status `locked`.
+[[noreturn]] void leave_directory(const std::string& message);
 
 }  // namespace fedspallm::app

@@ -65,7 +65,6 @@ void Signals::run(const std::stop_token& token) {
   using Clock = std::chrono::steady_clock;
   const sigset_t set = ours();
   std::optional<Clock::time_point> first_stop;
-  bool told = false;
   while (!token.stop_requested()) {
     const timespec wait{0, kPollNanoseconds};
     const int signal = sigtimedwait(&set, nullptr, &wait);
@@ -73,9 +72,9 @@ void Signals::run(const std::stop_token& token) {
     if (stop_signal_ == 0) continue;
     if (!first_stop) first_stop = Clock::now();
     const std::chrono::duration<double> since = Clock::now() - *first_stop;
-    if (told || since.count() < grace_seconds_) continue;
-    told = true;
-    end_of_grace();
+    if (since.count() < grace_seconds_) continue;
+    const std::scoped_lock lock(mutex_);
+    leave("the grace time is over");
   }
 }
 
@@ -90,12 +89,6 @@ void Signals::take(int signal) {
   const std::scoped_lock lock(mutex_);
   const auto& action = signal == SIGUSR1 ? listener_.save : listener_.stop;
   if (action) action();
-}
-
-void Signals::end_of_grace() {
-  const std::scoped_lock lock(mutex_);
-  if (!listener_.grace_over) leave("the grace time is over");
-  listener_.grace_over();
 }
 
 Signals::Companions::Companions(Signals& signals, Leaving leaving) : signals_(signals) {

@@ -20,7 +20,6 @@ class Signals {
   struct Listener {
     std::function<void()> stop;
     std::function<void()> save;
-    std::function<void()> grace_over;  // the time from the first stop to the end is used up
   };
 
   /// Blocks the signals for this thread and all it starts from now on: construct before MPI and thread pools.
@@ -29,7 +28,8 @@ class Signals {
   Signals(const Signals&) = delete;
   Signals& operator=(const Signals&) = delete;
 
-  /// Seconds from the first stop to grace_over; where no work listens then, the process leaves at once.
+  /// Seconds from the first stop until the process leaves at once, as after a second one: a client thread may
+  /// be in a block that takes far longer.
   void set_grace(double seconds) { grace_seconds_ = seconds; }
   /// The signal that asked for a stop, e.g. "SIGTERM"; "" = none.
   [[nodiscard]] std::string stop_signal() const;
@@ -54,7 +54,6 @@ class Signals {
  private:
   void run(const std::stop_token& token);
   void take(int signal);
-  void end_of_grace();
   void set_leaving(Leaving leaving);
   [[noreturn]] void leave(const std::string& why);
 

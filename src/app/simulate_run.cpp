@@ -4,9 +4,11 @@
 #include "fedspallm/base/error.hpp"
 #include "fedspallm/base/hash.hpp"
 #include "fedspallm/comm/cost_model.hpp"
+#include "fedspallm/store/run_lock.hpp"
 #include "fedspallm/store/run_store.hpp"
 
 #include "block_merger.hpp"
+#include "setup.hpp"
 #include "simulate_updates.hpp"
 #include <algorithm>
 #include <chrono>
@@ -22,12 +24,28 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
+/// What is about to be written replaces the folder's blocks: those of a run of `prune` may be days of work.
+/// @throws ConfigError where there is one: before its first block it wrote files that simulate never writes
+void check_no_run(const store::RunPaths& paths) {
+  for (const std::filesystem::path& file : {paths.dir / "resume.json", paths.run_file()}) {
+    std::error_code error;
+    check<ConfigError>(!std::filesystem::exists(file, error),
+                       fmt::format("simulate.checkpoint: found a run of `prune` in {} ({}), whose blocks "
+                                   "simulated ones would replace, expected a folder without one: use another "
+                                   "run.dir, or simulate.checkpoint = false",
+                                   paths.dir.string(), file.filename().string()));
+  }
+}
+
 /// What the root does with complete merges: finishes, digests and, where asked, writes them.
 class Finisher {
  public:
   explicit Finisher(const SimulatedExchange& what) : what_(what) {
     if (what.folder.empty()) return;
-    store_.emplace(store::BlockStore::of_run({what.folder}));
+    const store::RunPaths paths{what.folder};
+    lock_ = std::make_unique<store::RunLock>(paths.dir, leave_directory);
+    check_no_run(paths);
+    store_.emplace(store::BlockStore::of_run(paths));
     store_->clear();
   }
 
@@ -65,6 +83,7 @@ class Finisher {
  private:
   const SimulatedExchange& what_;
   RunningChecksum digest_;
+  std::unique_ptr<store::RunLock> lock_;
   std::optional<store::BlockStore> store_;
   store::BlockRecord record_;
 };
@@ -189,18 +208,19 @@ void keep_blocks(RoundPlan& plan, std::int64_t blocks) {
 
 SimulatedResult run_exchange(comm::Communicator& communicator, const SimulatedExchange& what) {
   std::unique_ptr<Finisher> finisher;
+  std::optional<Hosts> hosts;
   communicator.together([&] {
+    hosts.emplace(what, communicator.rank());
     if (communicator.rank() == 0) finisher = std::make_unique<Finisher>(what);
   });
-  Hosts hosts(what, communicator.rank());
   SimulatedResult result;
   comm::Exchange exchange(communicator, what.plan.exchange, what.options,
                           [&](const comm::CompletedUnit& unit) { finisher->complete(unit); });
   const auto start = Clock::now();
   try {
-    hosts.deliver(exchange);
-  } catch (const Error& error) {
-    exchange.fail(error);
+    hosts->deliver(exchange);
+  } catch (...) {
+    exchange.fail(comm::current_error());
   }
   exchange.finish();
   result.seconds = seconds_since(start);

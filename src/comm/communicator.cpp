@@ -10,6 +10,7 @@
 #include <array>
 #include <chrono>
 #include <cstring>
+#include <filesystem>
 #include <memory>
 #include <new>
 #include <thread>
@@ -70,6 +71,22 @@ std::string joined(const std::vector<std::string>& prefixes, const std::vector<s
 
 }  // namespace
 
+Error current_error() {
+  try {
+    throw;
+  } catch (const Error& error) {
+    return error;
+  } catch (const std::bad_alloc&) {
+    return ResourceError("out of memory; try fewer clients per rank, shorter sequences, or see --dry-run");
+  } catch (const std::filesystem::filesystem_error& error) {
+    return ResourceError(fmt::format("{}: {}", error.path1().string(), error.code().message()));
+  } catch (const std::exception& error) {
+    return Error(ExitStatus::check_failed, fmt::format("unexpected: {}", error.what()));
+  } catch (...) {
+    return Error(ExitStatus::check_failed, "an exception of unknown type");
+  }
+}
+
 Communicator::Communicator(std::int64_t message_limit) : message_limit_(message_limit) {
   require(message_limit >= 1 && message_limit <= kMessageLimit, "1 <= message_limit <= 2^30");
   auto comm = std::make_unique<MPI_Comm>(MPI_COMM_NULL);
@@ -103,6 +120,18 @@ void Communicator::barrier() {
   MPI_Request request = MPI_REQUEST_NULL;
   check_mpi(MPI_Ibarrier(comm_of(*this), &request), "MPI_Ibarrier");
   wait(request, "MPI_Ibarrier");
+}
+
+bool Communicator::barrier_within(double seconds) {
+  const auto end = std::chrono::steady_clock::now() + std::chrono::duration<double>(seconds);
+  MPI_Request request = MPI_REQUEST_NULL;
+  check_mpi(MPI_Ibarrier(comm_of(*this), &request), "MPI_Ibarrier");
+  int done = 0;
+  while (done == 0 && std::chrono::steady_clock::now() < end) {
+    check_mpi(MPI_Test(&request, &done, MPI_STATUS_IGNORE), "MPI_Ibarrier");
+    if (done == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  return done != 0;
 }
 
 void Communicator::broadcast(std::vector<std::byte>& bytes, int root) {
@@ -196,12 +225,8 @@ void Communicator::together(const std::function<void()>& step) {
   std::optional<Error> failure;
   try {
     step();
-  } catch (const Error& error) {
-    failure = error;
-  } catch (const std::bad_alloc&) {
-    failure = ResourceError("out of memory");
-  } catch (const std::exception& error) {
-    failure = Error(ExitStatus::check_failed, fmt::format("unexpected: {}", error.what()));
+  } catch (...) {
+    failure = current_error();
   }
   agree(failure);
 }

@@ -67,6 +67,9 @@ Engine::Engine(const Communicator& communicator, ExchangePlan plan, ExchangeOpti
         if (coordinator_) coordinator_->on_reduced(index, merge);
       },
       owners_.get());
+}
+
+void Engine::start() {
   thread_ = std::jthread([this] { run(); });
 }
 
@@ -209,6 +212,7 @@ void Engine::run() {
       pause(progressed);
     }
     failure = member_->verdict();
+    if (failure && options_.on_failure) options_.on_failure();
   } catch (...) {
     failure = current_failure(context_.rank_name);
     if (context_.device != nullptr && context_.device->link != nullptr) context_.device->link->abort();

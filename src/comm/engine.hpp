@@ -17,6 +17,8 @@ class Engine {
  public:
   Engine(const Communicator& communicator, ExchangePlan plan, ExchangeOptions options,
          Exchange::OnCompleted on_completed, Exchange::Provider provider);
+  /// From here on the communication thread makes this rank's MPI calls.
+  void start();
 
   [[nodiscard]] const PlanIndex& plan() const { return plan_; }
   [[nodiscard]] const ExchangeOptions& options() const { return options_; }
@@ -69,10 +71,11 @@ class Engine {
   Facts facts_;
   Link link_;
   RankContext context_;
-  // Declared so that threads end before what they use: the communication thread first, then the workers.
+  // Declared so that threads end before what they use: the communication thread first, then the workers,
+  // those of the owners too. A worker's failing task still calls task_failed(), which uses all three.
   std::unique_ptr<Coordinator> coordinator_;  // at the root
-  std::unique_ptr<Owners> owners_;            // of that topology
   std::unique_ptr<Member> member_;
+  std::unique_ptr<Owners> owners_;  // of that topology
   std::chrono::steady_clock::time_point last_progress_ = std::chrono::steady_clock::now();
   std::unique_ptr<Worker> merge_worker_;
   std::unique_ptr<Worker> provider_worker_;

@@ -23,6 +23,8 @@ class Exchange::Impl {
       : engine_(communicator, std::move(plan), std::move(options), std::move(on_completed),
                 std::move(provider)) {}
 
+  void start() { engine_.start(); }
+
   Boundary at_boundary(std::uint32_t block) {
     engine_.gate().wait([] { return true; });  // throws the failure, if there is one
     if (!engine_.due().anybody_left())
@@ -264,10 +266,9 @@ bool takes_part(const Communicator& communicator, const ExchangePlan& plan, cons
   return options.device != nullptr && options.device->port != nullptr && options.device->link != nullptr;
 }
 
-}  // namespace
-
-Exchange::Exchange(Communicator& communicator, ExchangePlan plan, ExchangeOptions options,
-                   OnCompleted on_completed, Provider provider) {
+/// What one rank can see of its own arguments.
+void check_arguments(const Communicator& communicator, const ExchangePlan& plan,
+                     const ExchangeOptions& options, const Exchange::OnCompleted& on_completed) {
   require(options.window_blocks >= 1, "Exchange: window_blocks >= 1");
   require(options.chunk_bytes >= 1, "Exchange: chunk_bytes >= 1");
   require(options.message_limit >= 1 && options.message_limit <= kMessageLimit,
@@ -285,9 +286,21 @@ Exchange::Exchange(Communicator& communicator, ExchangePlan plan, ExchangeOption
           "Exchange: only owners spread the writing");
   require((communicator.rank() != 0 && !options.spread_writing) || on_completed,
           "Exchange: the root, and each writer, has a callback");
+}
+
+}  // namespace
+
+/// A rank that cannot go along must not leave the others waiting in an exchange: they agree before any
+/// begins.
+Exchange::Exchange(Communicator& communicator, ExchangePlan plan, ExchangeOptions options,
+                   OnCompleted on_completed, Provider provider) {
+  communicator.together([&] { check_arguments(communicator, plan, options, on_completed); });
   check_same_everywhere(communicator, plan, options);
-  impl_ = std::make_unique<Impl>(communicator, std::move(plan), std::move(options), std::move(on_completed),
-                                 std::move(provider));
+  communicator.together([&] {
+    impl_ = std::make_unique<Impl>(communicator, std::move(plan), std::move(options), std::move(on_completed),
+                                   std::move(provider));
+  });
+  impl_->start();
 }
 
 Exchange::~Exchange() {

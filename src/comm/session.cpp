@@ -4,10 +4,12 @@
 #include "fedspallm/comm/start.hpp"
 
 #include <mpi.h>
+#include <unistd.h>
 
 #include "mpi_check.hpp"
 #include <array>
 #include <charconv>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
@@ -116,6 +118,12 @@ MpiSession::MpiSession(int& argc, char**& argv) {
 
 MpiSession::~MpiSession() {
   MPI_Finalize();
+}
+
+void MpiSession::abort(ExitStatus status) {
+  std::fflush(nullptr);
+  MPI_Abort(MPI_COMM_WORLD, static_cast<int>(status));
+  ::_exit(static_cast<int>(status));  // it does not return
 }
 
 std::string MpiSession::library_version() {

@@ -15,7 +15,9 @@ namespace {
 
 using namespace watchdog;
 
-constexpr std::uint64_t kOtherDescriptors = 256;  // files, MPI's own
+/// Of each other rank: the watchdog's own connection, and two of Open MPI's.
+constexpr std::uint64_t kDescriptorsPerRank = 3;
+constexpr std::uint64_t kOtherDescriptors = 256;  // files
 
 void check_options(const WatchdogOptions& options) {
   require(!options.phases.empty(), "watchdog: phases are not empty");
@@ -69,8 +71,10 @@ void Watchdog::Impl::connect(Communicator& communicator, Job job) {
   const std::chrono::duration<double> limit(job.options.connect_seconds);
   std::optional<Listener> listener;
   communicator.together([&] {
-    if (!among(hubs, rank)) return;
-    allow_descriptors(job.roster.size() + kOtherDescriptors);
+    // The others have no such connections, but those of Open MPI come one by one as they are needed.
+    const bool is_hub = among(hubs, rank);
+    allow_descriptors(is_hub ? kDescriptorsPerRank * job.roster.size() + kOtherDescriptors : 0);
+    if (!is_hub) return;
     listener.emplace(communicator.node_size() == communicator.size());
   });
   const auto addresses =
@@ -87,7 +91,10 @@ void Watchdog::Impl::connect(Communicator& communicator, Job job) {
       }
     });
   } catch (const Error&) {
+    const std::string refusal = watcher->refusal();
     watcher->leave();
+    // What a hub knows about itself is why others did not reach it.
+    communicator.together([&] { check<LaunchError>(refusal.empty(), refusal); });
     throw;
   }
   watcher->everybody_is_here();
@@ -118,6 +125,10 @@ void Watchdog::beat(std::string_view phase, std::int64_t block) {
   require(found != impl_->phases.end(), "watchdog: beat() with a phase of the options");
   if (impl_->watcher == nullptr) return;
   impl_->watcher->beat(static_cast<std::uint16_t>(found - impl_->phases.begin()), block);
+}
+
+void Watchdog::failure_known() {
+  if (impl_->watcher != nullptr) impl_->watcher->failure_known();
 }
 
 void Watchdog::finish() {

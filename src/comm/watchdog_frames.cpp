@@ -76,7 +76,7 @@ void put_report(std::string& body, const Report& report) {
 
 Report take_report(Taker& taker) {
   Report report;
-  report.state = taker.take_enum(State::stopped);
+  report.state = taker.take_enum(State::told);
   report.phase = taker.take<std::uint16_t>();
   report.block = static_cast<std::int64_t>(taker.take<std::uint64_t>());
   report.idle = taker.take_seconds();

@@ -182,6 +182,15 @@ Listener::Listener(bool this_host_only) : socket_(this_host_only ? bound_to_loop
 Socket Listener::accept() const {
   Socket caller(::accept4(socket_.get(), nullptr, nullptr, SOCK_NONBLOCK | SOCK_CLOEXEC));
   if (caller) send_at_once(caller.get());
+  if (!caller && (errno == EMFILE || errno == ENFILE)) {
+    const std::string why = errno_text();
+    rlimit limit{};
+    (void)::getrlimit(RLIMIT_NOFILE, &limit);
+    throw LaunchError(
+        fmt::format("the watchdog cannot accept further ranks' connections: {} (this process may have {}): "
+                    "raise the limit (ulimit -n, LimitNOFILE)",
+                    why, limit.rlim_cur));
+  }
   return caller;
 }
 
@@ -237,13 +246,13 @@ void allow_descriptors(std::uint64_t needed) {
   rlimit limit{};
   check<LaunchError>(::getrlimit(RLIMIT_NOFILE, &limit) == 0,
                      fmt::format("watchdog: getrlimit failed: {}", errno_text()));
-  if (limit.rlim_cur >= needed) return;
   check<LaunchError>(
       limit.rlim_max >= needed,
       fmt::format("the watchdog of this many ranks needs {} open files in one process, and only "
                   "{} are allowed: raise the hard limit (ulimit -Hn, LimitNOFILE)",
                   needed, limit.rlim_max));
-  limit.rlim_cur = needed;
+  if (limit.rlim_cur == limit.rlim_max) return;
+  limit.rlim_cur = limit.rlim_max;
   check<LaunchError>(::setrlimit(RLIMIT_NOFILE, &limit) == 0,
                      fmt::format("watchdog: setrlimit failed: {}", errno_text()));
 }

@@ -32,6 +32,7 @@ class Listener {
   [[nodiscard]] int fd() const { return socket_.get(); }
   [[nodiscard]] const HubAddress& address() const { return address_; }
   /// The next caller, or none when nobody waits or it went away.
+  /// @throws LaunchError when this process, or the system, has no descriptor left for one
   [[nodiscard]] Socket accept() const;
 
  private:
@@ -67,8 +68,8 @@ class Link {
                          const std::array<std::uint64_t, 2>& expected_answer,
                          std::chrono::duration<double> limit);
 
-/// Lets this process have `needed` descriptors, as far as the system allows. @throws LaunchError naming the
-/// limit
+/// Lets this process have as many descriptors as its hard limit allows. @throws LaunchError naming the limit
+/// where that is less than `needed`
 void allow_descriptors(std::uint64_t needed);
 
 }  // namespace fedspallm::comm::watchdog

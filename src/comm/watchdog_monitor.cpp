@@ -7,6 +7,12 @@
 
 namespace fedspallm::comm::watchdog {
 
+namespace {
+bool at_work(State state) {
+  return state == State::working || state == State::told;
+}
+}  // namespace
+
 double AwakeClock::tick(double steady_now) {
   now_ += std::clamp(steady_now - last_, 0.0, longest_step_);
   last_ = steady_now;
@@ -116,7 +122,10 @@ std::optional<Verdict> Monitor::silent_one(double now) const {
 }
 
 std::optional<Verdict> Monitor::failed_one(double now) const {
-  if (all_finishing()) return std::nullopt;
+  const bool shared = std::all_of(ranks_.begin(), ranks_.end(), [](const auto& item) {
+    return item.second.gone || item.second.report.state != State::working;
+  });
+  if (shared) return std::nullopt;
   std::optional<Verdict> verdict;
   double first = now - limits_.lost;
   for (const auto& [rank, entry] : ranks_) {
@@ -133,7 +142,7 @@ std::optional<Verdict> Monitor::stuck_one(double now) const {
   for (const auto& [rank, entry] : ranks_) {
     if (entry.gone) continue;
     if (now - entry.progress <= limits_.stuck) return std::nullopt;  // somebody makes progress
-    if (entry.report.state != State::working) continue;
+    if (!at_work(entry.report.state)) continue;
     const auto place = [](const Entry& of) {
       return std::tuple(of.report.phase, of.report.block, of.progress);
     };
@@ -146,9 +155,8 @@ std::optional<Verdict> Monitor::stuck_one(double now) const {
 }
 
 bool Monitor::all_finishing() const {
-  return std::all_of(ranks_.begin(), ranks_.end(), [](const auto& item) {
-    return item.second.gone || item.second.report.state != State::working;
-  });
+  return std::all_of(ranks_.begin(), ranks_.end(),
+                     [](const auto& item) { return item.second.gone || !at_work(item.second.report.state); });
 }
 
 }  // namespace fedspallm::comm::watchdog

@@ -14,7 +14,8 @@
 
 namespace fedspallm::comm::watchdog {
 
-enum class State : std::uint8_t { working = 0, finishing = 1, failed = 2, stopped = 3 };
+/// `told`: at work as before, but it knows of the error with which the others leave.
+enum class State : std::uint8_t { working = 0, finishing = 1, failed = 2, stopped = 3, told = 4 };
 
 /// What a rank says of itself.
 struct Report {

@@ -125,6 +125,11 @@ void Watcher::adopt(int hub, Link link) {
   change([&](Shared& shared) { shared.adopted.emplace_back(hub, std::move(link)); });
 }
 
+std::string Watcher::refusal() {
+  const std::lock_guard lock(mutex_);
+  return shared_.refusal;
+}
+
 void Watcher::everybody_is_here() {
   change([](Shared& shared) { shared.everybody_is_here = true; });
 }
@@ -142,6 +147,10 @@ void Watcher::beat(std::uint16_t phase, std::int64_t block) {
     if (!moved) return;  // the next report has it
   }
   wake();
+}
+
+void Watcher::failure_known() {
+  change([](Shared& shared) { shared.failure_known = true; });
 }
 
 void Watcher::finish(const std::optional<std::string>& error) {
@@ -196,7 +205,8 @@ void Watcher::wait_for_events() {
   std::vector<pollfd> items;
   items.reserve(peers_.size() + 2);
   items.push_back({wake_.get(), POLLIN, 0});
-  if (listener_ && strangers < kMostStrangers) items.push_back({listener_->fd(), POLLIN, 0});
+  if (listener_ && strangers < kMostStrangers && clock_.now() >= next_accept_)
+    items.push_back({listener_->fd(), POLLIN, 0});
   for (const Peer& peer : peers_)
     items.push_back({peer.link.fd(), static_cast<short>(peer.link.waiting() ? POLLIN | POLLOUT : POLLIN), 0});
   const double wait = std::clamp(next_report_ - clock_.now(), 0.0, interval_);
@@ -214,7 +224,9 @@ void Watcher::take_orders() {
     beats_ = shared_.beats;
     progress_ = clock_.now() - std::clamp(steady - shared_.last_beat, 0.0, clock_.now() - progress_);
   }
-  report_ = {shared_.state, shared_.phase, shared_.block, std::max(0.0, clock_.now() - progress_)};
+  const bool told = shared_.state == State::working && shared_.failure_known;
+  report_ = {told ? State::told : shared_.state, shared_.phase, shared_.block,
+             std::max(0.0, clock_.now() - progress_)};
   error_ = shared_.error;
   for (auto& [hub, link] : shared_.adopted) {
     peers_.push_back({std::move(link), hub, clock_.now(), false});
@@ -228,11 +240,19 @@ void Watcher::take_orders() {
 
 void Watcher::accept_callers() {
   if (!listener_) return;
-  for (std::size_t i = 0; i < kMostStrangers; ++i) {
-    Socket caller = listener_->accept();
-    if (!caller) return;
-    peers_.push_back({Link(std::move(caller)), -1, clock_.now(), false});
+  std::string refusal;
+  try {
+    for (std::size_t i = 0; i < kMostStrangers; ++i) {
+      Socket caller = listener_->accept();
+      if (!caller) break;
+      peers_.push_back({Link(std::move(caller)), -1, clock_.now(), false});
+    }
+  } catch (const LaunchError& error) {
+    refusal = error.what();  // they wait in the system's queue and keep the listener readable
+    next_accept_ = clock_.now() + interval_;
   }
+  const std::lock_guard lock(mutex_);
+  shared_.refusal = refusal;
 }
 
 void Watcher::read_peers() {

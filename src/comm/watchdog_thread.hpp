@@ -36,9 +36,13 @@ class Watcher {
 
   /// Takes over a connection to a hub.
   void adopt(int hub, Link link);
+  /// Why callers are kept waiting; "" = they are not.
+  [[nodiscard]] std::string refusal();
   /// No further connection will come.
   void everybody_is_here();
   void beat(std::uint16_t phase, std::int64_t block);
+  /// Watchdog::failure_known().
+  void failure_known();
   /// Waits until every rank came here. @param error  nothing = a good end
   void finish(const std::optional<std::string>& error);
   /// Watchdog::stop().
@@ -56,6 +60,7 @@ class Watcher {
   /// What other threads ask of this one; the only state that they share.
   struct Shared {
     State state = State::working;
+    bool failure_known = false;
     std::string error;
     std::uint16_t phase = 0;
     std::int64_t block = -1;
@@ -65,7 +70,9 @@ class Watcher {
     bool everybody_is_here = false;
     bool leaving = false;
     bool stopping = false;
-    bool done = false;  // this thread's answer
+    // This thread's answers:
+    bool done = false;
+    std::string refusal;
   };
   enum class Next { go_on, end };
 
@@ -96,6 +103,7 @@ class Watcher {
 
   // Of the thread alone:
   std::optional<Listener> listener_;
+  double next_accept_ = 0;  // after one that failed
   AwakeClock clock_;
   Monitor monitor_;
   std::vector<Peer> peers_;

@@ -38,6 +38,23 @@ TEST(Forecast, root_merge_memory_does_not_depend_on_the_number_of_remote_clients
   EXPECT_EQ(transfer(4), transfer(64));
 }
 
+TEST(Forecast, ranks_with_clients_have_two_merge_states_where_sums_travel) {
+  config::Config config = config_for(kModel, 1);
+  config.clients.at(0).rank = 1;
+  const model::ModelDirectory model(config.model.path);
+  std::int64_t largest = 0;
+  for (const auto& matrix : model.architecture().matrices)
+    largest = std::max(largest, matrix.rows * matrix.cols);
+  const auto transfer = [&](config::TransportKind transport, std::size_t rank) {
+    config.federation.transport = transport;
+    config.federation.topology = config::TopologyKind::root;
+    return forecast(config, model, 3, 0).ranks.at(rank).transfer_bytes;
+  };
+  using enum config::TransportKind;
+  EXPECT_EQ(transfer(reduce, 1) - transfer(gather, 1), 2 * 12 * largest);
+  EXPECT_EQ(transfer(reduce, 2), 0) << "it takes part in no chain";
+}
+
 TEST(Forecast, owners_share_the_bytes_that_a_root_would_receive) {
   config::Config config = config_for(kModel, 4);
   const model::ModelDirectory model(config.model.path);

@@ -7,6 +7,7 @@
 #include "comm/exchange_case.hpp"
 #include "comm/host_device.hpp"
 #include <chrono>
+#include <future>
 #include <thread>
 
 namespace fedspallm::comm {
@@ -95,6 +96,34 @@ TEST_P(Failing, ReachesEveryRankFromEachRankInEachState) {
   }
 }
 
+TEST_P(Failing, IsHeardOfOnEveryRankWhileItsClientThreadIsAtWork) {
+  const auto planned = plan(Moment::between_blocks);
+  std::promise<void> heard;
+  std::string thrown;
+  {
+    ExchangeOptions hearing = options();
+    hearing.on_failure = [&] { heard.set_value(); };
+    Exchange exchange(comm_, planned, hearing, [](const CompletedUnit&) {});
+    if (comm_.rank() == comm_.size() - 1) exchange.fail(NumericalError("a Hessian is not positive definite"));
+    EXPECT_EQ(heard.get_future().wait_for(std::chrono::minutes(2)), std::future_status::ready);
+    thrown = thrown_by([&] { exchange.finish(); });
+  }
+  EXPECT_THAT(thrown, StartsWith(fmt::format("7: rank {} on ", comm_.size() - 1)));
+}
+
+TEST_P(Failing, AGoodEndIsNoFailure) {
+  const auto planned = plan(Moment::between_blocks);
+  bool heard = false;
+  {
+    ExchangeOptions hearing = options();
+    hearing.on_failure = [&] { heard = true; };
+    Exchange exchange(comm_, planned, hearing, [](const CompletedUnit&) {});
+    deliver_all(exchange, planned, comm_.rank(), 0);
+    exchange.finish();
+  }
+  EXPECT_FALSE(heard);
+}
+
 TEST_P(Failing, OfSeveralRanksAtOnceGivesOneErrorEverywhere) {
   for (int repeat = 0; repeat < 10; ++repeat) {
     const auto planned = plan(Moment::between_blocks);
@@ -141,6 +170,36 @@ TEST_P(Failing, CallbackWithAForeignExceptionIsReportedToo) {
   }
   expect_same_everywhere(thrown,
                          fmt::format("1: rank 0 on {}: unexpected: odd", comm_.broadcast(comm_.host())));
+}
+
+/// The exchange is over, and what it was made of is going: a callback that was under way may still throw.
+TEST_P(Failing, CallbackMayThrowWhileTheExchangeIsTakenDown) {
+  const auto planned = plan(Moment::between_blocks);
+  std::promise<void> called, heard, released;
+  std::jthread releasing;
+  std::string thrown;
+  {
+    ExchangeOptions hearing = options();
+    hearing.on_failure = [&] { heard.set_value(); };
+    Exchange exchange(comm_, planned, hearing, [&](const CompletedUnit&) {
+      called.set_value();
+      released.get_future().wait();
+      throw ResourceError("disk full");
+    });
+    play(exchange, planned, Moment::between_blocks, /*failing=*/true);
+    if (comm_.rank() == 0) {
+      called.get_future().wait();
+      exchange.fail(NumericalError("a Hessian is not positive definite"));
+    }
+    heard.get_future().wait();
+    thrown = thrown_by([&] { exchange.finish(); });
+    releasing = std::jthread([&] {
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));  // until only that thread is left
+      released.set_value();
+    });
+  }
+  expect_same_everywhere(thrown, fmt::format("7: rank 0 on {}: a Hessian is not positive definite",
+                                             comm_.broadcast(comm_.host())));
 }
 
 TEST_P(Failing, ProviderEndsTheExchangeOnEveryRank) {
@@ -220,6 +279,36 @@ TEST_P(Failing, SubmitOfANonFiniteValueNamesClientAndUnit) {
 INSTANTIATE_TEST_SUITE_P(Exchange, Failing,
                          testing::Values(Way::gather, Way::reduce, Way::nccl, Way::owners, Way::nodes),
                          [](const auto& tested) { return name_of(tested.param); });
+
+TEST(Beginning, FailsOnEveryRankWhereOneRankHasNoMemoryForIt) {
+  Communicator comm;
+  const auto planned = make_plan({.clients = 4, .ranks = comm.size(), .shapes = {{5, 13, DType::bf16}}});
+  const auto state = std::make_shared<HostDeviceState>();
+  ExchangeOptions options;
+  options.transport = Transport::nccl;
+  options.device = host_device(comm, state);
+  state->full = comm.rank() == 0;
+  const std::string thrown =
+      thrown_by([&] { Exchange(comm, planned, options, [](const CompletedUnit&) {}); });
+  EXPECT_EQ(thrown, fmt::format("4: rank 0 on {}: the device's memory is full", comm.host()));
+  state->full = false;
+  EXPECT_EQ(thrown_by([&] {
+              Exchange exchange(comm, planned, options, [](const CompletedUnit&) {});
+              deliver_all(exchange, planned, comm.rank(), 0);
+              exchange.finish();
+            }),
+            "");
+}
+
+TEST(Beginning, FailsOnEveryRankWhereOneRanksArgumentsAreWrong) {
+  Communicator comm;
+  const auto planned = make_plan({.clients = 4, .ranks = comm.size(), .shapes = {{5, 13, DType::bf16}}});
+  ExchangeOptions options;
+  if (comm.rank() == comm.size() - 1) options.window_blocks = 0;
+  const std::string thrown =
+      thrown_by([&] { Exchange(comm, planned, options, [](const CompletedUnit&) {}); });
+  EXPECT_THAT(thrown, HasSubstr("window_blocks >= 1"));
+}
 
 TEST(Decoding, ACorruptedUpdateIsABadInputOnEveryRankNamingTheUnit) {
   Communicator comm;

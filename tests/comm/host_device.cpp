@@ -59,6 +59,7 @@ class HostPort final : public DevicePort {
  public:
   explicit HostPort(std::shared_ptr<HostDeviceState> state) : state_(std::move(state)) {}
   std::shared_ptr<std::byte> allocate(std::int64_t bytes) override {
+    check<ResourceError>(!state_->full, "the device's memory is full");
     ++state_->allocated;
     return {new (std::align_val_t(wire::kDeviceAlignment)) std::byte[static_cast<std::size_t>(bytes)],
             [state = state_](std::byte* memory) {

@@ -17,6 +17,7 @@ struct HostDeviceState {
   std::atomic<std::int64_t> sent{0}, received{0}, to_self{0};
   std::atomic<std::int64_t> allocated{0};  // pieces of memory alive
   std::atomic<bool> aborted{false};
+  std::atomic<bool> full{false};         // allocate() throws ResourceError
   std::atomic<int> fail_poll_after{-1};  // finished messages after which poll() throws PeerError; -1 = never
 };
 

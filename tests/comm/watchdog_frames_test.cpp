@@ -93,7 +93,7 @@ TEST(WatchdogFrames, ImpossibleValuesAreRefused) {
   for (const double idle : {std::nan(""), -1.0, std::numeric_limits<double>::infinity()})
     EXPECT_THROW((void)decode_report(only_frame(encode_report({State::working, 0, 0, idle}))), DataError);
   Frame report = only_frame(encode_report(some_report()));
-  report.body[0] = 4;  // no such state
+  report.body[0] = 5;  // no such state
   EXPECT_THROW((void)decode_report(report), DataError);
   Frame end = only_frame(encode_end({}));
   end.body[0] = 5;  // no such cause

@@ -126,6 +126,9 @@ TEST(WatchdogMonitor, StuckRanks) {
       {"who waits at the end is not blamed",
        places({at(1, 1, 300, State::finishing), at(1, 5, 200), at(1, 6, 200), at(1, 6, 200)}), now,
        Cause::stuck, 1, 200},
+      {"who knows of a failure and does not come to the end is",
+       places({at(1, 9, 300, State::failed), at(1, 5, 200, State::told), at(1, 6, 200), at(1, 6, 200)}), now,
+       Cause::stuck, 1, 200},
       {"who came to the end just now made progress",
        places({at(1, 9, 1, State::finishing), at(1, 5, 200), at(1, 5, 200), at(1, 5, 200)}), now,
        std::nullopt},
@@ -160,6 +163,15 @@ TEST(WatchdogMonitor, FailedRanks) {
       {"all came to the end",
        [&](Monitor& monitor) { all_others_live(monitor, at(1, 5, 0, State::finishing)); }, kStart + 11,
        std::nullopt},
+      {"the others know of it, though they are at work",
+       [&](Monitor& monitor) { all_others_live(monitor, at(1, 5, 0, State::told)); }, kStart + 15,
+       std::nullopt},
+      {"one of the others does not know of it",
+       [&](Monitor& monitor) {
+         all_others_live(monitor, at(1, 5, 0, State::told));
+         monitor.heard(3, at(1, 5), kStart + 11);
+       },
+       kStart + 11, Cause::failed, 2, 11},
       {"all failed", [&](Monitor& monitor) { all_others_live(monitor, at(1, 5, 0, State::failed)); },
        kStart + 11, std::nullopt},
       {"it is gone before its time is over",
@@ -246,6 +258,8 @@ TEST(WatchdogMonitor, AllFinishing) {
   EXPECT_FALSE(monitor.all_finishing());
   for (const int rank : {0, 1}) monitor.heard(rank, at(1, 5, 0, State::finishing), kStart);
   monitor.heard(2, at(1, 5, 0, State::failed), kStart);
+  EXPECT_FALSE(monitor.all_finishing());
+  monitor.heard(3, at(1, 5, 0, State::told), kStart);
   EXPECT_FALSE(monitor.all_finishing());
   monitor.said_goodbye(3);
   EXPECT_TRUE(monitor.all_finishing());

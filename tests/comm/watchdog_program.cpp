@@ -106,6 +106,11 @@ void work(const Plan& plan, Communicator& communicator, Watchdog& watchdog) {
       const bool bad = phase == plan.phase && block == kBadBlock;
       if (bad && communicator.rank() == plan.victim) be_bad(plan, watchdog);
       if (bad && plan.mode == "stripe") add_to_one_state(plan, communicator);
+      if (bad && plan.mode == "known") {  // by all, but the victim is at work for longer than the limit
+        watchdog.failure_known();
+        if (communicator.rank() == plan.victim) pause_for(2 * plan.lost);
+        throw DataError("an error of all ranks");
+      }
       if (bad && plan.mode == "shared") throw DataError("an error of all ranks");
       // Longer than the limit for a lost rank, without a beat: slow is not lost.
       if (bad && plan.mode == "slow") pause_for(communicator.rank() == plan.victim ? 1.5 * plan.lost : 0);

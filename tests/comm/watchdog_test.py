@@ -64,7 +64,7 @@ def run(
     """Runs the program. `recorded`: below a shell that keeps each rank's status and hides its end from mpiexec."""
     with tempfile.TemporaryDirectory(prefix="fedspallm-watchdog-") as name:
         folder = Path(name)
-        stuck = HANG if mode == "slow" else STUCK  # slow beyond LOST, which is not lost; nor stuck on a busy machine
+        stuck = HANG if mode in ("slow", "known") else STUCK  # slow beyond LOST, which is not lost; nor stuck on a busy machine
         program = [PROGRAM, name, mode, str(victim), phase, str(lost), str(stuck)]
         # Unbound: two ranks bound to a busy core each could look silent.
         variables = {"FEDSPALLM_STATUSES": name, "OMPI_MCA_hwloc_base_binding_policy": "none"}
@@ -158,7 +158,7 @@ class WatchdogTest(unittest.TestCase):
         self.assertEqual(outcome.messages, [], outcome.stderr)
         self.assertEqual(outcome.losses, [None] * ranks)
         self.assertEqual(outcome.left, [])
-        self.assertEqual(outcome.stderr.count("an error of all ranks"), int(mode == "shared"), outcome.stderr)
+        self.assertEqual(outcome.stderr.count("an error of all ranks"), int(mode in ("shared", "known")), outcome.stderr)
 
     def test_a_good_end_is_quiet(self) -> None:
         each(self.check_quiet, *(("normal", ranks, 0) for ranks in (1, 2, 3, 4, 6)))
@@ -168,6 +168,9 @@ class WatchdogTest(unittest.TestCase):
 
     def test_errors_of_all_ranks_slow_ranks_and_early_ones_are_no_loss(self) -> None:
         each(self.check_quiet, ("shared", 1, 0, 2), ("shared", 4, 0, 2), ("slow", 4, 2), ("early", 4, 0))
+
+    def test_a_rank_that_comes_late_with_an_error_that_it_knows_of_is_no_loss(self) -> None:
+        each(self.check_quiet, ("known", 2, 0, 2), ("known", 4, 2, 2))
 
     def test_a_killed_rank_is_named_at_once(self) -> None:
         how = ("closed", KILLED, "is lost in .* killed or crashed")

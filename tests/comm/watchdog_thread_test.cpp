@@ -6,6 +6,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <poll.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <cstdio>
@@ -126,6 +128,28 @@ TEST(WatchdogThread, LeavingSaysGoodbyeAndWaitsForNobody) {
   Link link = hub.call(1);
   hub.watcher.leave();
   EXPECT_TRUE(await(link, Kind::goodbye).has_value());
+}
+
+TEST(WatchdogThread, AHubWithoutDescriptorsSaysSoAndServesWhoWaitsLater) {
+  Hub hub(job_of(0, 2, {0}, 1));
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  Socket next(dup(STDERR_FILENO));  // the lowest number that is free
+  rlimit low = before;
+  low.rlim_cur = static_cast<rlim_t>(next.get()) + 1;
+  next.reset();
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &low), 0);
+  std::optional<Link> rank1;
+  std::jthread caller([&] { rank1.emplace(hub.call(1)); });  // gets the last one
+  while (hub.watcher.refusal().empty()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  const std::string said = hub.watcher.refusal();
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+  EXPECT_THAT(said, HasSubstr(fmt::format("Too many open files (this process may have {})", low.rlim_cur)));
+  caller.join();
+  ASSERT_TRUE(rank1.has_value());
+  rank1->send(encode_report(at_the_end()));
+  hub.watcher.finish(std::nullopt);
+  EXPECT_EQ(hub.watcher.refusal(), "");
 }
 
 TEST(WatchdogThread, TheEndWithoutFinishIsNoGoodbye) {

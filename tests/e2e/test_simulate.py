@@ -5,14 +5,18 @@ laws by seed, files that `inspect` accepts. No timing is judged. Needs the stand
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import shutil
+import subprocess
 import unittest
 from pathlib import Path
 from typing import Any
 
-from harness import BAD_INPUT, NO_RESOURCES, ProgramTest, main, merged, nodes_of
+from harness import BAD_INPUT, NO_RESOURCES, ROOT, ProgramTest, main, merged, nodes_of, run
 
+LOCKED = 5
 SHAPE = {
     "model_type": "llama",
     "architectures": ["LlamaForCausalLM"],
@@ -176,6 +180,46 @@ class Simulate(ProgramTest):
         self.simulate(config, ranks=2)
         files = sorted(path.name for path in (run / "blocks").iterdir())
         self.assertEqual(files, ["r01-b0000.h5", "r01-b0001.h5"])
+        self.simulate(config)  # what it wrote itself is replaced
+
+    def test_a_run_of_prune_is_not_replaced(self) -> None:
+        """Before its first block is done (resume.json), and where only its result is left (run.h5)."""
+        for name in ("resume.json", "run.h5"):
+            with self.subTest(there=name):
+                run = self.folder / name.replace(".", "-")
+                (run / "blocks").mkdir(parents=True)
+                kept = [run / name, run / "manifest.json", run / "blocks" / "r01-b0000.h5"]
+                for path in kept:
+                    path.write_text("days of work")
+                config = self.config(checkpoint=True, clients=5, dropouts=0.0, blocks=2)
+                config["run"] = {"dir": str(run)}
+                told = ["simulate.checkpoint: found a run of `prune` in .*another run.dir"]
+                self.refused(BAD_INPUT, told, "simulate", self.write_config(config), ranks=2)
+                self.assertEqual([path.read_text() for path in kept], ["days of work"] * 3)
+
+    def test_the_folder_is_locked(self) -> None:
+        run = self.folder / "locked"
+        run.mkdir()
+        config = self.config(checkpoint=True, clients=5, dropouts=0.0, blocks=2)
+        config["run"] = {"dir": str(run)}
+        path = self.write_config(config)
+        with (run / ".lock").open("w") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            self.refused(LOCKED, ["in use by another process"], "simulate", path)
+
+    @unittest.skipIf(shutil.which("cc") is None, "needs a C compiler for what is preloaded")
+    @unittest.skipIf("FEDSPALLM_SANITIZED" in os.environ, "a sanitizer must be the first library")
+    def test_a_rank_that_runs_out_of_memory_alone_ends_all(self) -> None:
+        """In a step that no rank waits for, so that the others do not hear of it by agreement."""
+        library = self.folder / "no_memory.so"
+        subprocess.run(["cc", "-shared", "-fPIC", "-o", library, ROOT / "tests" / "e2e" / "no_memory.c"], check=True)
+        env = {"LD_PRELOAD": str(library), "NO_MEMORY_BYTES": str(12 << 20)}
+        config = self.write_config(self.config(clients=200_000, dropouts=0.0, blocks=1))
+        outcome = run("simulate", config, ranks=2, env=env)
+        self.assertEqual(outcome.statuses[1], NO_RESOURCES, str(outcome))
+        self.assertNotEqual(outcome.statuses[0], 0, str(outcome))
+        self.assertEqual(outcome.messages, 1, str(outcome))
+        self.assertRegex(outcome.stderr, r"error: rank 1 on \S+: out of memory", str(outcome))
 
     def test_text_for_people(self) -> None:
         config = self.config(fit=[2, 4], held_out=[3], repeats=1, blocks=1)

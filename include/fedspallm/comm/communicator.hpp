@@ -16,6 +16,10 @@
 
 namespace fedspallm::comm {
 
+/// The exception that is being handled, as one of the error tree: of those that the library and the language
+/// throw, lack of memory and what file systems say are ResourceErrors.
+[[nodiscard]] Error current_error();
+
 /// MPI_Init_thread(MPI_THREAD_SERIALIZED) ... MPI_Finalize. One per process.
 /// @throws LaunchError when started wrongly (rulings.md 26), with the command to use; MPI is then already
 /// finalized.
@@ -25,6 +29,8 @@ class MpiSession {
   ~MpiSession();
   MpiSession(const MpiSession&) = delete;
   MpiSession& operator=(const MpiSession&) = delete;
+  /// Ends the processes of all ranks, where they cannot come to a common end; the message was printed.
+  [[noreturn]] static void abort(ExitStatus status);
   /// e.g. "Open MPI v4.1.4"
   [[nodiscard]] static std::string library_version();
 };
@@ -55,6 +61,8 @@ class Communicator {
 
   /// Sleeping wait (no core is burnt) until all ranks are here.
   void barrier();
+  /// The same; false when not all are here after so many seconds. No other call may follow then but an abort.
+  [[nodiscard]] bool barrier_within(double seconds);
   /// Root's bytes to everybody; any size.
   void broadcast(std::vector<std::byte>& bytes, int root = 0);
   [[nodiscard]] std::string broadcast(std::string text, int root = 0);

@@ -165,6 +165,10 @@ struct ExchangeOptions {
   bool spread_writing = false;
   std::function<std::string(std::size_t unit)> note = {};
   std::function<void(std::size_t unit, const std::string& note)> on_note = {};
+  /// Called once, on the communication thread, when this rank hears how the exchange failed: every rank hears
+  /// the same, but a client thread that is at work only with its next call. Quick; must not throw. (Not for
+  /// an MPI call that failed here, of which others know nothing.)
+  std::function<void()> on_failure = {};
   /// Tests: sees each encoded update before it travels (gather; nccl: its image, when it comes from host
   /// memory), on the client's thread.
   std::function<void(std::span<std::byte>)> before_send = {};

@@ -4,7 +4,7 @@
 // other hosts). A rank is
 //   lost    when no heartbeat came for `lost_seconds` (stopped, network down), or at once when its connection
 //           closes without a goodbye (killed, crashed, an exception that ended the process);
-//   failed  when it left with an error that not all ranks came to share within `lost_seconds`;
+//   failed  when it left with an error that not all ranks came to know of within `lost_seconds`;
 //   stuck   when no rank of the job made progress for `stuck_seconds`. A healthy rank may wait long for
 //           another one, so waiting alone is no fault: the one blamed is the rank whose place is earliest in
 //           the work, of several such the one that beat last the longest ago.
@@ -83,12 +83,17 @@ class Watchdog {
   /// @pre phase is one of options.phases
   void beat(std::string_view phase, std::int64_t block = -1);
 
+  /// This rank has heard of the error with which all leave, though it may be in the middle of its work yet:
+  /// from now on it does not count as one that does not share it. It is watched as before until it comes to
+  /// finish(). From any thread; returns at once.
+  void failure_known();
+
   /// The orderly end: returns when all ranks came to it; until then the others are watched. Only beat(),
   /// which then does nothing, may follow. A second call returns at once.
   void finish();
-  /// The same for an error that all ranks share. When the others do not come to finish() within
-  /// `lost_seconds`, it was this rank's alone: all processes end, and the message has `failure`'s text. So
-  /// call it before the error is printed.
+  /// The same for an error that all ranks share. When there are others that neither come to finish() nor know
+  /// of it (failure_known()) within `lost_seconds`, it was this rank's alone: all processes end, and the
+  /// message has `failure`'s text. So call it before the error is printed.
   void finish(const Error& failure);
 
   /// Ends the processes of all ranks, whatever they do, with status `stopped` and one message that begins

@@ -115,7 +115,7 @@ struct Simulate {
   ModelShape shape = ModelShape::of_path;  // shapes of model.path, or of a model known by name
   std::int64_t blocks = 1;                 // that are really sent and merged; the virtual clock runs over all
   Placement placement = Placement::all;    // ranks that host clients: all, or all but rank 0
-  bool checkpoint = false;                 // write merged blocks below run.dir
+  bool checkpoint = false;                 // write merged blocks below run.dir, which holds no run of prune
   std::vector<std::int64_t> fit = {};      // numbers of clients from which the performance model is fitted
   std::vector<std::int64_t> held_out = {};  // further ones, to compare its forecast with
   std::int64_t repeats = 3;                 // of each of these; the median counts
