@@ -276,6 +276,10 @@ class Resume(ProgramTest):
                 self.assertEqual(found["clients"], ["client-0", "client-1", "client-2"])
                 self.assertIn("kernel_set", found["provenance"])
                 self.assertEqual(len(oracle.read_blocks(run_dir / "run.h5")), self.merged_blocks(run_dir))
+                events = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+                work = [(event["client"], event["block"]) for event in events if event["event"] == "client_block"]
+                done = range(self.merged_blocks(run_dir))
+                self.assertEqual(sorted(work), [(f"client-{client}", block) for client in range(3) for block in done])
                 records = [run_dir / "metrics.jsonl", *(run_dir / "logs").iterdir()]
                 before = {file: file.read_text() for file in records}
                 self.assertEqual(len(before), 4)
