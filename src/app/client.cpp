@@ -5,6 +5,7 @@
 
 #include "overlay.hpp"
 #include <algorithm>
+#include <map>
 #include <new>
 #include <optional>
 
@@ -16,6 +17,8 @@ struct LocalClients::Client {
   std::optional<store::BlockStore> own = std::nullopt;  // clients/NAME.h5
   std::optional<store::StateStore> states = std::nullopt;
   std::optional<store::Position> saved = std::nullopt;  // the newest state on its way to disk
+  std::map<std::int64_t, std::int64_t> dropped = {};    // weights by block
+  bool counted = true;                                  // `dropped` has all blocks
 };
 
 namespace {
@@ -115,6 +118,42 @@ std::vector<ClientFiles> LocalClients::files() const {
     result.push_back({client->input->index, &*client->states, client->own ? &*client->own : nullptr,
                       client->pruner.hidden_rows(), client->pruner.hidden_cols()});
   return result;
+}
+
+void LocalClients::count_before(store::Position position) {
+  for (auto& client : clients_) {
+    client->counted = client->own.has_value() || position == store::Position{1, 0};
+    if (!client->own) continue;
+    try {
+      for (const auto& [round, block] : client->own->blocks()) {  // ascending
+        if (store::Position{round, block} >= position) continue;
+        std::int64_t dropped = 0;
+        for (const auto& matrix : client->own->read_block(round, block, store::Votes::skip).matrices)
+          dropped += matrix.matrix.dropped();
+        client->dropped[block] = dropped;
+      }
+    } catch (const DataError&) {  // a damaged block of a client that was left out: nobody needs it
+      client->counted = false;
+    }
+  }
+}
+
+std::vector<std::pair<std::uint32_t, std::int64_t>> LocalClients::dropped_weights() const {
+  std::vector<std::pair<std::uint32_t, std::int64_t>> result;
+  for (const auto& client : clients_) {
+    if (!client->counted) continue;
+    std::int64_t all = 0;
+    for (const auto& [block, dropped] : client->dropped) all += dropped;
+    result.emplace_back(client->input->index, all);
+  }
+  return result;
+}
+
+std::int64_t LocalClients::mean_dropped(std::int64_t block) const {
+  std::int64_t all = 0;
+  for (const auto& client : clients_)
+    if (const auto found = client->dropped.find(block); found != client->dropped.end()) all += found->second;
+  return clients_.empty() ? 0 : all / static_cast<std::int64_t>(clients_.size());
 }
 
 void LocalClients::forget_from(store::Position position) {
@@ -224,6 +263,7 @@ struct LocalClients::BlockResult {
   std::vector<std::pair<std::size_t, wire::MatrixUpdate>> updates;
   std::shared_ptr<store::BlockRecord> kept = std::make_shared<store::BlockRecord>();
   double error = 0;
+  std::int64_t dropped = 0;
   prune::PhaseSeconds seconds;
 };
 
@@ -237,6 +277,7 @@ double LocalClients::prune_block(const RoundPlan& plan, comm::Exchange& exchange
   const auto sink = [&](std::size_t matrix, wire::MatrixUpdate update) {
     hooks_.beat(plan.round, block);
     result.error += update.report.error;
+    result.dropped += update.matrix.dropped();
     if (client.own) {
       store::MatrixRecord& record = result.kept->matrices.emplace_back();
       record.name = inputs_.model->matrix_name(block, matrix);
@@ -268,6 +309,8 @@ double LocalClients::prune_block(const RoundPlan& plan, comm::Exchange& exchange
   for (auto& [matrix, update] : result.updates) deliver(plan, exchange, block, matrix, std::move(update));
   if (client.own && !result.kept->matrices.empty())
     writer_.post([&own = *client.own, kept = result.kept] { own.write_block(*kept); });
+  if (plan.drawn[client.input->index][static_cast<std::size_t>(block)])
+    client.dropped[block] = result.dropped;
   record_event(plan, client, block, result.seconds, begin);
   return result.error;
 }
@@ -322,17 +365,20 @@ void LocalClients::record_event(const RoundPlan& plan, const Client& client, std
   seconds_.factorize += seconds.factorize;
   seconds_.prune += seconds.prune;
   seconds_.pack += seconds.pack;
-  events_.push_back({{"event", "client_block"},
-                     {"round", plan.round},
-                     {"block", block},
-                     {"client", client.input->name},
-                     {"begin", begin},
-                     {"end", now()},
-                     {"forward_seconds", seconds.forward},
-                     {"hessian_seconds", seconds.hessian},
-                     {"factorize_seconds", seconds.factorize},
-                     {"prune_seconds", seconds.prune},
-                     {"pack_seconds", seconds.pack}});
+  const double end = now();
+  hooks_.tell({.name = "client_block",
+               .fields = {{"round", plan.round},
+                          {"block", block},
+                          {"client", client.input->name},
+                          {"begin", begin},
+                          {"end", end},
+                          {"seconds", end - begin},
+                          {"forward_seconds", seconds.forward},
+                          {"hessian_seconds", seconds.hessian},
+                          {"factorize_seconds", seconds.factorize},
+                          {"prune_seconds", seconds.prune},
+                          {"pack_seconds", seconds.pack}},
+               .stamp = report::stamp_now()});
 }
 
 void LocalClients::finish(const store::Provenance& provenance, const std::vector<DroppedClient>& dropped) {

@@ -7,10 +7,9 @@
 #include "fedspallm/backend/backend.hpp"
 #include "fedspallm/comm/exchange.hpp"
 #include "fedspallm/prune/block_pruner.hpp"
+#include "fedspallm/report/metrics.hpp"
 #include "fedspallm/store/run_store.hpp"
 #include "fedspallm/store/state_store.hpp"
-
-#include <nlohmann/json.hpp>
 
 #include "background.hpp"
 #include "checkpoint.hpp"
@@ -20,6 +19,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <utility>
 #include <vector>
 
 namespace fedspallm::app {
@@ -32,9 +32,11 @@ class LocalClients {
     /// This rank made progress (watchdog).
     std::function<void(std::uint32_t round, std::int64_t block)> beat;
     std::function<void(const std::string& message)> warn;  // what is worth a line in the log
-    std::vector<bool> hidden_on_device = {};               // by client of this rank; empty = all stay
-    bool load_ahead = false;         // the next block's weights come to the device meanwhile
-    bool updates_on_device = false;  // they are sent from the backend's memory (transport nccl)
+    /// What a client did, as it happens (metrics.jsonl).
+    std::function<void(report::Event event)> tell;
+    std::vector<bool> hidden_on_device = {};  // by client of this rank; empty = all stay
+    bool load_ahead = false;                  // the next block's weights come to the device meanwhile
+    bool updates_on_device = false;           // they are sent from the backend's memory (transport nccl)
   };
 
   /// @param start  zero of the time line in events
@@ -46,6 +48,8 @@ class LocalClients {
   /// The run's identity is known: from here on the clients have files. Removes those of other runs unless the
   /// run goes on.
   void open_files(std::uint64_t run_id, bool goes_on);
+  /// For dropped_weights(), where a run goes on: what the clients' own files have before `position`.
+  void count_before(store::Position position);
   /// What lies on disk from `position` on is of another computation: it is removed, before run_round().
   void forget_from(store::Position position);
   /// For find_start(); valid until the next call of a member.
@@ -65,11 +69,14 @@ class LocalClients {
   /// Writes the linking files of clients/NAME.h5; those of dropped clients stay marked as incomplete.
   void finish(const store::Provenance& provenance, const std::vector<DroppedClient>& dropped);
 
+  /// Clients of this rank, by number, with the weights that each has dropped, in the newest round that pruned
+  /// a block. A client that went on without a file of its own knows nothing of earlier blocks: nothing.
+  [[nodiscard]] std::vector<std::pair<std::uint32_t, std::int64_t>> dropped_weights() const;
+  /// Of one block, the mean of the clients of this rank.
+  [[nodiscard]] std::int64_t mean_dropped(std::int64_t block) const;
   /// Clients of this rank that failed and were left out (federation.on_client_failure = "drop"), also
   /// already in the constructor.
   [[nodiscard]] const std::vector<DroppedClient>& dropped() const { return dropped_; }
-  /// Time line and statistics, one JSON object each (metrics.jsonl).
-  [[nodiscard]] std::vector<nlohmann::json>& events() { return events_; }
   /// Seconds per phase, summed over the rank's clients.
   [[nodiscard]] const prune::PhaseSeconds& seconds() const { return seconds_; }
   /// Seconds of the client thread that went into saving states, and their number.
@@ -113,7 +120,6 @@ class LocalClients {
   std::vector<std::unique_ptr<Client>> clients_;
   std::vector<DroppedClient> dropped_;
   std::uint32_t blocks_between_states_ = 1;
-  std::vector<nlohmann::json> events_;
   prune::PhaseSeconds seconds_;
   double saving_seconds_ = 0;
   Background writer_;

@@ -32,27 +32,6 @@ void compare_tokenizer(const data::TokenFile& file, const std::string& tokenizer
                   file.path.string(), file.tokenizer_sha256, tokenizer));
 }
 
-LocalClient read_client(const config::Config& config, std::size_t index, const model::ModelDirectory& model,
-                        const std::string& tokenizer, std::vector<std::string>& warnings) {
-  const config::Client& client = config.clients[index];
-  std::vector<data::TokenFile> files;
-  LocalClient result{
-      .index = static_cast<std::uint32_t>(index), .name = client.name, .windows = {}, .token_sha256 = {}};
-  for (const auto& path : client.tokens) {
-    files.push_back(data::read_token_file(path, model.architecture().vocab_size));
-    compare_tokenizer(files.back(), tokenizer, warnings);
-    const std::string digest = sha256_of_file(path);
-    result.token_sha256 += (result.token_sha256.empty() ? "" : "+") + digest;
-  }
-  const data::TokenFile all = data::concatenate(std::move(files));
-  const std::int64_t samples = client.samples.value_or(config.calibration.samples);
-  const std::int64_t length = config.calibration.sequence_length;
-  result.windows = config.calibration.sampling == config::Sampling::sequential
-                       ? data::sequential_windows(all, samples, length)
-                       : data::random_windows(all, samples, length, config.run.seed, result.index);
-  return result;
-}
-
 /// What is wrong with what `open` reads; "" = nothing.
 std::string problem_of(const std::function<void()>& open) {
   try {
@@ -62,6 +41,32 @@ std::string problem_of(const std::function<void()>& open) {
     return error.what();
   }
   return "";
+}
+
+LocalClient read_client(const config::Config& config, std::size_t index, const model::ModelDirectory& model,
+                        const std::string& tokenizer, std::vector<std::string>& warnings) {
+  const config::Client& client = config.clients[index];
+  std::vector<data::TokenFile> files;
+  LocalClient result{
+      .index = static_cast<std::uint32_t>(index), .name = client.name, .windows = {}, .token_sha256 = {}};
+  std::string problems;  // of all its files
+  for (const auto& path : client.tokens) {
+    const std::string problem = problem_of([&] {
+      files.push_back(data::read_token_file(path, model.architecture().vocab_size));
+      compare_tokenizer(files.back(), tokenizer, warnings);
+      const std::string digest = sha256_of_file(path);
+      result.token_sha256 += (result.token_sha256.empty() ? "" : "+") + digest;
+    });
+    problems += (problems.empty() || problem.empty() ? "" : "\n") + problem;
+  }
+  check<DataError>(problems.empty(), problems);
+  const data::TokenFile all = data::concatenate(std::move(files));
+  const std::int64_t samples = client.samples.value_or(config.calibration.samples);
+  const std::int64_t length = config.calibration.sequence_length;
+  result.windows = config.calibration.sampling == config::Sampling::sequential
+                       ? data::sequential_windows(all, samples, length)
+                       : data::random_windows(all, samples, length, config.run.seed, result.index);
+  return result;
 }
 
 void warn_of_shared_text(const config::Config& config, std::vector<std::string>& warnings) {
@@ -149,10 +154,7 @@ void gather_facts(comm::Communicator& communicator, const config::Config& config
 Inputs open_inputs(comm::Communicator& communicator, const config::Config& config) {
   Inputs inputs;
   communicator.together([&] {
-    inputs.rank_of_client = ranks_of_clients(config, communicator.size());
-    inputs.model = std::make_unique<model::ModelDirectory>(config.model.path);
-    check_length("calibration.sequence_length", config.calibration.sequence_length,
-                 inputs.model->architecture());
+    inputs.model = std::make_unique<model::ModelDirectory>(config.model.path);  // says which tokens there are
   });
   std::vector<std::string> warnings;
   communicator.together([&] {
@@ -161,8 +163,17 @@ Inputs open_inputs(comm::Communicator& communicator, const config::Config& confi
     const auto note = [&](const std::string& problem) {
       problems += (problems.empty() || problem.empty() ? "" : "\n") + problem;
     };
+    const std::string of_ranks =
+        problem_of([&] { inputs.rank_of_client = ranks_of_clients(config, communicator.size()); });
+    if (communicator.rank() == 0) {  // the same on all
+      note(of_ranks);
+      note(problem_of([&] {
+        check_length("calibration.sequence_length", config.calibration.sequence_length,
+                     inputs.model->architecture());
+      }));
+    }
     const std::string tokenizer = inputs.model->tokenizer_digest();
-    for (std::size_t client = 0; client < config.clients.size(); ++client) {
+    for (std::size_t client = 0; client < inputs.rank_of_client.size(); ++client) {
       if (inputs.rank_of_client[client] != communicator.rank()) continue;
       const std::string problem = problem_of(
           [&] { inputs.clients.push_back(read_client(config, client, *inputs.model, tokenizer, warnings)); });

@@ -10,14 +10,17 @@ namespace fedspallm::app {
 
 std::vector<int> ranks_of_clients(const config::Config& config, int ranks) {
   std::vector<int> result;
+  std::string problems;  // of all clients, so that one message tells of all that is wrong
   for (std::size_t client = 0; client < config.clients.size(); ++client) {
     const int rank =
         config.clients[client].rank.value_or(static_cast<int>(client % static_cast<std::size_t>(ranks)));
-    check<ConfigError>(rank >= 0 && rank < ranks,
-                       fmt::format("client.{}.rank: found {}, expected 0 .. {} (this run has {} ranks)",
-                                   config.clients[client].name, rank, ranks - 1, ranks));
+    if (rank < 0 || rank >= ranks)
+      problems +=
+          fmt::format("{}client.{}.rank: found {}, expected 0 .. {} (this run has {} ranks)",
+                      problems.empty() ? "" : "\n", config.clients[client].name, rank, ranks - 1, ranks);
     result.push_back(rank);
   }
+  check<ConfigError>(problems.empty(), problems);
   return result;
 }
 

@@ -14,6 +14,8 @@
 #include "setup.hpp"
 #include <algorithm>
 #include <cstdio>
+#include <fstream>
+#include <iterator>
 #include <limits>
 
 namespace fedspallm::app {
@@ -74,6 +76,39 @@ bool already_finished(comm::Communicator& communicator, const config::Config& co
                                    paths.dir.string(), fmt::join(differing, "\n  ")));
   });
   return communicator.broadcast(std::move(answer)) == "yes";
+}
+
+/// Evaluations of this configuration that the finished run has not made, as the commands that make them now.
+std::string missing_evaluations(const config::Config& config) {
+  const store::RunPaths paths{config.run.dir};
+  std::vector<config::Evaluation> made;
+  try {
+    std::ifstream file(paths.config());
+    const std::string text((std::istreambuf_iterator<char>(file)), {});
+    made = config::parse(text, std::filesystem::absolute(paths.config())).evaluations;
+  } catch (const ConfigError&) {
+    return "";  // gone or changed by hand: nothing to compare with
+  }
+  std::string commands;
+  for (const config::Evaluation& set : config.evaluations) {
+    if (std::find(made.begin(), made.end(), set) != made.end()) continue;
+    const bool merged = config.federation.aggregation != config::Aggregation::none;
+    const std::string model =
+        merged ? paths.model().string()
+               : fmt::format("{} --client '{}'", paths.dir.string(), config.clients[0].name);
+    commands += fmt::format("\n  fedspallm eval {} --tokens {} --sequence-length {}", model,
+                            set.tokens.string(), set.sequence_length);
+    if (set.samples) commands += fmt::format(" --samples {}", *set.samples);
+  }
+  return commands;
+}
+
+void print_finished(const config::Config& config) {
+  std::fprintf(stderr, "fedspallm: %s holds a finished run; nothing to do (--restart starts over)\n",
+               config.run.dir.c_str());
+  if (const std::string commands = missing_evaluations(config); !commands.empty())
+    std::fprintf(stderr, "fedspallm: it has not made these evaluations, which need no other run:%s\n",
+                 commands.c_str());
 }
 
 comm::WatchdogOptions watchdog_options(const PruneOptions& options) {
@@ -145,9 +180,7 @@ ExitStatus run_prune(comm::Communicator& communicator, Signals& signals, const P
   const config::Config config = load_config(communicator, options.config, options.settings);
   config::check_prunable(config);
   if (!options.dry_run && !options.restart && already_finished(communicator, config)) {
-    if (communicator.rank() == 0)
-      std::fprintf(stderr, "fedspallm: %s holds a finished run; nothing to do (--restart starts over)\n",
-                   config.run.dir.c_str());
+    if (communicator.rank() == 0) print_finished(config);
     return ExitStatus::done;
   }
   RunStatus status(config.run.dir, communicator.host(), communicator.size());

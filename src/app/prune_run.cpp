@@ -195,6 +195,7 @@ void PruneRun::one_round(const RoundPlan& plan) {
   comm::Exchange exchange(communicator_, plan.exchange, std::move(options), std::move(completed),
                           [this](std::uint32_t block) { return ledger_->provide(block); });
   exchange_ = &exchange;
+  received_ = 0;
   seen.unlock();
   run_clients(plan, exchange);
   // Without merging the root has not heard of them yet.
@@ -208,6 +209,7 @@ void PruneRun::one_round(const RoundPlan& plan) {
   seconds_["waiting"] += statistics.seconds_waited;
   seconds_["merging"] += statistics.seconds_merging;
   writing_blocks_ += merger.writing_seconds();
+  collect_events();
   write_unfinished_links();
   if (const auto stopped = exchange.stopped_at())
     throw Stopped(fmt::format("stopped{} before block {} of round {}; the same command goes on from there",
@@ -274,6 +276,14 @@ void PruneRun::before_block() {
   if (changed) store::write_identity(paths_.dir / "resume.json", identity_);
 }
 
+/// Of the root, in this round. Blocks overlap on their way: part of a block's bytes may come before the block
+/// before it is written.
+std::int64_t PruneRun::received_since_last_block() {
+  const std::scoped_lock lock(exchange_mutex_);
+  const std::int64_t all = exchange_->statistics().bytes_received;
+  return all - std::exchange(received_, all);
+}
+
 /// Runs on a thread of the exchange (or, without merging, on the client thread).
 void PruneRun::on_block(const BlockSummary& summary) {
   dropped_weights_[summary.block] = summary.dropped;
@@ -303,6 +313,7 @@ void PruneRun::on_block(const BlockSummary& summary) {
                     {"block", summary.block},
                     {"rank", summary.rank},
                     {"seconds", now()},
+                    {"bytes", received_since_last_block()},
                     {"error", summary.error},
                     {"sparsity", sparsity},
                     {"expanded", summary.expanded},

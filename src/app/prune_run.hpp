@@ -80,6 +80,7 @@ class PruneRun {
                                                          comm::ExchangeOptions& options);
   void before_block();
   void on_block(const BlockSummary& summary);
+  [[nodiscard]] std::int64_t received_since_last_block();
   void evaluate_results();
   void evaluate_merged();
   void evaluate_standalone();
@@ -96,7 +97,7 @@ class PruneRun {
 
   // prune_summary.cpp
   void collect_events();
-  void write_events(const std::vector<std::string>& of_ranks);
+  void collect_statistics();
   void write_summary();
   [[nodiscard]] std::vector<std::string> warnings() const;
   [[nodiscard]] store::Provenance provenance();
@@ -147,6 +148,9 @@ class PruneRun {
   std::mutex exchange_mutex_;                 // of the pointer
   const comm::Exchange* exchange_ = nullptr;  // of the round that runs
   std::uint32_t round_ = 1;
+  std::int64_t received_ = 0;  // bytes of the round, until its last event `block`
+  // At the others: lines for metrics.jsonl, until the round ends.
+  std::vector<std::string> events_;
   // Results.
   std::optional<LocalClients> clients_;
   std::map<std::string, double> seconds_;
@@ -157,6 +161,7 @@ class PruneRun {
   double writing_blocks_ = 0, writing_model_ = 0;  // seconds of this rank
   std::vector<report::Perplexity> dense_, merged_;
   std::map<std::string, std::vector<report::Perplexity>> standalone_;
+  std::map<std::uint32_t, std::int64_t> dropped_by_client_;  // weights, as far as known
   std::vector<std::int64_t> peak_rss_;
   std::vector<std::int64_t> peak_gpu_;  // of the backend; 0 on a CPU
   std::vector<nlohmann::json> rank_times_;

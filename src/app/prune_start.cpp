@@ -184,6 +184,7 @@ LocalClients::Hooks PruneRun::client_hooks() {
     if (merges() || !root()) return;
     BlockSummary summary{.round = round_, .block = block, .error = error};
     summary.clients = static_cast<std::int64_t>(inputs_.clients.size());
+    summary.dropped = clients_->mean_dropped(block);
     for (const auto& matrix : inputs_.model->architecture().matrices)
       summary.weights += matrix.rows * matrix.cols;
     on_block(summary);
@@ -192,6 +193,14 @@ LocalClients::Hooks PruneRun::client_hooks() {
     watchdog_.beat(phase::pruning, blocks_before(shape_, {round, static_cast<std::uint32_t>(block)}));
   };
   hooks.warn = [this](const std::string& message) { log_->warn("{}", message); };
+  hooks.tell = [this](report::Event event) {
+    if (root()) {
+      event.fields["rank"] = communicator_.rank();
+      metrics_->write(event);
+    } else {
+      events_.push_back(report::to_json(event));
+    }
+  };
   hooks.updates_on_device = device_.transport != nullptr;
   place_on_gpu(hooks);
   return hooks;
@@ -243,9 +252,10 @@ void PruneRun::find_position() {
   log_->info("going on with block {} of round {}", position_.block, position_.round);
   replace_what_differs();
   communicator_.together([&] {
-    if (root() && merges()) 
-      dropped_weights_ =
-          ledger_->dropped_before(position_, [this](const store::BlockRecord& record) { warnings_.add(record); });
+    clients_->count_before(position_);
+    if (root() && merges())
+      dropped_weights_ = ledger_->dropped_before(
+          position_, [this](const store::BlockRecord& record) { warnings_.add(record); });
   });
   if (root()) progress_->skip(blocks_before(shape_, position_));  // end_of() is after all of them
 }

@@ -8,12 +8,28 @@
 #include <algorithm>
 #include <cstdio>
 #include <initializer_list>
+#include <utility>
 
 namespace fedspallm::app {
 
+/// Collective: what the other ranks' clients did comes to metrics.jsonl, with the time when it was. At a
+/// round's end, good or stopped; a killed run lacks those of the round under way, other than rank 0's.
 void PruneRun::collect_events() {
+  const std::vector<std::string> all =
+      communicator_.gather(nlohmann::json(std::exchange(events_, {})).dump());
+  at_root([&] {
+    for (std::size_t rank = 0; rank < all.size(); ++rank)
+      for (const auto& line : nlohmann::json::parse(all[rank])) {
+        report::Event event = report::parse_event(line.get<std::string>());
+        event.fields["rank"] = rank;
+        metrics_->write(event);
+      }
+  });
+}
+
+void PruneRun::collect_statistics() {
   const prune::PhaseSeconds& phases = clients_->seconds();
-  const nlohmann::json mine = {{"events", clients_->events()},
+  const nlohmann::json mine = {{"dropped_weights", clients_->dropped_weights()},
                                {"peak_rss_bytes", report::peak_rss_bytes()},
                                {"peak_gpu_bytes", backend_->name() == "cuda" ? backend_->peak_bytes() : 0},
                                {"seconds",
@@ -28,25 +44,14 @@ void PruneRun::collect_events() {
                                  {"merging", seconds_["merging"]},
                                  {"writing_blocks", writing_blocks_},
                                  {"writing_model", writing_model_}}}};
-  const std::vector<std::string> all = communicator_.gather(mine.dump());
-  at_root([&] { write_events(all); });
-}
-
-void PruneRun::write_events(const std::vector<std::string>& of_ranks) {
-  int rank = 0;
-  for (const std::string& text : of_ranks) {
+  for (const std::string& text : communicator_.gather(mine.dump())) {
     const auto theirs = nlohmann::json::parse(text);
-    for (const auto& fields : theirs["events"]) {
-      nlohmann::json event = fields;
-      const std::string name = event["event"];
-      event.erase("event");
-      event["rank"] = rank;
-      metrics_->write({name, event});
-    }
+    for (const auto& [client, dropped] :
+         theirs["dropped_weights"].get<std::vector<std::pair<std::uint32_t, std::int64_t>>>())
+      if (!is_dropped(identity_.dropped, client)) dropped_by_client_[client] = dropped;
     peak_rss_.push_back(theirs["peak_rss_bytes"]);
     peak_gpu_.push_back(theirs["peak_gpu_bytes"]);
     rank_times_.push_back(theirs["seconds"]);
-    ++rank;
   }
 }
 
@@ -112,10 +117,17 @@ nlohmann::json PruneRun::summary() const {
   const double weights = static_cast<double>(std::max<std::int64_t>(1, inputs_.model->prunable_weights()));
   std::int64_t dropped = 0;
   for (const auto& [block, count] : dropped_weights_) dropped += count;
-  result["sparsity"] = merges() ? static_cast<double>(dropped) / weights : config_.prune.sparsity;
+  double mean = 0;  // of the clients' own results
+  for (const auto& [client, count] : dropped_by_client_) {
+    const double sparsity = static_cast<double>(count) / weights;
+    result["client_sparsity"][config_.clients[client].name] = sparsity;
+    mean += sparsity / static_cast<double>(dropped_by_client_.size());
+  }
+  result["sparsity"] = merges() ? static_cast<double>(dropped) / weights : mean;
   result["sparsity_scope"] = "linear weights inside decoder blocks";
   result["seconds"] = seconds_;
   result["seconds"]["total"] = now();
+  result["resumed"] = goes_on_;  // then seconds, bytes and memory are those of this process alone
   result["rank_seconds"] = rank_times_;
   for (const nlohmann::json& seconds : rank_times_) result["time_shares"].push_back(time_shares(seconds));
   result["transport"] = transport_;
@@ -168,7 +180,7 @@ void PruneRun::print_table(const nlohmann::json& summary) const {
 }
 
 void PruneRun::write_summary() {
-  collect_events();
+  collect_statistics();
   at_root([&] {
     const nlohmann::json result = summary();
     store::write_file_atomically(paths_.summary(), result.dump(1) + "\n");

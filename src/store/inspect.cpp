@@ -7,6 +7,7 @@
 
 #include "recount.hpp"
 #include <algorithm>
+#include <iterator>
 #include <map>
 #include <set>
 #include <system_error>
@@ -189,12 +190,63 @@ class RunInspector {
   Inspection inspection_;
 };
 
+// ---------------------------------------------------------------- runs that merge nothing
+
+/// The weights of the pruned set, from any block: all blocks have the same shapes. 0 = nothing to tell it
+/// from
+std::int64_t prunable_weights(const BlockStore& store, const std::vector<InspectedMatrix>& matrices) {
+  if (matrices.empty()) return 0;
+  std::int64_t of_a_block = 0;
+  for (const InspectedMatrix& matrix : matrices)
+    if (matrix.block == matrices.front().block) of_a_block += matrix.rows * matrix.columns;
+  return of_a_block * store.read_provenance().blocks;
+}
+
+/// One client's own result joins the run's. Blocks that it did not prune are dense in it.
+void add_client(const RunPaths& paths, const std::string& name, Inspection& run) {
+  const BlockStore store = BlockStore::of_client(paths, name);
+  RunInspector inspector(store, /*of_client=*/true);
+  inspector.read_links();
+  Inspection own = inspector.run();
+  const std::string prefix = fmt::format("{}: ", store.link_file().string());
+  for (const std::string& problem : own.problems)
+    run.problems.push_back(problem.starts_with(paths.dir.string()) ? problem : prefix + problem);
+  std::int64_t dropped = 0;
+  for (InspectedMatrix& matrix : own.matrices) {
+    dropped += matrix.dropped;
+    matrix.client = name;
+  }
+  // A client that was left out has no complete file, and no result of its own.
+  if (const std::int64_t weights = own.complete ? prunable_weights(store, own.matrices) : 0; weights > 0)
+    run.client_sparsity.emplace_back(name, static_cast<double>(dropped) / static_cast<double>(weights));
+  run.matrices.insert(run.matrices.end(), std::make_move_iterator(own.matrices.begin()),
+                      std::make_move_iterator(own.matrices.end()));
+}
+
+/// What the clients of a run have on their own: aggregation = "none", or nothing is merged yet.
+void add_clients(const RunPaths& paths, Inspection& run) {
+  for (const std::string& name : run.clients) add_client(paths, name, run);
+  sum_up(run);  // of what there is, where no client is through
+  if (run.client_sparsity.empty()) {
+    if (run.complete)
+      run.problems.push_back(
+          fmt::format("{}: complete, but holds neither merged blocks nor a complete clients/NAME.h5",
+                      paths.dir.string()));
+    return;
+  }
+  run.sparsity = 0;
+  for (const auto& [name, sparsity] : run.client_sparsity)
+    run.sparsity += sparsity / static_cast<double>(run.client_sparsity.size());
+}
+
 Inspection inspect_run(const RunPaths& paths) {
   const BlockStore store = BlockStore::of_run(paths);
   RunInspector inspector(store, /*of_client=*/false);
   inspector.read_links();
   inspector.compare_with(paths.model());
-  return inspector.run();
+  Inspection run = inspector.run();
+  if (run.matrices.empty()) add_clients(paths, run);
+  return run;
 }
 
 Inspection inspect_client(const fs::path& link_file) {

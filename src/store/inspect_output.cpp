@@ -80,9 +80,11 @@ class Table {
 };
 
 Json to_json(const InspectedMatrix& matrix) {
-  return {{"name", matrix.name},       {"block", matrix.block},     {"rows", matrix.rows},
-          {"columns", matrix.columns}, {"dropped", matrix.dropped}, {"zeros", matrix.zeros},
-          {"target", matrix.target},   {"votes", matrix.votes}};
+  Json json = {{"name", matrix.name},       {"block", matrix.block},     {"rows", matrix.rows},
+               {"columns", matrix.columns}, {"dropped", matrix.dropped}, {"zeros", matrix.zeros},
+               {"target", matrix.target},   {"votes", matrix.votes}};
+  if (!matrix.client.empty()) json["client"] = matrix.client;
+  return json;
 }
 
 }  // namespace
@@ -98,11 +100,13 @@ std::string to_json(const Inspection& inspection) {
     else
       provenance[key] = value;
   }
-  const Json json = {{"format_version", kFormatVersion},    {"kind", inspection.kind},
-                     {"complete", inspection.complete},     {"ok", inspection.problems.empty()},
-                     {"problems", inspection.problems},     {"sparsity", inspection.sparsity},
-                     {"matrices", std::move(matrices)},     {"clients", inspection.clients},
-                     {"provenance", std::move(provenance)}, {"warnings", std::move(warnings)}};
+  Json json = {{"format_version", kFormatVersion},    {"kind", inspection.kind},
+               {"complete", inspection.complete},     {"ok", inspection.problems.empty()},
+               {"problems", inspection.problems},     {"sparsity", inspection.sparsity},
+               {"matrices", std::move(matrices)},     {"clients", inspection.clients},
+               {"provenance", std::move(provenance)}, {"warnings", std::move(warnings)}};
+  for (const auto& [client, sparsity] : inspection.client_sparsity)
+    json["client_sparsity"][client] = sparsity;
   return json.dump(1, ' ', false, Json::error_handler_t::replace);
 }
 
@@ -115,6 +119,8 @@ std::string to_text(const Inspection& inspection) {
   out += "\nSparsity of the linear weights inside decoder blocks (the pruned set)\n" + table.text();
   out += fmt::format("\n{} of {} weights {} ({:.4f} %); {} zeros in all\n", total.dropped, total.size,
                      inspection.kind == "run" ? "dropped" : "are zero", total.percent(), total.zeros);
+  for (const auto& [client, sparsity] : inspection.client_sparsity)
+    out += fmt::format("stand-alone {}: {:.4f} % dropped\n", client, 100 * sparsity);
   if (inspection.problems.empty()) return out + "Recounted: no differences\n";
   out += fmt::format("Recounted: {} difference{}\n", inspection.problems.size(),
                      inspection.problems.size() == 1 ? "" : "s");

@@ -31,6 +31,20 @@ TEST(RanksOfClients, name_the_client_whose_rank_does_not_exist) {
   }
 }
 
+TEST(RanksOfClients, tell_of_all_that_are_wrong_at_once) {
+  config::Config config = config_for(kModel, 3);
+  config.clients[0].rank = 2;
+  config.clients[2].rank = -1;
+  try {
+    (void)ranks_of_clients(config, 2);
+    FAIL() << "expected ConfigError";
+  } catch (const ConfigError& error) {
+    const std::string message = error.what();
+    EXPECT_NE(message.find("client.c0.rank: found 2"), std::string::npos) << message;
+    EXPECT_NE(message.find("client.c2.rank: found -1"), std::string::npos) << message;
+  }
+}
+
 TEST(PlanRound, names_every_matrix_of_every_block_in_delivery_order) {
   const config::Config config = config_for(kModel, 3);
   const model::ModelDirectory model(config.model.path);

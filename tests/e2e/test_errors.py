@@ -70,6 +70,21 @@ class Errors(ProgramTest):
         ]
         self.refuse(BAD_INPUT, ["absent-0.h5", "absent-1.h5", "absent-2.h5"], ranks=3, client=clients)
 
+    def test_all_that_is_wrong_comes_in_one_message(self) -> None:
+        """Ranks, lengths, both files of one client and another client's."""
+        lists = [{**entry, "rank": 0} for entry in self.clients]
+        lists[0]["tokens"] = [str(self.folder / "absent-a.h5"), str(self.folder / "absent-b.h5")]
+        lists[2]["tokens"] = str(self.folder / "absent-c.h5")
+        long = {"sequence_length": 100000}
+        self.refuse(
+            BAD_INPUT,
+            ["calibration.sequence_length: found 100000", "absent-a.h5", "absent-b.h5", "absent-c.h5"],
+            client=lists, calibration=long,
+        )  # fmt: skip
+        lists[0]["rank"], lists[1]["rank"] = 7, 8
+        expected = [r"client-0\.rank: found 7", r"client-1\.rank: found 8", "sequence_length: found 100000"]
+        self.refuse(BAD_INPUT, expected, client=lists, calibration=long)
+
     def test_token_outside_the_vocabulary(self) -> None:
         ids = np.zeros(500, int)
         ids[77] = self.vocab

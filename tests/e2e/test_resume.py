@@ -21,6 +21,8 @@ from harness import BAD_INPUT, DONE, ProgramTest, enter_venv, file_digests, main
 if __name__ == "__main__":
     enter_venv()
 
+import h5py  # noqa: E402
+
 import models  # noqa: E402
 import oracle  # noqa: E402
 
@@ -275,7 +277,12 @@ class Resume(ProgramTest):
                 self.assertEqual((found["complete"], found["ok"]), (False, True), found["problems"])
                 self.assertEqual(found["clients"], ["client-0", "client-1", "client-2"])
                 self.assertIn("kernel_set", found["provenance"])
-                self.assertEqual(len(oracle.read_blocks(run_dir / "run.h5")), self.merged_blocks(run_dir))
+                with h5py.File(run_dir / "run.h5") as file:
+                    self.assertEqual(len([file["blocks"][name] for name in file["blocks"]]), self.merged_blocks(run_dir))
+                events = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+                work = [(event["client"], event["block"]) for event in events if event["event"] == "client_block"]
+                done = range(self.merged_blocks(run_dir))
+                self.assertEqual(sorted(work), [(f"client-{client}", block) for client in range(3) for block in done])
                 records = [run_dir / "metrics.jsonl", *(run_dir / "logs").iterdir()]
                 before = {file: file.read_text() for file in records}
                 self.assertEqual(len(before), 4)

@@ -11,7 +11,19 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from harness import MPIEXEC, PROGRAM, Outcome, ProgramTest, enter_venv, environment, file_digests, main, merged
+from harness import (
+    CHECK_FAILED,
+    MPIEXEC,
+    PROGRAM,
+    Outcome,
+    ProgramTest,
+    enter_venv,
+    environment,
+    file_digests,
+    main,
+    merged,
+    run,
+)
 
 if __name__ == "__main__":
     enter_venv()
@@ -111,6 +123,12 @@ class RunDirectory(ProgramTest):
         self.assertTrue(all(abs(event["sparsity"] - 0.5) < 1e-3 for event in blocks), blocks)
         work = {(event["client"], event["block"]) for event in events if event["event"] == "client_block"}
         self.assertEqual(work, {(f"client-{client}", block) for client in range(3) for block in range(2)})
+        self.assertTrue(all(event["seconds"] == event["end"] - event["begin"] for event in events if "begin" in event))
+        self.assertGreater(sum(event["bytes"] for event in blocks), 0, "rank 1's clients sent theirs")
+        # An event has the time when it happened: a rank tells of block 0 before it begins block 1.
+        merged_at = {event["block"]: event["monotonic"] for event in blocks}
+        told_at = [e["monotonic"] for e in events if e["event"] == "client_block" and (e["rank"], e["block"]) == (1, 0)]
+        self.assertLessEqual(max(told_at), merged_at[1])
 
     def test_owners_write_blocks_each(self) -> None:
         place = self.folder / "owners"
@@ -123,6 +141,33 @@ class RunDirectory(ProgramTest):
         self.assertTrue(all(seconds["writing_blocks"] > 0 for seconds in ranks), ranks)
         self.assertEqual(file_digests(place / "model"), file_digests(self.run_dir / "model"))
         self.done("inspect", place)
+
+    def test_stand_alone_clients_are_counted(self) -> None:
+        """Nothing is merged: sparsities are those of the clients' own models, with the blocks that stay dense."""
+        place = self.folder / "none"
+        clients = [{**client, "resources": 0.5 if index == 0 else 1} for index, client in enumerate(self.config["client"])]
+        alone = {"aggregation": "none", "layer_sampling": "resources"}
+        self.prune(merged(self.config, {"run": {"dir": str(place)}, "federation": alone, "client": clients}), ranks=2)
+        expected = {"client-0": 0.25, "client-1": 0.5, "client-2": 0.5}
+        summary = json.loads((place / "summary.json").read_text())
+        found = self.done("inspect", place, "--json").json()
+        for counted in (summary, found):
+            self.assertEqual(counted["client_sparsity"].keys(), expected.keys())
+            for client, sparsity in expected.items():
+                self.assertAlmostEqual(counted["client_sparsity"][client], sparsity, places=3)
+            self.assertAlmostEqual(counted["sparsity"], 1.25 / 3, places=3)
+        of_block = len([matrix for matrix in found["matrices"] if matrix["client"] == "client-0"])
+        self.assertEqual(len(found["matrices"]), 5 * of_block)
+        events = map(json.loads, (place / "metrics.jsonl").read_text().splitlines())
+        self.assertGreater(sum(event["sparsity"] for event in events if event["event"] == "block"), 0.5)
+        block = next((place / "clients" / "client-1").glob("*.h5"))
+        block.write_bytes(block.read_bytes()[:-1])
+        self.refused_by_recount(place, block)
+
+    def refused_by_recount(self, place: Path, file: Path) -> None:
+        outcome = run("inspect", place, "--json")
+        self.assertEqual(outcome.status, CHECK_FAILED, str(outcome))
+        self.assertRegex(json.loads(outcome.stdout)["problems"][0], re.escape(file.name))
 
     def test_ranks_with_folders_of_their_own(self) -> None:
         """Rank 1 sees another file system where the run directory is: the root writes all, to the same bits."""
@@ -211,6 +256,15 @@ class RunDirectory(ProgramTest):
         self.assertGreater((place / "summary.json").stat().st_mtime_ns, before[place / "summary.json"])
         self.assertEqual(file_digests(place / "model"), digests)
 
+    def test_other_evaluations_of_a_finished_run_are_told_by_their_commands(self) -> None:
+        again = self.done("prune", self.write_config(self.config, "same.toml"))
+        self.assertNotIn("evaluations", again.stderr)
+        outcome = self.done("prune", self.write_config(self.config, "same.toml"), "--set", "evaluation.unseen.samples=2")
+        self.assertRegex(outcome.stderr, r"finished run; nothing to do")
+        command = re.search(r"(?m)^  fedspallm (eval .*--samples 2)$", outcome.stderr)
+        assert command is not None, str(outcome)
+        self.assertRegex(self.done(*command[1].split()).stdout, r"\d")
+
     def test_restart_forgets_the_earlier_run(self) -> None:
         place = self.folder / "replaced"
         plain = {
@@ -248,6 +302,30 @@ class RunDirectory(ProgramTest):
             self.assertEqual(sum(int(row[1]) for row in rows), 3, "clients of all ranks")
             self.assertTrue(all(float(row[-2]) > 1 for row in rows), "peak memory")
         self.assertFalse(place.exists())
+
+    def test_blocks_that_nobody_prunes_are_in_the_warnings(self) -> None:
+        place = self.folder / "uncovered"
+        clients = [{**client, "resources": 0.3} for client in self.config["client"][:1]]
+        config = merged(
+            self.config,
+            {
+                "run": {"dir": str(place)},
+                "prune": {"count": "published"},  # at least one weight more than asked in each block of columns
+                "federation": {"layer_sampling": "resources", "coverage": "warn"},
+                "client": clients,
+                "evaluation": [],
+                "report": {"standalone": False},
+            },
+        )
+        self.prune(config, name="uncovered.toml")
+        for warnings in (
+            json.loads((place / "summary.json").read_text())["warnings"],
+            self.done("inspect", place, "--json").json()["warnings"],
+        ):
+            self.assertRegex(warnings[-2], r"^round 1, block [01]: pruned by no client")
+            self.assertRegex(warnings[-1], r"^round 1, block [01]: the clients agree on more zeros")
+        events = map(json.loads, (place / "metrics.jsonl").read_text().splitlines())
+        self.assertEqual([e["above_target"] for e in events if e["event"] == "block" and e["expanded"] == 0][:1], [True])
 
     def test_dry_run_prints_every_key(self) -> None:
         text = self.prune(self.config, "--dry-run").stdout

@@ -155,8 +155,8 @@ def read_config(run: Run) -> None:
 
 
 def read_events(run: Run) -> None:
-    """metrics.jsonl: a process that goes on where another one stopped begins its clock again, and the clients' times
-    are written at a process's end, so the time line is the last process's."""
+    """metrics.jsonl: a process that goes on where another one stopped begins its clock again, so the time line is the
+    last process's."""
     try:
         text = (run.folder / "metrics.jsonl").read_text(encoding="utf-8", errors="replace")
     except OSError as error:

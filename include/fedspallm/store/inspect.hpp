@@ -19,6 +19,7 @@ struct InspectedMatrix {
   std::int64_t zeros = 0;    // zeros in the values as they would be in the model file
   std::int64_t target = -1;
   std::vector<std::int64_t> votes;  // histogram, recounted; empty for a model
+  std::string client;               // whose it is, where a run merges nothing; else ""
 };
 
 struct Inspection {
@@ -29,6 +30,9 @@ struct Inspection {
   std::vector<InspectedMatrix> matrices;
   std::vector<std::pair<std::string, std::string>> provenance;
   std::vector<std::string> clients;
+  /// A run that merges nothing: of each client's own result, in the order of `clients`; those left out are
+  /// missing. `sparsity` is their mean.
+  std::vector<std::pair<std::string, double>> client_sparsity;
 };
 
 /// A run file, a run directory (its model/, when there, is recounted too) or a model directory.
