@@ -12,6 +12,7 @@ set -euo pipefail
 max_failures=3
 failures_file="fedspallm-$SLURM_JOB_ID.failures"
 cpus="${SLURM_CPUS_PER_TASK:-1}"
+job="${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}" # of an array: this task alone
 
 options=()
 while (($#)) && [[ "$1" != -- ]]; do
@@ -50,9 +51,43 @@ while $signalled; do
     wait "$step" && status=0 || status=$?
 done
 
+# scancel sends TERM as well, and Slurm has taken the job for ended before that: CANCELLED or, as long as its processes
+# run, COMPLETING. So has it one that ran into its time limit (its reason) or is preempted (one restart more than this).
+# A job before its limit, in its grace time or sent a signal (scancel --signal) is RUNNING.
+cancelled() {
+    local shown
+    shown=" $(scontrol --oneliner show job "$job" 2>/dev/null || :) "
+    case "$shown" in
+    *' JobState=CANCELLED '*) ;;
+    *' JobState=COMPLETING '*) [[ "$shown" != *' Reason=TimeLimit '* && "$shown" == *" Restarts=${SLURM_RESTART_COUNT:-0} "* ]] ;;
+    *) false ;;
+    esac
+}
+
+# Leaves with the step's status if the job cannot or must not go on.
 requeue() {
+    if cancelled; then
+        printf 'slurm-step: status %d, %s: the job was cancelled and stays so; submitted again, it goes on\n' "$status" "$1"
+        exit "$status"
+    fi
     printf 'slurm-step: status %d, %s: back into the queue\n' "$status" "$1"
-    scontrol requeue "$SLURM_JOB_ID"
+    scontrol requeue "$job" ||
+        printf 'slurm-step: the job cannot be requeued (see above; sbatch --requeue allows it): submit it again to go on\n' >&2
+}
+
+# Puts the job back after a failure, unless there were too many. What cannot be counted would go on for ever.
+requeue_failed() {
+    local failures
+    failures="$(cat "$failures_file" 2>/dev/null || echo 0)"
+    if ((failures >= max_failures)); then
+        printf 'slurm-step: status %d after %d requeues: giving up\n' "$status" "$failures" >&2
+        rm -f "$failures_file" || :
+    elif cancelled || { printf '%d\n' "$((failures + 1))" >"$failures_file"; } 2>/dev/null; then
+        requeue "failure $((failures + 1)) of at most $max_failures"
+    else
+        printf 'slurm-step: status %d: not requeued, as %s cannot be written to count failures; submit from a folder %s\n' \
+            "$status" "$PWD/$failures_file" "that can be written" >&2
+    fi
 }
 
 # The signal may come before the launcher or the program listens, and ends them then.
@@ -63,19 +98,12 @@ fi
 
 case "$status" in
 0)
-    rm -f "$failures_file"
+    rm -f "$failures_file" || :
     "$(dirname "${BASH_SOURCE[0]}")/make-report.sh" "$@"
     ;;
 75) requeue "checkpoint written" ;;
 6 | 134 | 137 | 143) # a rank lost, stuck or killed
-    failures="$(cat "$failures_file" 2>/dev/null || echo 0)"
-    if ((failures < max_failures)); then
-        printf '%d\n' "$((failures + 1))" >"$failures_file"
-        requeue "failure $((failures + 1)) of at most $max_failures"
-    else
-        printf 'slurm-step: status %d after %d requeues: giving up\n' "$status" "$failures" >&2
-        rm -f "$failures_file"
-    fi
+    requeue_failed
     ;;
 *) printf 'slurm-step: status %d: not requeued (fedspallm --help explains it)\n' "$status" >&2 ;;
 esac

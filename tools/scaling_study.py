@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs `fedspallm simulate` over a grid of clients, ranks and ways of merging, and makes tables and plots of it.
 
-Each point of the grid is a process of its own and leaves points/NAME.json; points that are there are not run
-again, so that a study goes on where it stopped. One more point for each way and number of ranks fits the performance
+Each point of the grid is a process of its own and leaves points/NAME.json, and in points/NAME.made-by the command,
+the configuration's SHA-256 and the program's version; points that are there and made by the same are not run again, so
+that a study goes on where it stopped. One more point for each way and number of ranks fits the performance
 model (simulate.fit and simulate.held_out of the configuration) and forecasts. With --slurm the points become one job
 array instead, and a later call with --collect reads what it left. Written: study.csv (the grid, medians of --repeats),
 fit.csv (a + b N), sizes.csv and forecast.csv (the performance model's), the same for people in study.md, plots as SVG.
@@ -24,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, atomic_file, enter_venv, fail, mpi_environment
+from common import ROOT, atomic_file, enter_venv, fail, mpi_environment, sha256_file
 
 if __name__ == "__main__":
     enter_venv()
@@ -130,11 +131,54 @@ def read_point(path: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) and found.get("format_version") == 3 else None
 
 
-def run_point(point: Point, path: Path, options: argparse.Namespace) -> None:
+def version_of(program: str) -> str:
+    """What the program says of itself; nothing where it does not run here."""
+    try:
+        done = subprocess.run([program, "--version"], capture_output=True, text=True, check=False, env=mpi_environment())
+    except OSError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def made_by(point: Point, options: argparse.Namespace) -> str:
+    """All that decides a point, as the text of NAME.made-by."""
+    facts = {
+        "launcher": options.launcher,
+        "command": point.command(options),
+        "config_sha256": sha256_file(options.config),
+        "version": options.version,
+    }
+    return json.dumps(facts, indent=1) + "\n"
+
+
+def is_current(point: Point, options: argparse.Namespace) -> bool:
+    """Whether the point is there, whole, and made by the same command, configuration and program."""
+    path = options.out / "points" / f"{point.name}.json"
+    try:
+        known = path.with_suffix(".made-by").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return known == made_by(point, options) and read_point(path) is not None
+
+
+def write_made_by(point: Point, options: argparse.Namespace) -> Path:
+    """Removes a point of other making and says what makes it now; returns the point's place."""
+    path: Path = options.out / "points" / f"{point.name}.json"
+    path.unlink(missing_ok=True)
+    with atomic_file(path.with_suffix(".made-by")) as stream:
+        stream.write(made_by(point, options).encode())
+    return path
+
+
+def run_point(point: Point, options: argparse.Namespace) -> None:
     """Runs it and keeps its object."""
     launcher = shlex.split(options.launcher.format(ranks=point.ranks))
     command = [*launcher, *point.command(options)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=mpi_environment())
+    path = write_made_by(point, options)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=mpi_environment())
+    except OSError as error:
+        fail(f"{shlex.join(command)}: cannot be started: {error.strerror} (see --launcher and --program)")
     if done.returncode != 0:
         fail(f"{shlex.join(command)}: status {done.returncode}\n{done.stderr.strip()}", 1)
     with atomic_file(path) as stream:
@@ -166,6 +210,8 @@ mv "points/$name.json.part" "points/$name.json"
 
 def write_jobs(points: Sequence[Point], options: argparse.Namespace) -> None:
     """points.txt and study.sbatch for what is not there yet."""
+    for point in points:
+        write_made_by(point, options)
     lines = [f"{point.name} {point.ranks} {shlex.join(point.command(options))}\n" for point in points]
     for name, text in (("points.txt", "".join(lines)), ("study.sbatch", job_array(points, options))):
         with atomic_file(options.out / name) as stream:
@@ -254,20 +300,40 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def check_options(options: argparse.Namespace) -> None:
+    """Refuses what would fail at the first point only, or in the middle of the study."""
+    if not options.config.is_file():
+        fail(f"{options.config}: no such configuration")
+    if options.out.exists() and not options.out.is_dir():
+        fail(f"--out {options.out}: is a file, expected a folder for the study")
+    try:
+        shlex.split(options.launcher.format(ranks=1))
+    except (KeyError, IndexError, ValueError) as error:
+        fail(f"--launcher {options.launcher!r}: expected words with {{ranks}} in place of the number of ranks: {error!r}")
+
+
 def main() -> None:
     """Runs, or writes jobs for, what is missing; then tables and plots."""
     options = parse()
     options.config = options.config.resolve()
-    if not options.config.exists():
-        fail(f"{options.config}: no such configuration")
+    check_options(options)
+    options.version = version_of(options.program)
     points = grid(options)
-    missing = [p for p in points if read_point(options.out / "points" / f"{p.name}.json") is None]
+    there = [p for p in points if read_point(options.out / "points" / f"{p.name}.json") is not None]
+    missing = [p for p in points if not is_current(p, options)]
+    other = sum(point in missing for point in there)
+    verb = "kept" if options.collect else "to be run again"
+    print(
+        f"{len(points) - len(missing)} of {len(points)} points are reused"
+        + (f"; {other} of another command, configuration or program are {verb}" if other else ""),
+        file=sys.stderr,
+    )
     if options.slurm:
         write_jobs(missing, options) if missing else print("nothing is missing")
         return
     for number, point in enumerate([] if options.collect else missing, 1):
         print(f"{number} of {len(missing)}: {point.name}", file=sys.stderr)
-        run_point(point, options.out / "points" / f"{point.name}.json", options)
+        run_point(point, options)
     tables = collect(points, options.out)
     if not any(tables.values()):
         fail(f"{options.out}: no point is there", 1)

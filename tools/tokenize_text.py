@@ -8,13 +8,15 @@ format_version. No special tokens are added, and text that looks like one stays 
 files are read in pieces that are cut where the tokens are the same as those of the uncut text.
 
 Where OUT is a folder, or ends in '/', the file in it is named after the first input: OUT/NAME.h5.
-With --test-fraction or --test-tokens the end of the text becomes OUT-test.h5.
+With --test-fraction or --test-tokens the end of the text becomes OUT-test.h5. Files that are there are left as
+they are if the same input (by content) and options made them (attribute made_from), and written again otherwise.
 """
 
 from __future__ import annotations
 
 import argparse
 import gzip
+import hashlib
 import io
 import json
 import tempfile
@@ -43,6 +45,14 @@ class TokenFileInfo:
     vocab_size: int
     tokenizer_sha256: str
     source: str
+    made_from: str
+
+
+def positive(text: str) -> int:
+    """A whole number from 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"found {text}, expected a whole number from 1")
+    return int(text)
 
 
 def arguments() -> argparse.Namespace:
@@ -56,7 +66,7 @@ def arguments() -> argparse.Namespace:
     split = parser.add_mutually_exclusive_group()
     split.add_argument("--test-fraction", type=float, help="share of the tokens for NAME-test.h5")
     split.add_argument("--test-tokens", type=int, help="number of tokens for NAME-test.h5")
-    parser.add_argument("--max-tokens", type=int, help="stop after this many tokens")
+    parser.add_argument("--max-tokens", type=positive, help="stop after this many tokens")
     parser.add_argument("--source", help="the attribute `source` (default: the names of the inputs)")
     parser.add_argument("--force", action="store_true", help="write again what is complete")
     return parser.parse_args()
@@ -195,18 +205,28 @@ def write_token_file(path: Path, tokens: np.ndarray, info: TokenFileInfo) -> Non
         file.attrs["vocab_size"] = info.vocab_size
         file.attrs["tokenizer_sha256"] = info.tokenizer_sha256
         file.attrs["source"] = info.source
+        file.attrs["made_from"] = info.made_from
         file.attrs["format_version"] = FORMAT_VERSION
 
 
-def is_complete(path: Path, digest: str) -> bool:
-    """Whether PATH is a token file of this tokenizer."""
+def is_complete(path: Path, info: TokenFileInfo) -> bool:
+    """Whether PATH is a token file of this tokenizer, input and options."""
     import h5py
 
     try:
         with h5py.File(path, "r") as file:
-            return "tokens" in file and file.attrs["tokenizer_sha256"] == digest
+            known = (file.attrs["tokenizer_sha256"], file.attrs["made_from"])
+            return "tokens" in file and known == (info.tokenizer_sha256, info.made_from)
     except (OSError, KeyError):
         return False
+
+
+def recipe(options: argparse.Namespace, files: Iterable[Path], source: str) -> str:
+    """One SHA-256 of all that decides the token files but the tokenizer."""
+    kinds = [next(suffix for suffix in SUFFIXES if path.name.endswith(suffix)) for path in files]
+    inputs = [[kind, common.sha256_file(path)] for kind, path in zip(kinds, files, strict=True)]
+    chosen = [options.test_fraction, options.test_tokens, options.max_tokens, source]
+    return hashlib.sha256(json.dumps([inputs, chosen]).encode()).hexdigest()
 
 
 def test_count(total: int, fraction: float | None, tokens: int | None) -> int:
@@ -227,34 +247,28 @@ def load_tokenizer(model: Path) -> tuple[Tokenizer, int, str]:
     path = model / "tokenizer.json"
     if not path.is_file():
         fail(f"{path} is missing: --model takes a Hugging Face model directory with a tokenizer.json")
-    tokenizer = Tokenizer.from_file(str(path))
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises nothing more special
+        fail(f"{path}: not a tokenizer that the package tokenizers reads: {error}")
     tokenizer.encode_special_tokens = True
     tokenizer.no_truncation()
     tokenizer.no_padding()
     vocab_size = tokenizer.get_vocab_size()
     if (model / "config.json").is_file():
-        vocab_size = json.loads((model / "config.json").read_text()).get("vocab_size", vocab_size)
-    return tokenizer, int(vocab_size), common.sha256_file(path)
+        try:
+            vocab_size = int(json.loads((model / "config.json").read_text()).get("vocab_size", vocab_size))
+        except (ValueError, AttributeError, TypeError) as error:
+            fail(f"{model / 'config.json'}: expected an object with a number as vocab_size: {error!r}")
+    return tokenizer, vocab_size, common.sha256_file(path)
 
 
-def main() -> None:
-    """Entry point."""
-    options = arguments()
-    common.enter_venv()
+def write(options: argparse.Namespace, test: Path | None, files: list[Path], loaded: tuple[Tokenizer, TokenFileInfo]) -> None:
+    """Writes --out and, where one is asked for, the test file."""
     import numpy as np
 
-    tokenizer, vocab_size, digest = load_tokenizer(options.model)
-    out = output_file(options.out, options.text[0])
-    test = out.with_name(f"{out.stem}-test{out.suffix}")
-    wants_test = options.test_fraction is not None or options.test_tokens is not None
-    outputs = [out, test] if wants_test else [out]
-    if not options.force and all(is_complete(path, digest) for path in outputs):
-        print(f"{out} is complete")
-        return
-    files = input_files(options.text)
-    source = options.source or ", ".join(path.name for path in options.text)
-    info = TokenFileInfo(vocab_size, digest, source)
-    dtype = np.dtype("<u2") if vocab_size <= 65536 else np.dtype("<i4")
+    (tokenizer, info), out = loaded, options.out
+    dtype = np.dtype("<u2") if info.vocab_size <= 65536 else np.dtype("<i4")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=out.parent) as stream:
         total = encode_to(stream, documents(files), tokenizer, dtype, options.max_tokens)
@@ -263,10 +277,33 @@ def main() -> None:
         stream.flush()
         tokens = np.memmap(stream, dtype=dtype, mode="r", shape=(total,))
         kept = total - test_count(total, options.test_fraction, options.test_tokens)
-        if wants_test:
+        if test:
             write_token_file(test, tokens[kept:], info)
         write_token_file(out, tokens[:kept], info)
-    print(f"{out}: {kept} tokens" + (f"; {test}: {total - kept} tokens" if wants_test else ""))
+    print(f"{out}: {kept} tokens" + (f"; {test}: {total - kept} tokens" if test else ""))
+
+
+def main() -> None:
+    """Entry point."""
+    options = arguments()
+    common.enter_venv()
+    files = input_files(options.text)
+    tokenizer, vocab_size, digest = load_tokenizer(options.model)
+    out = options.out = output_file(options.out, options.text[0])
+    wants_test = options.test_fraction is not None or options.test_tokens is not None
+    test = out.with_name(f"{out.stem}-test{out.suffix}") if wants_test else None
+    source = options.source or ", ".join(path.name for path in options.text)
+    try:
+        info = TokenFileInfo(vocab_size, digest, source, recipe(options, files, source))
+        outputs = [path for path in (out, test) if path]
+        if not options.force and all(is_complete(path, info) for path in outputs):
+            print(f"{out} is complete")
+            return
+        if not options.force and any(path.exists() for path in outputs):
+            print(f"{out}: is not there as a whole, or of other input or options; writing it again")
+        write(options, test, files, (tokenizer, info))
+    except OSError as error:
+        fail(f"{error.filename or out}: {error.strerror or error}")
 
 
 if __name__ == "__main__":

@@ -215,6 +215,33 @@ class OnSlurm(ProgramTest):
         self.assertEqual(self.outcomes("preempted"), ["run_started", "run_resumed"], job.report())
         self.assert_same_bits(job, "preempted")
 
+    def test_a_cancelled_job_stays_cancelled(self) -> None:
+        """Its ranks write a checkpoint all the same, from which a new job goes on."""
+        job = self.submit("slurm-cpu.sbatch", self.written("cancelled"), sizes=ON_N1, slow=60)
+        self.under_way(job, "cancelled")
+        self.cluster.command("scancel", job.id)
+        job.wait_until(lambda: "the job was cancelled and stays so" in job.output())
+        shown = job.end()
+        self.assertEqual((shown["JobState"], shown["Restarts"]), ("CANCELLED", "0"), job.report())
+        again = self.submit("slurm-cpu.sbatch", self.folder / "cancelled.toml", sizes=ON_N1)
+        self.assert_ended(again, "0:0", 0)
+        self.assertEqual(self.outcomes("cancelled"), ["run_started", "run_resumed"], job.report())
+        self.assert_same_bits(again, "cancelled")
+
+    def test_a_job_that_cannot_be_requeued_keeps_its_status(self) -> None:
+        for status, reason in ((75, "cannot be requeued"), (6, "cannot be requeued"), (6, "to count failures")):
+            name = f"norequeue-{status}-{len(reason)}"
+            failing = self.folder / f"{name}.sh"
+            # A folder in the failures file's place: the submit folder takes no file, whoever runs the tests.
+            block = "" if reason != "to count failures" else 'mkdir "fedspallm-$SLURM_JOB_ID.failures"\n'
+            failing.write_text(f"#!/bin/sh\n{block}exit {status}\n")
+            failing.chmod(0o755)
+            project = self.make_project(name, str(failing))
+            sizes = ("--nodes=1", "--ntasks-per-node=1", "--nodelist=n1", "--no-requeue")
+            job = self.submit("slurm-cpu.sbatch", "any.toml", sizes=sizes, project=project)
+            self.assert_ended(job, f"{status}:0", 0)
+            self.assertIn(reason, job.output())
+
     def outcomes(self, run: str) -> list[str]:
         lines = (self.folder / run / "metrics.jsonl").read_text().splitlines()
         events = [json.loads(line)["event"] for line in lines]

@@ -58,13 +58,22 @@ class Study(unittest.TestCase):
         (self.folder / "study.toml").write_text("[simulate]\n")
         self.out = self.folder / "out"
 
-    def tool(self, *arguments: str) -> str:
+    def run_tool(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         launcher = f"{sys.executable} {self.folder / 'fake.py'} {{ranks}}"
         command = [sys.executable, str(TOOL), str(self.folder / "study.toml"), "--out", str(self.out)]
-        command += ["--clients", "64,16,256", "--ranks", "1,2", "--launcher", launcher, *arguments]
-        done = subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
+        command += ["--program", str(self.folder / "program"), "--clients", "64,16,256", "--ranks", "1,2"]
+        command += ["--launcher", launcher, *arguments]
+        return subprocess.run(command, cwd=self.folder, capture_output=True, text=True, check=False)
+
+    def tool(self, *arguments: str) -> str:
+        done = self.run_tool(*arguments)
         self.assertEqual(done.returncode, 0, done.stderr)
         return done.stdout
+
+    def version(self, text: str) -> None:
+        program = self.folder / "program"
+        program.write_text(f"#!/bin/sh\necho {text}\n")
+        program.chmod(0o755)
 
     def calls(self) -> list[str]:
         path = self.folder / "calls.txt"
@@ -97,11 +106,41 @@ class Study(unittest.TestCase):
         point = self.out / "points" / "gather-2-ranks-64-clients.json"
         point.write_text("torn")
         before = len(self.calls())
-        self.tool()
+        self.tool("--set", "run.seed=3")
         self.assertEqual(len(self.calls()), before + 1, "one point was no longer whole")
         self.assertEqual(json.loads(point.read_text())["format_version"], 3)
-        self.tool("--collect")
+        self.tool("--collect", "--set", "run.seed=3")
         self.assertEqual(len(self.calls()), before + 1)
+
+    def test_points_of_another_making_are_run_again(self) -> None:
+        few = ("--clients", "16", "--ranks", "1", "--ways", "gather")
+        self.version("1.0")
+        self.assertIn("0 of 2 points are reused\n", self.run_tool(*few).stderr)
+        self.assertIn("2 of 2 points are reused\n", self.run_tool(*few).stderr)
+        self.assertEqual(len(self.calls()), 2)
+        again = "0 of 2 points are reused; 2 of another command, configuration or program are to be run again"
+        self.assertIn(again, self.run_tool(*few, "--set", "run.seed=4").stderr)
+        (self.folder / "study.toml").write_text("[simulate]\nblocks = 2\n")
+        self.assertIn(again, self.run_tool(*few, "--set", "run.seed=4").stderr)
+        self.version("2.0")
+        self.assertIn(again, self.run_tool(*few, "--set", "run.seed=4").stderr)
+        self.assertEqual(len(self.calls()), 2 + 3 * 2)
+        self.version("3.0")
+        self.assertIn("2 of another", self.run_tool(*few, "--collect").stderr)
+        self.assertEqual(len(self.calls()), 2 + 3 * 2)
+
+    def test_bad_options_are_named_without_a_traceback(self) -> None:
+        (self.folder / "file").write_text("")
+        for words, expected in (
+            (("--out", str(self.folder / "file")), "is a file"),
+            (("--launcher", "mpirun -np {rank}"), "--launcher"),
+            (("--launcher", "mpirun 'np"), "--launcher"),
+            (("--launcher", "no-such-launcher {ranks}"), "cannot be started"),
+        ):
+            done = self.run_tool(*words)
+            self.assertEqual(done.returncode, 2, done.stderr)
+            self.assertIn(expected, done.stderr)
+            self.assertNotIn("Traceback", done.stderr)
 
     def test_the_line_through_the_times_and_how_straight_it_is(self) -> None:
         rows = [

@@ -241,7 +241,48 @@ class TokenFiles(Scratch):
         self.assertEqual(attributes["vocab_size"], len(vocabulary()))
         self.assertEqual(attributes["source"], "a.txt")
         self.assertEqual(attributes["format_version"], 1)
-        self.assertIn("is complete", self.tokenize(self.folder / "a.txt", "--out", out).stdout)
+        same = ("--out", out, "--test-fraction", 0.25)
+        self.assertIn("is complete", self.tokenize(self.folder / "a.txt", *same).stdout)
+
+    def test_what_is_there_is_complete_only_for_the_same_input_and_options(self) -> None:
+        """Another text under the same name, another split or limit: written again. A missing text: an error."""
+        text, out = self.folder / "a.txt", self.folder / "a.h5"
+        text.write_text("the end of the year 19\n" * 40)
+        self.assertEqual(self.tokenize(text, "--out", out).returncode, 0)
+        before = len(read_tokens(out)[0])
+        self.assertIn("is complete", self.tokenize(text, "--out", out).stdout)
+        for options, expected in (
+            (("--test-tokens", 10), before - 10),
+            (("--test-tokens", 20), before - 20),
+            (("--max-tokens", 30), 30),
+            ((), before),
+        ):
+            self.assertIn(" tokens", self.tokenize(text, "--out", out, *options).stdout)
+            self.assertEqual(len(read_tokens(out)[0]), expected, options)
+        text.write_text("another text\n" * 40)
+        self.assertIn("writing it again", self.tokenize(text, "--out", out).stdout)
+        text.unlink()
+        done = self.tokenize(text, "--out", out)
+        self.assertEqual((done.returncode, "no such file" in done.stderr), (2, True), done.stderr)
+
+    def test_bad_options_and_files_are_named_without_a_traceback(self) -> None:
+        """A negative limit, a folder that cannot be written, a tokenizer.json of another form."""
+        (self.folder / "a.txt").write_text("the end\n" * 40)
+        (self.folder / "file").write_text("")
+        other = self.folder / "other"
+        other.mkdir()
+        (other / "tokenizer.json").write_text('{"version": "1.0", "model": {"type": "unheard-of"}}')
+        out = ("--out", self.folder / "b.h5")
+        for words, expected in (
+            ((*out, "--max-tokens", -5), "--max-tokens: found -5"),
+            ((*out, "--max-tokens", 0), "--max-tokens: found 0"),
+            (("--out", self.folder / "file" / "b.h5"), "file"),
+            ((*out, "--model", other), "other/tokenizer.json: not a tokenizer"),
+        ):
+            done = run_tool("tokenize_text.py", self.folder / "a.txt", "--model", self.model, *words)
+            self.assertEqual(done.returncode, 2, done.stderr)
+            self.assertIn(expected, done.stderr)
+            self.assertNotIn("Traceback", done.stderr)
 
     def test_a_folder_as_output(self) -> None:
         """The files in it are named after the first input, whether or not the folder is there yet."""
