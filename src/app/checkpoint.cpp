@@ -3,12 +3,9 @@
 
 #include "fedspallm/base/error.hpp"
 
-#include <nlohmann/json.hpp>
-
 #include "plan.hpp"
 #include <algorithm>
-#include <map>
-#include <set>
+#include <functional>
 
 namespace fedspallm::app {
 
@@ -34,64 +31,45 @@ void for_each_position(const RunShape& shape, Visit visit) {
     if (!visit(position)) return;
 }
 
-/// The first block of the client's own file that is missing or damaged.
-store::Position own_until(const ClientFiles& files, const RunShape& shape,
-                          const std::vector<DroppedClient>& dropped) {
-  if (files.own == nullptr) return end_of(shape);
-  store::Position until = end_of(shape);
+/// Whether the client's own file has this block. Missing and damaged are the same here: it is made again.
+bool has_own(const ClientFiles& files, store::Position position) {
+  if (files.own == nullptr) return true;
+  try {
+    (void)files.own->read_block(position.round, position.block);
+    return true;
+  } catch (const Error&) {
+    return false;
+  }
+}
+
+/// The first position whose update the client has still to make: it is not merged, or its own file lacks it.
+store::Position needed_from(const ClientFiles& files, const RunShape& shape,
+                            const std::vector<DroppedClient>& dropped, store::Position merged) {
+  store::Position needed = end_of(shape);
   for_each_position(shape, [&](store::Position position) {
     if (!prunes(shape, dropped, files.client, position)) return true;
-    try {
-      (void)files.own->read_block(position.round, position.block);
-      return true;
-    } catch (const Error&) {  // missing and damaged are the same here: it is made again
-      until = position;
-      return false;
-    }
+    if (position < merged && has_own(files, position)) return true;
+    needed = position;
+    return false;
   });
-  return until;
+  return needed;
 }
 
-/// Positions at which the client could begin, as JSON: states that it has (not verified yet), and every
-/// round's begin, up to what its own file holds.
-nlohmann::json candidates_of(const ClientFiles& files, const RunShape& shape,
-                             const std::vector<DroppedClient>& dropped) {
-  const store::Position until = own_until(files, shape, dropped);
-  nlohmann::json list = nlohmann::json::array();
-  for (const store::Position position : files.states->positions())
-    if (position <= until && position.block < shape.blocks) list.push_back({position.round, position.block});
-  for (std::uint32_t round = 1; round <= shape.rounds + 1; ++round)
-    if (store::Position{round, 0} <= until) list.push_back({round, 0});
-  return {{"client", files.client}, {"positions", list}};
-}
-
-using Candidates = std::map<std::uint32_t, std::set<store::Position>>;  // by client
-
-/// The newest position not after `bound` that every client has.
-store::Position newest_common(const Candidates& candidates, const std::vector<DroppedClient>& dropped,
-                              store::Position bound) {
-  std::set<store::Position> all = {{1, 0}};
-  for (const auto& [client, positions] : candidates) all.insert(positions.begin(), positions.end());
-  for (std::uint32_t round = 1; round <= bound.round; ++round) all.insert({round, 0});
-  for (auto position = all.rbegin(); position != all.rend(); ++position) {
-    if (*position > bound) continue;
-    const bool common = std::all_of(candidates.begin(), candidates.end(), [&](const auto& entry) {
-      return entry.second.contains(*position) || is_dropped(dropped, entry.first, *position);
-    });
-    if (common) return *position;
+/// The newest position with a sound state that is early enough; a round's begin needs none.
+store::Position start_of(const ClientFiles& files, const RunShape& shape,
+                         const std::vector<DroppedClient>& dropped, store::Position merged,
+                         const std::function<void(const std::string&)>& say) {
+  const store::Position needed = needed_from(files, shape, dropped, merged);
+  std::vector<store::Position> places = files.states->positions();
+  for (std::uint32_t round = 1; round <= shape.rounds + 1; ++round) places.push_back({round, 0});
+  std::sort(places.begin(), places.end(), std::greater<>());
+  for (const store::Position place : places) {
+    if (place > needed || place.block >= shape.blocks) continue;
+    if (place.block == 0 || files.states->verify(place, files.rows, files.columns)) return place;
+    say(fmt::format("the saved state before block {} of round {} is damaged (client {}); falling back",
+                    place.block, place.round, files.client));
   }
   return {1, 0};
-}
-
-/// The clients of this rank whose state at `position` is damaged, as text; "" = all are sound.
-std::string damaged_states(const std::vector<ClientFiles>& mine, store::Position position,
-                           const std::vector<DroppedClient>& dropped) {
-  std::string names;
-  for (const ClientFiles& files : mine)
-    if (position.block > 0 && !is_dropped(dropped, files.client, position) &&
-        !files.states->verify(position, files.rows, files.columns))
-      names += fmt::format("{}{}", names.empty() ? "" : ", ", files.client);
-  return names;
 }
 
 store::Position broadcast(comm::Communicator& communicator, store::Position position) {
@@ -148,35 +126,22 @@ store::Position merged_until(const store::BlockStore& merged, const RunShape& sh
   return until;
 }
 
-store::Position find_start(comm::Communicator& communicator, const RunShape& shape, store::Position merged,
-                           const std::vector<ClientFiles>& mine, const std::vector<DroppedClient>& dropped,
-                           const std::function<void(const std::string&)>& say) {
-  nlohmann::json list = nlohmann::json::array();
+Start find_start(comm::Communicator& communicator, const RunShape& shape, store::Position merged,
+                 const std::vector<ClientFiles>& mine, const std::vector<DroppedClient>& dropped,
+                 const std::function<void(const std::string&)>& say) {
+  Start start;
+  start.merging = broadcast(communicator, merged);
+  store::Position first = start.merging;
   communicator.together([&] {
-    for (const ClientFiles& files : mine) list.push_back(candidates_of(files, shape, dropped));
-  });
-  Candidates candidates;
-  for (const std::string& text : communicator.gather(list.dump())) {
-    const auto theirs = nlohmann::json::parse(text);
-    for (const auto& entry : theirs)
-      for (const auto& position : entry["positions"])
-        candidates[entry["client"]].insert({position[0], position[1]});
-  }
-  while (true) {
-    const store::Position start =
-        broadcast(communicator,
-                  newest_common(candidates, dropped, communicator.rank() == 0 ? merged : store::Position{}));
-    const std::string damaged = damaged_states(mine, start, dropped);
-    bool sound = true;
-    for (const std::string& clients : communicator.gather(damaged)) {
-      if (clients.empty()) continue;
-      sound = false;
-      say(fmt::format("the saved state before block {} of round {} is damaged (client {}); falling back",
-                      start.block, start.round, clients));
+    for (const ClientFiles& files : mine) {
+      start.clients.push_back(start_of(files, shape, dropped, start.merging, say));
+      first = std::min(first, start.clients.back());
     }
-    if (communicator.broadcast(std::string(sound ? "sound" : "damaged")) == "sound") return start;
-    merged = {start.round, start.block - 1};  // block > 0: a round's begin needs no state
-  }
+  });
+  const std::int64_t earliest = -communicator.maximum(-blocks_before(shape, first));  // a minimum
+  start.first = {static_cast<std::uint32_t>(earliest / shape.blocks + 1),
+                 static_cast<std::uint32_t>(earliest % shape.blocks)};
+  return start;
 }
 
 std::uint32_t blocks_between_states(double save_seconds, double block_seconds) {

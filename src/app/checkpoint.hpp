@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Purpose: from where a killed or stopped run goes on. The newest position such that every merged block
-// before it is on disk and sound, and every client's hidden states there are too. What is damaged is passed
-// over, said aloud. Blocks after it that are on disk already are computed again and must come out equal
-// (root.hpp). Non-goal: whether the directory belongs to this run (identity.hpp).
+// Purpose: from where a killed or stopped run goes on. Merging: the newest position such that every merged
+// block before it is on disk and sound. Each client: its own newest saved state that is not after the first
+// block it has still to deliver; what it computes on the way there is merged already and not sent. So ranks
+// need not wait for each other, nor keep states for the slowest. What is damaged is passed over, said aloud.
+// Blocks from there on that are on disk already are computed again and must come out equal (root.hpp).
+// Non-goal: whether the directory belongs to this run (identity.hpp).
 #pragma once
 
 #include "fedspallm/backend/backend.hpp"
@@ -50,14 +52,19 @@ struct ClientFiles {
   std::int64_t rows = 0, columns = 0;      // of its hidden states
 };
 
-/// Collective.
+struct Start {
+  store::Position merging;               // the first block that is not merged yet
+  store::Position first;                 // the earliest of it and of all clients' positions
+  std::vector<store::Position> clients;  // of this rank
+};
+/// Collective; `merging` and `first` come out alike on all ranks.
 /// @param merged  at the root: merged_until(), or end_of() when nothing is merged
 /// @param mine  this rank's clients, those that were dropped left out from their position on
-/// @param say  at the root: gets a line about each damaged state
-[[nodiscard]] store::Position find_start(comm::Communicator& communicator, const RunShape& shape,
-                                         store::Position merged, const std::vector<ClientFiles>& mine,
-                                         const std::vector<DroppedClient>& dropped,
-                                         const std::function<void(const std::string&)>& say);
+/// @param say  gets a line about each damaged state of this rank's clients
+[[nodiscard]] Start find_start(comm::Communicator& communicator, const RunShape& shape,
+                               store::Position merged, const std::vector<ClientFiles>& mine,
+                               const std::vector<DroppedClient>& dropped,
+                               const std::function<void(const std::string&)>& say);
 
 /// Blocks from one saved state to the next, a power of two, so that saving costs under 2 % of the time.
 /// @param save_seconds  of all clients of a rank, @param block_seconds  the rank's work on one block

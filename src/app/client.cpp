@@ -15,6 +15,7 @@ struct LocalClients::Client {
   prune::BlockPruner pruner;
   std::optional<store::BlockStore> own = std::nullopt;  // clients/NAME.h5
   std::optional<store::StateStore> states = std::nullopt;
+  store::Position from = {};                            // where it begins in this process
   std::optional<store::Position> saved = std::nullopt;  // the newest state on its way to disk
 };
 
@@ -117,6 +118,11 @@ std::vector<ClientFiles> LocalClients::files() const {
   return result;
 }
 
+void LocalClients::begin_at(const std::vector<store::Position>& starts) {
+  require(starts.size() == clients_.size(), "LocalClients::begin_at: a position for each client");
+  for (std::size_t i = 0; i < starts.size(); ++i) clients_[i]->from = starts[i];
+}
+
 LocalClients::Cost LocalClients::measure() {
   if (clients_.empty()) return {};
   Client& client = *clients_.front();
@@ -144,13 +150,24 @@ LocalClients::Cost LocalClients::measure() {
   return cost;
 }
 
+/// After the last block that it prunes in the round, a client's hidden states serve nobody.
+LocalClients::Way LocalClients::way_of(const RoundPlan& plan, const Client& client) const {
+  const std::uint32_t index = client.input->index;
+  const std::vector<bool>& drawn = plan.drawn[index];
+  Way way{.first = 0, .end = plan.delivers_until[index]};
+  if (client.from.round == plan.round) way.first = client.from.block;
+  if (client.from.round > plan.round) way.first = way.end;
+  while (way.end > way.first && !drawn[static_cast<std::size_t>(way.end - 1)]) --way.end;
+  return way;
+}
+
 void LocalClients::begin(const RoundPlan& plan) {
-  const store::Position position{plan.round, static_cast<std::uint32_t>(plan.first_block)};
   for (auto& client : clients_) {
-    if (plan.first_block >= plan.delivers_until[client->input->index]) continue;
-    if (plan.first_block > 0) {
-      load_state(backend_, *client->states, position, client->pruner.hidden());
-      client->saved = position;
+    const Way way = way_of(plan, *client);
+    if (way.first >= way.end) continue;
+    if (way.first > 0) {
+      load_state(backend_, *client->states, client->from, client->pruner.hidden());
+      client->saved = client->from;
     } else if (plan.round > 1) {
       client->pruner.restart(client->input->windows);
     }
@@ -160,18 +177,17 @@ void LocalClients::begin(const RoundPlan& plan) {
 void LocalClients::run_round(const RoundPlan& plan, comm::Exchange& exchange) {
   begin(plan);
   const std::int64_t blocks = inputs_.model->architecture().blocks;
-  const auto any_active = [&](std::int64_t block) {
-    return std::any_of(clients_.begin(), clients_.end(),
-                       [&](const auto& client) { return active(plan, exchange, *client, block); });
-  };
   // A rank that has nothing to do must not run ahead through the boundaries: a stop would come late for all.
-  for (std::int64_t block = plan.first_block; block < blocks && any_active(block); ++block) {
+  for (std::int64_t block = plan.exchange.first_block; block < blocks && anybody_left(plan, exchange, block);
+       ++block) {
     const store::Position position{plan.round, static_cast<std::uint32_t>(block)};
     const comm::Boundary boundary = exchange.at_boundary(position.block);
     if (boundary != comm::Boundary::go_on)
       for (auto& client : clients_)
         if (active(plan, exchange, *client, block)) save(*client, position);
     if (boundary == comm::Boundary::stop) break;
+    const auto is_active = [&](const auto& client) { return active(plan, exchange, *client, block); };
+    if (std::none_of(clients_.begin(), clients_.end(), is_active)) continue;  // they begin later
     inputs_.model->will_need_block(block + 1);
     if (hooks_.load_ahead) model::prefetch_block(*inputs_.model, block + 1, backend_);
     const Base base = base_of(plan, exchange, block);
@@ -181,7 +197,7 @@ void LocalClients::run_round(const RoundPlan& plan, comm::Exchange& exchange) {
       error += prune_block(plan, exchange, base, *client, block);
       const store::Position next{plan.round, position.block + 1};
       if (next.block < blocks && next.block % blocks_between_states_ == 0 &&
-          active(plan, exchange, *client, block))
+          active(plan, exchange, *client, block + 1))
         save(*client, next);
     }
     forget(exchange, position);
@@ -192,7 +208,16 @@ void LocalClients::run_round(const RoundPlan& plan, comm::Exchange& exchange) {
 
 bool LocalClients::active(const RoundPlan& plan, const comm::Exchange& exchange, const Client& client,
                           std::int64_t block) const {
-  return block < plan.delivers_until[client.input->index] && !exchange.is_dropped(client.input->index);
+  const Way way = way_of(plan, client);
+  return way.first <= block && block < way.end && !exchange.is_dropped(client.input->index);
+}
+
+bool LocalClients::anybody_left(const RoundPlan& plan, const comm::Exchange& exchange,
+                                std::int64_t block) const {
+  return std::any_of(clients_.begin(), clients_.end(), [&](const auto& client) {
+    const Way way = way_of(plan, *client);
+    return way.first < way.end && block < way.end && !exchange.is_dropped(client->input->index);
+  });
 }
 
 LocalClients::Base LocalClients::base_of(const RoundPlan& plan, comm::Exchange& exchange,
@@ -267,10 +292,11 @@ double LocalClients::prune_block(const RoundPlan& plan, comm::Exchange& exchange
 
 void LocalClients::deliver(const RoundPlan& plan, comm::Exchange& exchange, std::int64_t block,
                            std::size_t matrix, wire::MatrixUpdate update) {
-  if (!merges()) return;
+  const std::size_t unit = plan.unit[static_cast<std::size_t>(block)][matrix];
+  if (unit == kNoUnit) return;  // nothing is merged, or this was merged by an earlier process
   // Other clients forget their states of the blocks before this one once it is merged: ours must be on disk.
   writer_.finish();
-  exchange.submit(plan.unit[static_cast<std::size_t>(block)][matrix], std::move(update));
+  exchange.submit(unit, std::move(update));
 }
 
 /// A failure is the client's own only while it computes: what the exchange or a damaged model throws is
@@ -283,7 +309,9 @@ bool LocalClients::compute_or_drop(const RoundPlan& plan, comm::Exchange& exchan
   }
   const std::string reason = failure_of(compute);
   if (reason.empty()) return true;
-  const store::Position from{plan.round, static_cast<std::uint32_t>(block)};
+  // What was merged before counts, though it cannot be computed again.
+  const std::int64_t first = merges() ? std::max(block, plan.first_block) : block;
+  const store::Position from{plan.round, static_cast<std::uint32_t>(first)};
   dropped_.push_back({client.input->index, from, reason});
   exchange.drop(client.input->index, from.block, reason);
   return false;
@@ -297,7 +325,8 @@ void LocalClients::save(Client& client, store::Position position) {
   saving_seconds_ += now() - begin;
 }
 
-/// Two generations at least, and all that a start at the newest merged block could need.
+/// Two generations at least, and what the client itself could need: a later process begins at its newest
+/// state that is not after what it has still to deliver, and the root may know less merged than we heard.
 void LocalClients::forget(const comm::Exchange& exchange, store::Position position) {
   std::uint32_t keep = position.block >= blocks_between_states_ ? position.block - blocks_between_states_ : 0;
   if (merges()) {

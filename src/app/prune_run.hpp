@@ -128,7 +128,7 @@ class PruneRun {
   // The same on all ranks.
   RunIdentity identity_;
   bool goes_on_ = false;
-  store::Position position_;                    // where this process begins
+  Start begin_;                                 // where this process begins; clients apart the same
   bool shared_folder_ = false;                  // all ranks see the root's run directory
   std::unique_ptr<store::ModelWriter> writer_;  // null where nothing is merged
   // At the root only.

@@ -11,6 +11,7 @@
 #include "plan.hpp"
 #include "prune_run.hpp"
 #include "setup.hpp"
+#include <algorithm>
 #include <cstdio>
 #include <fstream>
 #include <random>
@@ -231,13 +232,21 @@ void PruneRun::find_position() {
   communicator_.together([&] {
     if (root() && merges()) merged = merged_until(*store_, shape_, identity_.dropped, warn);
   });
-  position_ = find_start(communicator_, shape_, merged, clients_->files(), identity_.dropped, warn);
+  begin_ = find_start(communicator_, shape_, merged, clients_->files(), identity_.dropped, warn);
+  clients_->begin_at(begin_.clients);
   if (!goes_on_) return;
-  log_->info("going on with block {} of round {}", position_.block, position_.round);
+  log_->info("going on with block {} of round {}", begin_.first.block, begin_.first.round);
+  if (merges() && begin_.first < begin_.merging)
+    log_->info("... with client states from there on; what is merged before block {} of round {} stays",
+               begin_.merging.block, begin_.merging.round);
   communicator_.together([&] {
-    if (root() && merges()) dropped_weights_ = ledger_->dropped_before(position_);
+    if (root() && merges()) dropped_weights_ = ledger_->dropped_before(begin_.merging);
   });
-  if (root()) progress_->skip(blocks_before(shape_, position_));  // end_of() is after all of them
+  // Of blocks that are merged, or of the root's own clients. end_of() is after all of them.
+  store::Position shown = begin_.merging;
+  if (!merges() && !begin_.clients.empty())
+    shown = *std::min_element(begin_.clients.begin(), begin_.clients.end());
+  if (root()) progress_->skip(blocks_before(shape_, shown));
 }
 
 void PruneRun::choose_state_distance() {
