@@ -3,9 +3,11 @@
 
 #include "fedspallm/base/error.hpp"
 
+#include "block_merger.hpp"
 #include "plan.hpp"
 #include <algorithm>
 #include <functional>
+#include <optional>
 
 namespace fedspallm::app {
 
@@ -35,7 +37,7 @@ void for_each_position(const RunShape& shape, Visit visit) {
 bool has_own(const ClientFiles& files, store::Position position) {
   if (files.own == nullptr) return true;
   try {
-    (void)files.own->read_block(position.round, position.block);
+    (void)files.own->read_block(position.round, position.block, store::Votes::skip);
     return true;
   } catch (const Error&) {
     return false;
@@ -44,10 +46,12 @@ bool has_own(const ClientFiles& files, store::Position position) {
 
 /// The first position whose update the client has still to make: it is not merged, or its own file lacks it.
 store::Position needed_from(const ClientFiles& files, const RunShape& shape,
-                            const std::vector<DroppedClient>& dropped, store::Position merged) {
+                            const std::vector<DroppedClient>& dropped, store::Position merged,
+                            const Watch& watch) {
   store::Position needed = end_of(shape);
   for_each_position(shape, [&](store::Position position) {
     if (!prunes(shape, dropped, files.client, position)) return true;
+    watch.beat();
     if (position < merged && has_own(files, position)) return true;
     needed = position;
     return false;
@@ -58,18 +62,64 @@ store::Position needed_from(const ClientFiles& files, const RunShape& shape,
 /// The newest position with a sound state that is early enough; a round's begin needs none.
 store::Position start_of(const ClientFiles& files, const RunShape& shape,
                          const std::vector<DroppedClient>& dropped, store::Position merged,
-                         const std::function<void(const std::string&)>& say) {
-  const store::Position needed = needed_from(files, shape, dropped, merged);
+                         const Watch& watch) {
+  const store::Position needed = needed_from(files, shape, dropped, merged, watch);
   std::vector<store::Position> places = files.states->positions();
   for (std::uint32_t round = 1; round <= shape.rounds + 1; ++round) places.push_back({round, 0});
   std::sort(places.begin(), places.end(), std::greater<>());
   for (const store::Position place : places) {
     if (place > needed || place.block >= shape.blocks) continue;
+    watch.beat();
     if (place.block == 0 || files.states->verify(place, files.rows, files.columns)) return place;
-    say(fmt::format("the saved state before block {} of round {} is damaged (client {}); falling back",
-                    place.block, place.round, files.client));
+    watch.say(fmt::format("the saved state before block {} of round {} is damaged (client {}); falling back",
+                          place.block, place.round, files.client));
   }
   return {1, 0};
+}
+
+/// The first position whose merged block is not there, as far as names and sizes tell.
+store::Position there_until(const store::BlockFiles& merged, const RunShape& shape,
+                            const std::vector<DroppedClient>& dropped) {
+  store::Position until = end_of(shape);
+  for_each_position(shape, [&](store::Position position) {
+    bool covered = false;
+    for (std::uint32_t client = 0; client < shape.drawn[position.round - 1].size(); ++client)
+      covered |= prunes(shape, dropped, client, position);
+    if (!covered || merged.has_file(position.round, position.block)) return true;
+    until = position;
+    return false;
+  });
+  return until;
+}
+
+std::optional<store::Position> newest_before(const store::BlockFiles& merged, std::uint32_t block,
+                                             store::Position bound) {
+  std::optional<store::Position> newest;
+  for (const auto& [round, index] : merged.blocks())  // ascending
+    if (const store::Position position{round, index}; index == block && position < bound) newest = position;
+  return newest;
+}
+
+/// Reads each block's newest record before `until` and before its round, those that are not in `sound` yet.
+/// @return the position of one that is damaged
+std::optional<store::Position> first_damaged(const store::BlockFiles& merged, const RunShape& shape,
+                                             store::Position until,
+                                             std::map<store::Position, std::int64_t>& sound,
+                                             const Watch& watch) {
+  for (std::uint32_t block = 0; block < shape.blocks; ++block)
+    for (const store::Position bound : {until, store::Position{until.round, 0}}) {
+      const auto position = newest_before(merged, block, bound);
+      if (!position || sound.contains(*position)) continue;
+      watch.beat();
+      try {
+        sound[*position] =
+            dropped_weights(merged.read_block(position->round, position->block, store::Votes::skip));
+      } catch (const DataError& error) {
+        watch.say(fmt::format("{}; falling back to the block before it", error.what()));
+        return position;
+      }
+    }
+  return std::nullopt;
 }
 
 store::Position broadcast(comm::Communicator& communicator, store::Position position) {
@@ -103,38 +153,26 @@ std::int64_t blocks_before(const RunShape& shape, store::Position position) {
   return (std::int64_t{position.round} - 1) * shape.blocks + position.block;
 }
 
-store::Position merged_until(const store::BlockStore& merged, const RunShape& shape,
-                             const std::vector<DroppedClient>& dropped,
-                             const std::function<void(const std::string&)>& say) {
-  store::Position until = end_of(shape);
-  for_each_position(shape, [&](store::Position position) {
-    bool covered = false;
-    for (std::uint32_t client = 0; client < shape.drawn[position.round - 1].size(); ++client)
-      covered |= prunes(shape, dropped, client, position);
-    if (!covered) return true;
-    if (merged.has_block(position.round, position.block)) {
-      try {
-        (void)merged.read_block(position.round, position.block);
-        return true;
-      } catch (const DataError& error) {
-        say(fmt::format("{}; falling back to the block before it", error.what()));
-      }
-    }
-    until = position;
-    return false;
-  });
-  return until;
+Merged merged_until(const store::BlockFiles& merged, const RunShape& shape,
+                    const std::vector<DroppedClient>& dropped, const Watch& watch) {
+  Merged result{.until = there_until(merged, shape, dropped)};
+  std::map<store::Position, std::int64_t> sound;
+  while (const auto bad = first_damaged(merged, shape, result.until, sound, watch)) result.until = *bad;
+  for (std::uint32_t block = 0; block < shape.blocks; ++block)
+    if (const auto newest = newest_before(merged, block, result.until))
+      result.dropped[block] = sound[*newest];
+  return result;
 }
 
 Start find_start(comm::Communicator& communicator, const RunShape& shape, store::Position merged,
                  const std::vector<ClientFiles>& mine, const std::vector<DroppedClient>& dropped,
-                 const std::function<void(const std::string&)>& say) {
+                 const Watch& watch) {
   Start start;
   start.merging = broadcast(communicator, merged);
   store::Position first = start.merging;
   communicator.together([&] {
     for (const ClientFiles& files : mine) {
-      start.clients.push_back(start_of(files, shape, dropped, start.merging, say));
+      start.clients.push_back(start_of(files, shape, dropped, start.merging, watch));
       first = std::min(first, start.clients.back());
     }
   });

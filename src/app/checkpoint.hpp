@@ -17,6 +17,7 @@
 #include "inputs.hpp"
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -38,11 +39,21 @@ struct RunShape {
 /// Counted over all rounds.
 [[nodiscard]] std::int64_t blocks_before(const RunShape& shape, store::Position position);
 
-/// The first position whose merged block is missing or damaged: nothing from it on counts as done.
-/// @param say  gets a line about each damaged block file
-[[nodiscard]] store::Position merged_until(const store::BlockStore& merged, const RunShape& shape,
-                                           const std::vector<DroppedClient>& dropped,
-                                           const std::function<void(const std::string&)>& say);
+/// What the search tells meanwhile: it reads gigabytes.
+struct Watch {
+  std::function<void(const std::string&)> say;  // a line about each damaged file
+  std::function<void()> beat = [] {};           // before each file (watchdog)
+};
+
+/// What counts as merged.
+struct Merged {
+  store::Position until;                              // the first position whose block is missing or damaged
+  std::map<std::int64_t, std::int64_t> dropped = {};  // by block: weights dropped in its newest record before
+};
+/// Reads, once, what a process that goes on will need: of each block its newest record, and the one that the
+/// round begins with. Of older rounds it looks whether the files are there.
+[[nodiscard]] Merged merged_until(const store::BlockFiles& merged, const RunShape& shape,
+                                  const std::vector<DroppedClient>& dropped, const Watch& watch);
 
 /// Of one client on its rank: where it could begin.
 struct ClientFiles {
@@ -60,11 +71,9 @@ struct Start {
 /// Collective; `merging` and `first` come out alike on all ranks.
 /// @param merged  at the root: merged_until(), or end_of() when nothing is merged
 /// @param mine  this rank's clients, those that were dropped left out from their position on
-/// @param say  gets a line about each damaged state of this rank's clients
 [[nodiscard]] Start find_start(comm::Communicator& communicator, const RunShape& shape,
                                store::Position merged, const std::vector<ClientFiles>& mine,
-                               const std::vector<DroppedClient>& dropped,
-                               const std::function<void(const std::string&)>& say);
+                               const std::vector<DroppedClient>& dropped, const Watch& watch);
 
 /// Blocks from one saved state to the next, a power of two, so that saving costs under 2 % of the time.
 /// @param save_seconds  of all clients of a rank, @param block_seconds  the rank's work on one block

@@ -227,21 +227,20 @@ void PruneRun::find_position() {
     for (std::uint32_t round = 1; round <= shape_.rounds; ++round)
       (void)plan_round(config_, *inputs_.model, inputs_.rank_of_client, {round, 0}, identity_.dropped);
   });
-  const auto warn = [this](const std::string& line) { log_->warn("{}", line); };
-  store::Position merged = end_of(shape_);
+  const Watch watch{.say = [this](const std::string& line) { log_->warn("{}", line); },
+                    .beat = [this] { watchdog_.beat(phase_); }};
+  Merged merged{.until = end_of(shape_)};
   communicator_.together([&] {
-    if (root() && merges()) merged = merged_until(*store_, shape_, identity_.dropped, warn);
+    if (root() && merges()) merged = merged_until(*store_, shape_, identity_.dropped, watch);
   });
-  begin_ = find_start(communicator_, shape_, merged, clients_->files(), identity_.dropped, warn);
+  begin_ = find_start(communicator_, shape_, merged.until, clients_->files(), identity_.dropped, watch);
   clients_->begin_at(begin_.clients);
   if (!goes_on_) return;
   log_->info("going on with block {} of round {}", begin_.first.block, begin_.first.round);
   if (merges() && begin_.first < begin_.merging)
     log_->info("... with client states from there on; what is merged before block {} of round {} stays",
                begin_.merging.block, begin_.merging.round);
-  communicator_.together([&] {
-    if (root() && merges()) dropped_weights_ = ledger_->dropped_before(begin_.merging);
-  });
+  dropped_weights_ = std::move(merged.dropped);
   // Of blocks that are merged, or of the root's own clients. end_of() is after all of them.
   store::Position shown = begin_.merging;
   if (!merges() && !begin_.clients.empty())
