@@ -109,8 +109,8 @@ void PruneRun::decide_identity() {
   communicator_.together([&] {
     if (!root()) return;
     const std::filesystem::path file = paths_.dir / "resume.json";
-    const auto facts =
-        identity_facts(config_, inputs_.model->digest(), inputs_.token_sha256, backend_->kernel_set());
+    const std::string digest = inputs_.model->digest(threads_, [this] { watchdog_.beat(phase_); });
+    const auto facts = identity_facts(config_, digest, inputs_.token_sha256, backend_->kernel_set());
     std::optional<RunIdentity> before;
     if (!options_.restart) before = store::read_identity(file);
     if (before) {

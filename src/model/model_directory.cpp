@@ -3,6 +3,7 @@
 
 #include "fedspallm/base/error.hpp"
 #include "fedspallm/base/hash.hpp"
+#include "fedspallm/base/thread_pool.hpp"
 #include "fedspallm/model/json_text.hpp"
 
 #include <algorithm>
@@ -265,13 +266,20 @@ void ModelDirectory::will_need_block(std::int64_t block) const noexcept {
   }
 }
 
-std::string ModelDirectory::digest() const {
+std::string ModelDirectory::digest(int threads, const std::function<void()>& beat) const {
   std::vector<std::filesystem::path> files{path_ / "config.json"};
   if (sharded_) files.push_back(path_ / kIndexFile);
   for (const SafetensorsFile& shard : shards_) files.push_back(shard.path());
+  // SHA-256 of one file is one thread's work; files are independent.
+  std::vector<std::string> digests(files.size());
+  ThreadPool pool(std::clamp(static_cast<int>(files.size()), 1, std::max(1, threads)));
+  pool.run(static_cast<std::int64_t>(files.size()), [&](std::int64_t file, int) {
+    const auto index = static_cast<std::size_t>(file);
+    digests[index] = sha256_of_file(files[index], beat);
+  });
   std::string lines;
-  for (const auto& file : files)
-    lines += fmt::format("{}  {}\n", sha256_of_file(file), file.filename().string());
+  for (std::size_t file = 0; file < files.size(); ++file)
+    lines += fmt::format("{}  {}\n", digests[file], files[file].filename().string());
   return sha256(std::as_bytes(std::span(lines)));
 }
 

@@ -2,6 +2,7 @@
 #include "fedspallm/model/model_directory.hpp"
 
 #include "fedspallm/base/error.hpp"
+#include "fedspallm/base/hash.hpp"
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
@@ -10,8 +11,14 @@
 #include "support/support.hpp"
 #include "support/tiny_model.hpp"
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cmath>
+#include <condition_variable>
 #include <limits>
+#include <mutex>
+#include <set>
+#include <thread>
 
 namespace fedspallm::model {
 namespace {
@@ -286,6 +293,37 @@ TEST_F(ModelDirectoryTest, TheDigestDependsOnEveryFileAndOnNothingElse) {
   tensors.back().values[0] += 1.0F;
   write_shards(tensors);
   EXPECT_NE(ModelDirectory(path()).digest(), digest);
+}
+
+TEST_F(ModelDirectoryTest, TheDigestIsThatOfTheFilesDigestsWhateverTheThreads) {
+  write_shards(test::tiny_tensors(kTinyLlama));
+  const ModelDirectory model(path());
+  std::string lines;
+  std::vector<std::filesystem::path> files{path() / "config.json", path() / "model.safetensors.index.json"};
+  for (const SafetensorsFile& shard : model.shards()) files.push_back(shard.path());
+  for (const auto& file : files)
+    lines += fmt::format("{}  {}\n", sha256_of_file(file), file.filename().string());
+  const std::string expected = sha256(std::as_bytes(std::span(lines)));
+  for (const int threads : {1, 3, 64}) {
+    std::atomic<std::size_t> beats = 0;
+    EXPECT_EQ(model.digest(threads, [&] { ++beats; }), expected) << threads << " threads";
+    EXPECT_GE(beats, files.size()) << "one in each file at least";
+  }
+}
+
+TEST_F(ModelDirectoryTest, FilesAreHashedAtTheSameTime) {
+  write_shards(test::tiny_tensors(kTinyLlama));
+  std::mutex mutex;
+  std::condition_variable came;
+  std::set<std::thread::id> threads;
+  bool both = true;
+  (void)ModelDirectory(path()).digest(2, [&] {
+    std::unique_lock lock(mutex);
+    threads.insert(std::this_thread::get_id());
+    came.notify_all();
+    both = both && came.wait_for(lock, std::chrono::minutes(1), [&] { return threads.size() == 2; });
+  });
+  EXPECT_TRUE(both) << "one file waits for the other one";
 }
 
 TEST_F(ModelDirectoryTest, TheTokenizersDigestIsEmptyWithoutOne) {
