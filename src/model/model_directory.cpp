@@ -7,7 +7,6 @@
 #include "fedspallm/model/json_text.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <map>
 #include <utility>
 
@@ -287,23 +286,6 @@ std::string ModelDirectory::tokenizer_digest() const {
   std::error_code error;
   const std::filesystem::path file = path_ / "tokenizer.json";
   return std::filesystem::exists(file, error) ? sha256_of_file(file) : "";
-}
-
-void embed_tokens(const ModelDirectory& model, std::span<const std::int32_t> tokens, std::span<float> out) {
-  const Architecture& architecture = model.architecture();
-  const auto width = static_cast<std::size_t>(architecture.embedding_size);
-  require(out.size() == tokens.size() * width, "out is tokens.size() x embedding_size");
-  const TensorView table = model.tensor(architecture.embedding_name);
-  const std::size_t row_bytes = width * size_of(table.dtype());
-  for (std::size_t i = 0; i < tokens.size(); ++i) {
-    require(0 <= tokens[i] && tokens[i] < architecture.vocab_size, "0 <= token < vocab_size");
-    float* row = out.data() + i * width;
-    widen(table.dtype(), table.bytes.data() + static_cast<std::size_t>(tokens[i]) * row_bytes, row, width);
-    const bool finite = std::all_of(row, row + width, [](float value) { return std::isfinite(value); });
-    check<NumericalError>(finite, fmt::format("{}: tensor '{}': row {} holds NaN or infinity",
-                                              model.shards()[table.shard].path().string(),
-                                              architecture.embedding_name, tokens[i]));
-  }
 }
 
 }  // namespace fedspallm::model

@@ -334,37 +334,5 @@ TEST_F(ModelDirectoryTest, TheTokenizersDigestIsEmptyWithoutOne) {
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
 }
 
-TEST_F(ModelDirectoryTest, EmbeddingsAreLookedUpRowByRow) {
-  auto tensors = test::tiny_tensors(kTinyLlama);
-  const std::vector<float> table = named(tensors, "model.embed_tokens.weight").values;
-  write(kTinyLlama, tensors);
-  const ModelDirectory model(path());
-  embed_tokens(model, {}, {});
-  const std::vector<std::int32_t> tokens = {10, 0, 10};
-  std::vector<float> out(tokens.size() * 8);
-  embed_tokens(model, tokens, out);
-  for (std::size_t i = 0; i < tokens.size(); ++i)
-    for (std::size_t j = 0; j < 8; ++j)
-      EXPECT_EQ(out[i * 8 + j], table[static_cast<std::size_t>(tokens[i]) * 8 + j]);
-  for (const std::int32_t bad : {-1, 11}) {
-    const std::vector<std::int32_t> outside = {0, bad, 0};
-    EXPECT_THROW(embed_tokens(model, outside, out), LogicError);
-  }
-  EXPECT_THROW(embed_tokens(model, tokens, std::span<float>(out).first(8)), LogicError);
-}
-
-TEST_F(ModelDirectoryTest, ANaNInAnEmbeddingThatIsUsedIsNamed) {
-  auto tensors = test::tiny_tensors(kTinyLlama);
-  named(tensors, "model.embed_tokens.weight").values[3 * 8 + 1] = std::numeric_limits<float>::quiet_NaN();
-  write(kTinyLlama, tensors);
-  const ModelDirectory model(path());
-  std::vector<float> out(8);
-  const std::vector<std::int32_t> good = {2};
-  EXPECT_NO_THROW(embed_tokens(model, good, out));
-  const std::vector<std::int32_t> bad = {3};
-  expect_error<NumericalError>([&] { embed_tokens(model, bad, out); },
-                               {"model.embed_tokens.weight", "row 3"});
-}
-
 }  // namespace
 }  // namespace fedspallm::model

@@ -78,8 +78,4 @@ class ModelDirectory {
   std::vector<Location> locations_;  // sorted by name
 };
 
-/// Looks up token embeddings on the host: out (tokens.size() x embedding_size), widened; position embeddings
-/// are added for families with learned positions by DecoderModel. @pre 0 <= token < vocab_size
-void embed_tokens(const ModelDirectory& model, std::span<const std::int32_t> tokens, std::span<float> out);
-
 }  // namespace fedspallm::model
