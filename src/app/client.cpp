@@ -21,6 +21,8 @@ struct LocalClients::Client {
 
 namespace {
 
+constexpr std::int64_t kMeasuredFloats = std::int64_t{1} << 24;  // 64 MiB tell how quick a disk takes a state
+
 /// Why `step` failed, where that is a client's own failure: numbers, or memory for them. "" = it did not
 /// fail.
 std::string failure_of(const std::function<void()>& step) {
@@ -126,27 +128,32 @@ void LocalClients::begin_at(const std::vector<store::Position>& starts) {
 LocalClients::Cost LocalClients::measure() {
   if (clients_.empty()) return {};
   Client& client = *clients_.front();
+  const std::int64_t columns = client.pruner.hidden_cols();
+  std::int64_t all_rows = 0;
+  for (const auto& each : clients_) all_rows += each->pruner.hidden_rows();
+  const auto part = [&](std::int64_t most) { return std::min(most, client.pruner.hidden_rows()); };
   Cost cost;
-  // The embedded windows, at a position that never counts: before the first block nothing needs a state.
+  // Embedded windows, at a position that never counts: before the first block nothing needs a state.
+  const std::int64_t saved = part(std::max<std::int64_t>(1, kMeasuredFloats / columns));
   double begin = now();
-  save_state(backend_, client.pruner.hidden(), *client.states, {1, 0}, writer_);
-  cost.save_seconds = (now() - begin) * static_cast<double>(clients_.size());
+  save_state(backend_, client.pruner.hidden().row_range(0, saved), *client.states, {1, 0}, writer_);
+  cost.save_seconds = (now() - begin) * static_cast<double>(all_rows) / static_cast<double>(saved);
   writer_.finish();
+  client.states->remove({1, 0});
   // Forward, Hessians, factorizations and sweeps together take about three forward passes.
   constexpr double kPasses = 3;
   const model::BlockWeights weights = model::load_block(*inputs_.model, 0, backend_);
-  const std::int64_t rows = std::min(workspace_->batch_rows(), client.pruner.hidden_rows());
+  const std::int64_t passed = part(workspace_->batch_rows());
+  const backend::View trial = workspace_->stage(passed, columns);  // pruning will need as much of it
+  backend_.copy(client.pruner.hidden().row_range(0, passed), trial);
   double seconds = 0;
   for (int repetition = 0; repetition < 2; ++repetition) {  // the first one warms up
     begin = now();
-    workspace_->forward().forward(weights, client.pruner.hidden().row_range(0, rows));
+    workspace_->forward().forward(weights, trial);
     backend_.synchronize();
     seconds = now() - begin;
   }
-  for (const auto& each : clients_)
-    cost.block_seconds += kPasses * seconds * static_cast<double>(each->pruner.hidden_rows()) /
-                          static_cast<double>(std::max<std::int64_t>(1, rows));
-  client.pruner.restart(client.input->windows);
+  cost.block_seconds = kPasses * seconds * static_cast<double>(all_rows) / static_cast<double>(passed);
   return cost;
 }
 

@@ -52,7 +52,7 @@ class LocalClients {
   void begin_at(const std::vector<store::Position>& starts);
   /// What saving the states of all clients costs, beside what pruning a block for all of them will take.
   struct Cost {
-    double save_seconds = 0;   // measured: one client's state, times the clients
+    double save_seconds = 0;   // measured on a part of one client's state
     double block_seconds = 0;  // estimated from one batch's forward pass
   };
   /// Before a round; disturbs no hidden state that counts.

@@ -199,6 +199,10 @@ void StateStore::forget_before(Position position) {
   for (auto old = all.begin(); old != after - 1; ++old) remove_path(file(*old));
 }
 
+void StateStore::remove(Position position) {
+  remove_path(file(position));
+}
+
 void StateStore::clear() {
   remove_path(folder_);
 }

@@ -63,6 +63,8 @@ class StateStore {
 
   /// Removes every state older than the newest one that is not after `position`.
   void forget_before(Position position);
+  /// Removes the state at this position, if there is one.
+  void remove(Position position);
   /// Removes every state, whatever run it is of.
   void clear();
 
