@@ -23,6 +23,10 @@ namespace {
 
 constexpr std::int64_t kMeasuredFloats = std::int64_t{1} << 24;  // 64 MiB tell how quick a disk takes a state
 
+/// Blocks of clients' own files and states that wait for the disk, besides the one that is being written: a
+/// slow disk holds the clients up rather than filling the memory with blocks.
+constexpr std::size_t kWaitingWrites = 2;
+
 /// Why `step` failed, where that is a client's own failure: numbers, or memory for them. "" = it did not
 /// fail.
 std::string failure_of(const std::function<void()>& step) {
@@ -67,7 +71,7 @@ LocalClients::LocalClients(backend::Backend& backend, const config::Config& conf
       inputs_(inputs),
       start_(start),
       hooks_(std::move(hooks)),
-      writer_(3 * inputs.clients.size() + 1) {
+      writer_(kWaitingWrites) {
   if (inputs.clients.empty()) return;
   workspace_ = std::make_unique<prune::Workspace>(backend, inputs.model->architecture(),
                                                   config.calibration.sequence_length);
