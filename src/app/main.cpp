@@ -223,7 +223,8 @@ int main(int argc, char** argv) {
   } catch (const std::bad_alloc&) {
     return print_error("out of memory; try fewer clients per rank, shorter sequences, or see --dry-run", true,
                        ExitStatus::no_resources);
-  } catch (const std::exception& error) {
-    return print_error(std::string("unexpected: ") + error.what(), true, ExitStatus::check_failed);
+  } catch (...) {
+    const Error error = current_error();
+    return print_error(error.what(), true, error.status());
   }
 }

@@ -229,12 +229,10 @@ void PruneRun::run_clients(const RoundPlan& plan, comm::Exchange& exchange) {
   const Listening listening(*this, exchange);
   try {
     clients_->run_round(plan, exchange);
-  } catch (const Error& error) {
-    exchange.fail(error);
   } catch (const std::bad_alloc&) {
     exchange.fail(ResourceError("out of memory while pruning; put fewer clients on a rank or see --dry-run"));
-  } catch (const std::exception& error) {
-    exchange.fail(LogicError(std::string("unexpected: ") + error.what()));
+  } catch (...) {
+    exchange.fail(current_error());
   }
   exchange.finish();
 }

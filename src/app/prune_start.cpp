@@ -47,19 +47,23 @@ RunIdentity from_json(const nlohmann::json& content) {
 }  // namespace
 
 void PruneRun::open_directory() {
-  communicator_.together([&] {
-    if (!root()) return;
-    lock_ = std::make_unique<store::RunLock>(paths_.dir, leave_directory);
+  const auto make_log_folder = [&] {
     std::error_code error;
     std::filesystem::create_directories(paths_.dir / "logs", error);
     check<ResourceError>(
         !error, fmt::format("{}: cannot be created: {}", (paths_.dir / "logs").string(), error.message()));
-    std::filesystem::remove(paths_.summary(), error);
+  };
+  communicator_.together([&] {
+    if (!root()) return;
+    lock_ = std::make_unique<store::RunLock>(paths_.dir, leave_directory);
+    make_log_folder();
+    std::error_code ignored;
+    std::filesystem::remove(paths_.summary(), ignored);
     status_.running(phase_);
     store_.emplace(store::BlockStore::of_run(paths_));
   });
   communicator_.together([&] {
-    std::filesystem::create_directories(paths_.dir / "logs");
+    make_log_folder();
     log_ = std::make_unique<Logger>(
         communicator_.rank(),
         (paths_.dir / "logs" / fmt::format("rank_{:04}.log", communicator_.rank())).string(),

@@ -11,7 +11,6 @@
 #include <chrono>
 #include <cstring>
 #include <memory>
-#include <new>
 #include <thread>
 
 namespace fedspallm::comm {
@@ -196,12 +195,8 @@ void Communicator::together(const std::function<void()>& step) {
   std::optional<Error> failure;
   try {
     step();
-  } catch (const Error& error) {
-    failure = error;
-  } catch (const std::bad_alloc&) {
-    failure = ResourceError("out of memory");
-  } catch (const std::exception& error) {
-    failure = Error(ExitStatus::check_failed, fmt::format("unexpected: {}", error.what()));
+  } catch (...) {
+    failure = current_error();
   }
   agree(failure);
 }

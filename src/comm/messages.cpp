@@ -3,8 +3,6 @@
 
 #include <array>
 #include <cstring>
-#include <filesystem>
-#include <new>
 #include <type_traits>
 #include <utility>
 
@@ -224,20 +222,7 @@ Failure failure_of(const Error& error, const std::string& rank_name) {
 }
 
 Failure current_failure(const std::string& rank_name) {
-  try {
-    throw;
-  } catch (const Error& error) {
-    return failure_of(error, rank_name);
-  } catch (const std::bad_alloc&) {
-    return {ExitStatus::no_resources, rank_name + ": out of memory"};
-  } catch (const std::filesystem::filesystem_error& error) {
-    return {ExitStatus::no_resources,
-            fmt::format("{}: {}: {}", rank_name, error.path1().string(), error.code().message())};
-  } catch (const std::exception& error) {
-    return {ExitStatus::check_failed, fmt::format("{}: unexpected: {}", rank_name, error.what())};
-  } catch (...) {
-    return {ExitStatus::check_failed, rank_name + ": an exception of unknown type"};
-  }
+  return failure_of(current_error(), rank_name);
 }
 
 }  // namespace fedspallm::comm
