@@ -3,12 +3,11 @@
 
 #include "fedspallm/base/error.hpp"
 
-#include <nlohmann/json.hpp>
-
+#include "block_merger.hpp"
 #include "plan.hpp"
 #include <algorithm>
-#include <map>
-#include <set>
+#include <functional>
+#include <optional>
 
 namespace fedspallm::app {
 
@@ -34,64 +33,95 @@ void for_each_position(const RunShape& shape, Visit visit) {
     if (!visit(position)) return;
 }
 
-/// The first block of the client's own file that is missing or damaged.
-store::Position own_until(const ClientFiles& files, const RunShape& shape,
-                          const std::vector<DroppedClient>& dropped) {
-  if (files.own == nullptr) return end_of(shape);
-  store::Position until = end_of(shape);
+/// Whether the client's own file has this block. Missing and damaged are the same here: it is made again.
+bool has_own(const ClientFiles& files, store::Position position) {
+  if (files.own == nullptr) return true;
+  try {
+    (void)files.own->read_block(position.round, position.block, store::Votes::skip);
+    return true;
+  } catch (const Error&) {
+    return false;
+  }
+}
+
+/// The first position whose update the client has still to make: it is not merged, or its own file lacks it.
+store::Position needed_from(const ClientFiles& files, const RunShape& shape,
+                            const std::vector<DroppedClient>& dropped, store::Position merged,
+                            const Watch& watch) {
+  store::Position needed = end_of(shape);
   for_each_position(shape, [&](store::Position position) {
     if (!prunes(shape, dropped, files.client, position)) return true;
-    try {
-      (void)files.own->read_block(position.round, position.block);
-      return true;
-    } catch (const Error&) {  // missing and damaged are the same here: it is made again
-      until = position;
-      return false;
-    }
+    watch.beat();
+    if (position < merged && has_own(files, position)) return true;
+    needed = position;
+    return false;
   });
-  return until;
+  return needed;
 }
 
-/// Positions at which the client could begin, as JSON: states that it has (not verified yet), and every
-/// round's begin, up to what its own file holds.
-nlohmann::json candidates_of(const ClientFiles& files, const RunShape& shape,
-                             const std::vector<DroppedClient>& dropped) {
-  const store::Position until = own_until(files, shape, dropped);
-  nlohmann::json list = nlohmann::json::array();
-  for (const store::Position position : files.states->positions())
-    if (position <= until && position.block < shape.blocks) list.push_back({position.round, position.block});
-  for (std::uint32_t round = 1; round <= shape.rounds + 1; ++round)
-    if (store::Position{round, 0} <= until) list.push_back({round, 0});
-  return {{"client", files.client}, {"positions", list}};
-}
-
-using Candidates = std::map<std::uint32_t, std::set<store::Position>>;  // by client
-
-/// The newest position not after `bound` that every client has.
-store::Position newest_common(const Candidates& candidates, const std::vector<DroppedClient>& dropped,
-                              store::Position bound) {
-  std::set<store::Position> all = {{1, 0}};
-  for (const auto& [client, positions] : candidates) all.insert(positions.begin(), positions.end());
-  for (std::uint32_t round = 1; round <= bound.round; ++round) all.insert({round, 0});
-  for (auto position = all.rbegin(); position != all.rend(); ++position) {
-    if (*position > bound) continue;
-    const bool common = std::all_of(candidates.begin(), candidates.end(), [&](const auto& entry) {
-      return entry.second.contains(*position) || is_dropped(dropped, entry.first, *position);
-    });
-    if (common) return *position;
+/// The newest position with a sound state that is early enough; a round's begin needs none.
+store::Position start_of(const ClientFiles& files, const RunShape& shape,
+                         const std::vector<DroppedClient>& dropped, store::Position merged,
+                         const Watch& watch) {
+  const store::Position needed = needed_from(files, shape, dropped, merged, watch);
+  std::vector<store::Position> places = files.states->positions();
+  for (std::uint32_t round = 1; round <= shape.rounds + 1; ++round) places.push_back({round, 0});
+  std::sort(places.begin(), places.end(), std::greater<>());
+  for (const store::Position place : places) {
+    if (place > needed || place.block >= shape.blocks) continue;
+    watch.beat();
+    if (place.block == 0 || files.states->verify(place, files.rows, files.columns)) return place;
+    watch.say(fmt::format("the saved state before block {} of round {} is damaged (client {}); falling back",
+                          place.block, place.round, files.client));
   }
   return {1, 0};
 }
 
-/// The clients of this rank whose state at `position` is damaged, as text; "" = all are sound.
-std::string damaged_states(const std::vector<ClientFiles>& mine, store::Position position,
-                           const std::vector<DroppedClient>& dropped) {
-  std::string names;
-  for (const ClientFiles& files : mine)
-    if (position.block > 0 && !is_dropped(dropped, files.client, position) &&
-        !files.states->verify(position, files.rows, files.columns))
-      names += fmt::format("{}{}", names.empty() ? "" : ", ", files.client);
-  return names;
+/// The first position whose merged block is not there, as far as names and sizes tell.
+store::Position there_until(const store::BlockFiles& merged, const RunShape& shape,
+                            const std::vector<DroppedClient>& dropped) {
+  store::Position until = end_of(shape);
+  for_each_position(shape, [&](store::Position position) {
+    bool covered = false;
+    for (std::uint32_t client = 0; client < shape.drawn[position.round - 1].size(); ++client)
+      covered |= prunes(shape, dropped, client, position);
+    if (!covered || merged.has_file(position.round, position.block)) return true;
+    until = position;
+    return false;
+  });
+  return until;
+}
+
+std::optional<store::Position> newest_before(const store::BlockFiles& merged, std::uint32_t block,
+                                             store::Position bound) {
+  std::optional<store::Position> newest;
+  for (const auto& [round, index] : merged.blocks())  // ascending
+    if (const store::Position position{round, index}; index == block && position < bound) newest = position;
+  return newest;
+}
+
+/// Reads each block's newest record before `until` and before its round, those that are not in `sound` yet.
+/// @return the position of one that is damaged
+std::optional<store::Position> first_damaged(const store::BlockFiles& merged, const RunShape& shape,
+                                             store::Position until,
+                                             std::map<store::Position, std::int64_t>& sound,
+                                             const Watch& watch) {
+  for (std::uint32_t block = 0; block < shape.blocks; ++block)
+    for (const store::Position bound : {until, store::Position{until.round, 0}}) {
+      const auto position = newest_before(merged, block, bound);
+      if (!position || sound.contains(*position)) continue;
+      watch.beat();
+      try {
+        const store::BlockRecord record =
+            merged.read_block(position->round, position->block, store::Votes::skip);
+        sound[*position] = dropped_weights(record);
+        watch.see(record);
+      } catch (const DataError& error) {
+        watch.say(fmt::format("{}; falling back to the block before it", error.what()));
+        return position;
+      }
+    }
+  return std::nullopt;
 }
 
 store::Position broadcast(comm::Communicator& communicator, store::Position position) {
@@ -125,58 +155,33 @@ std::int64_t blocks_before(const RunShape& shape, store::Position position) {
   return (std::int64_t{position.round} - 1) * shape.blocks + position.block;
 }
 
-store::Position merged_until(const store::BlockStore& merged, const RunShape& shape,
-                             const std::vector<DroppedClient>& dropped,
-                             const std::function<void(const std::string&)>& say) {
-  store::Position until = end_of(shape);
-  for_each_position(shape, [&](store::Position position) {
-    bool covered = false;
-    for (std::uint32_t client = 0; client < shape.drawn[position.round - 1].size(); ++client)
-      covered |= prunes(shape, dropped, client, position);
-    if (!covered) return true;
-    if (merged.has_block(position.round, position.block)) {
-      try {
-        (void)merged.read_block(position.round, position.block);
-        return true;
-      } catch (const DataError& error) {
-        say(fmt::format("{}; falling back to the block before it", error.what()));
-      }
-    }
-    until = position;
-    return false;
-  });
-  return until;
+Merged merged_until(const store::BlockFiles& merged, const RunShape& shape,
+                    const std::vector<DroppedClient>& dropped, const Watch& watch) {
+  Merged result{.until = there_until(merged, shape, dropped)};
+  std::map<store::Position, std::int64_t> sound;
+  while (const auto bad = first_damaged(merged, shape, result.until, sound, watch)) result.until = *bad;
+  for (std::uint32_t block = 0; block < shape.blocks; ++block)
+    if (const auto newest = newest_before(merged, block, result.until))
+      result.dropped[block] = sound[*newest];
+  return result;
 }
 
-store::Position find_start(comm::Communicator& communicator, const RunShape& shape, store::Position merged,
-                           const std::vector<ClientFiles>& mine, const std::vector<DroppedClient>& dropped,
-                           const std::function<void(const std::string&)>& say) {
-  nlohmann::json list = nlohmann::json::array();
+Start find_start(comm::Communicator& communicator, const RunShape& shape, store::Position merged,
+                 const std::vector<ClientFiles>& mine, const std::vector<DroppedClient>& dropped,
+                 const Watch& watch) {
+  Start start;
+  start.merging = broadcast(communicator, merged);
+  store::Position first = start.merging;
   communicator.together([&] {
-    for (const ClientFiles& files : mine) list.push_back(candidates_of(files, shape, dropped));
-  });
-  Candidates candidates;
-  for (const std::string& text : communicator.gather(list.dump())) {
-    const auto theirs = nlohmann::json::parse(text);
-    for (const auto& entry : theirs)
-      for (const auto& position : entry["positions"])
-        candidates[entry["client"]].insert({position[0], position[1]});
-  }
-  while (true) {
-    const store::Position start =
-        broadcast(communicator,
-                  newest_common(candidates, dropped, communicator.rank() == 0 ? merged : store::Position{}));
-    const std::string damaged = damaged_states(mine, start, dropped);
-    bool sound = true;
-    for (const std::string& clients : communicator.gather(damaged)) {
-      if (clients.empty()) continue;
-      sound = false;
-      say(fmt::format("the saved state before block {} of round {} is damaged (client {}); falling back",
-                      start.block, start.round, clients));
+    for (const ClientFiles& files : mine) {
+      start.clients.push_back(start_of(files, shape, dropped, start.merging, watch));
+      first = std::min(first, start.clients.back());
     }
-    if (communicator.broadcast(std::string(sound ? "sound" : "damaged")) == "sound") return start;
-    merged = {start.round, start.block - 1};  // block > 0: a round's begin needs no state
-  }
+  });
+  const std::int64_t earliest = -communicator.maximum(-blocks_before(shape, first));  // a minimum
+  start.first = {static_cast<std::uint32_t>(earliest / shape.blocks + 1),
+                 static_cast<std::uint32_t>(earliest % shape.blocks)};
+  return start;
 }
 
 std::uint32_t blocks_between_states(double save_seconds, double block_seconds) {

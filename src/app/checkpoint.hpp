@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
-// Purpose: from where a killed or stopped run goes on. The newest position such that every merged block
-// before it is on disk and sound, and every client's hidden states there are too. What is damaged is passed
-// over, said aloud. Blocks after it that are on disk already are computed again and must come out equal
-// (root.hpp). Non-goal: whether the directory belongs to this run (identity.hpp).
+// Purpose: from where a killed or stopped run goes on. Merging: the newest position such that every merged
+// block before it is on disk and sound. Each client: its own newest saved state that is not after the first
+// block it has still to deliver; what it computes on the way there is merged already and not sent. So ranks
+// need not wait for each other, nor keep states for the slowest. What is damaged is passed over, said aloud.
+// Blocks from there on that are on disk already are computed again and must come out equal (root.hpp).
+// Non-goal: whether the directory belongs to this run (identity.hpp).
 #pragma once
 
 #include "fedspallm/backend/backend.hpp"
@@ -15,6 +17,7 @@
 #include "inputs.hpp"
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -36,11 +39,22 @@ struct RunShape {
 /// Counted over all rounds.
 [[nodiscard]] std::int64_t blocks_before(const RunShape& shape, store::Position position);
 
-/// The first position whose merged block is missing or damaged: nothing from it on counts as done.
-/// @param say  gets a line about each damaged block file
-[[nodiscard]] store::Position merged_until(const store::BlockStore& merged, const RunShape& shape,
-                                           const std::vector<DroppedClient>& dropped,
-                                           const std::function<void(const std::string&)>& say);
+/// What the search tells meanwhile: it reads gigabytes.
+struct Watch {
+  std::function<void(const std::string&)> say;  // a line about each damaged file
+  std::function<void()> beat = [] {};           // before each file (watchdog)
+  std::function<void(const store::BlockRecord&)> see = [](const store::BlockRecord&) {};  // sound merged ones
+};
+
+/// What counts as merged.
+struct Merged {
+  store::Position until;                              // the first position whose block is missing or damaged
+  std::map<std::int64_t, std::int64_t> dropped = {};  // by block: weights dropped in its newest record before
+};
+/// Reads, once, what a process that goes on will need: of each block its newest record, and the one that the
+/// round begins with. Of older rounds it looks whether the files are there.
+[[nodiscard]] Merged merged_until(const store::BlockFiles& merged, const RunShape& shape,
+                                  const std::vector<DroppedClient>& dropped, const Watch& watch);
 
 /// Of one client on its rank: where it could begin.
 struct ClientFiles {
@@ -50,14 +64,17 @@ struct ClientFiles {
   std::int64_t rows = 0, columns = 0;      // of its hidden states
 };
 
-/// Collective.
+struct Start {
+  store::Position merging;               // the first block that is not merged yet
+  store::Position first;                 // the earliest of it and of all clients' positions
+  std::vector<store::Position> clients;  // of this rank
+};
+/// Collective; `merging` and `first` come out alike on all ranks.
 /// @param merged  at the root: merged_until(), or end_of() when nothing is merged
 /// @param mine  this rank's clients, those that were dropped left out from their position on
-/// @param say  at the root: gets a line about each damaged state
-[[nodiscard]] store::Position find_start(comm::Communicator& communicator, const RunShape& shape,
-                                         store::Position merged, const std::vector<ClientFiles>& mine,
-                                         const std::vector<DroppedClient>& dropped,
-                                         const std::function<void(const std::string&)>& say);
+[[nodiscard]] Start find_start(comm::Communicator& communicator, const RunShape& shape,
+                               store::Position merged, const std::vector<ClientFiles>& mine,
+                               const std::vector<DroppedClient>& dropped, const Watch& watch);
 
 /// Blocks from one saved state to the next, a power of two, so that saving costs under 2 % of the time.
 /// @param save_seconds  of all clients of a rank, @param block_seconds  the rank's work on one block

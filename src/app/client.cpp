@@ -16,12 +16,19 @@ struct LocalClients::Client {
   prune::BlockPruner pruner;
   std::optional<store::BlockStore> own = std::nullopt;  // clients/NAME.h5
   std::optional<store::StateStore> states = std::nullopt;
+  store::Position from = {};                            // where it begins in this process
   std::optional<store::Position> saved = std::nullopt;  // the newest state on its way to disk
   std::map<std::int64_t, std::int64_t> dropped = {};    // weights by block
   bool counted = true;                                  // `dropped` has all blocks
 };
 
 namespace {
+
+constexpr std::int64_t kMeasuredFloats = std::int64_t{1} << 24;  // 64 MiB tell how quick a disk takes a state
+
+/// Blocks of clients' own files and states that wait for the disk, besides the one that is being written: a
+/// slow disk holds the clients up rather than filling the memory with blocks.
+constexpr std::size_t kWaitingWrites = 2;
 
 /// Why `step` failed, where that is a client's own failure: numbers, or memory for them. "" = it did not
 /// fail.
@@ -67,7 +74,7 @@ LocalClients::LocalClients(backend::Backend& backend, const config::Config& conf
       inputs_(inputs),
       start_(start),
       hooks_(std::move(hooks)),
-      writer_(3 * inputs.clients.size() + 1) {
+      writer_(kWaitingWrites) {
   if (inputs.clients.empty()) return;
   workspace_ = std::make_unique<prune::Workspace>(backend, inputs.model->architecture(),
                                                   config.calibration.sequence_length);
@@ -120,13 +127,13 @@ std::vector<ClientFiles> LocalClients::files() const {
   return result;
 }
 
-void LocalClients::count_before(store::Position position) {
+void LocalClients::count_before() {
   for (auto& client : clients_) {
-    client->counted = client->own.has_value() || position == store::Position{1, 0};
+    client->counted = client->own.has_value() || client->from == store::Position{1, 0};
     if (!client->own) continue;
     try {
       for (const auto& [round, block] : client->own->blocks()) {  // ascending
-        if (store::Position{round, block} >= position) continue;
+        if (store::Position{round, block} >= client->from) continue;
         std::int64_t dropped = 0;
         for (const auto& matrix : client->own->read_block(round, block, store::Votes::skip).matrices)
           dropped += matrix.matrix.dropped();
@@ -156,47 +163,68 @@ std::int64_t LocalClients::mean_dropped(std::int64_t block) const {
   return clients_.empty() ? 0 : all / static_cast<std::int64_t>(clients_.size());
 }
 
-void LocalClients::forget_from(store::Position position) {
+void LocalClients::forget_what_follows() {
   for (auto& client : clients_) {
-    client->states->forget_after(position);
-    if (client->own) client->own->forget_from(position.round, position.block);
+    client->states->forget_after(client->from);
+    if (client->own) client->own->forget_from(client->from.round, client->from.block);
   }
+}
+
+void LocalClients::begin_at(const std::vector<store::Position>& starts) {
+  require(starts.size() == clients_.size(), "LocalClients::begin_at: a position for each client");
+  for (std::size_t i = 0; i < starts.size(); ++i) clients_[i]->from = starts[i];
 }
 
 LocalClients::Cost LocalClients::measure() {
   if (clients_.empty()) return {};
   Client& client = *clients_.front();
+  const std::int64_t columns = client.pruner.hidden_cols();
+  std::int64_t all_rows = 0;
+  for (const auto& each : clients_) all_rows += each->pruner.hidden_rows();
+  const auto part = [&](std::int64_t most) { return std::min(most, client.pruner.hidden_rows()); };
   Cost cost;
-  // The embedded windows, at a position that never counts: before the first block nothing needs a state.
+  // Embedded windows, at a position that never counts: before the first block nothing needs a state.
+  const std::int64_t saved = part(std::max<std::int64_t>(1, kMeasuredFloats / columns));
   double begin = now();
-  save_state(backend_, client.pruner.hidden(), *client.states, {1, 0}, writer_);
-  cost.save_seconds = (now() - begin) * static_cast<double>(clients_.size());
+  save_state(backend_, client.pruner.hidden().row_range(0, saved), *client.states, {1, 0}, writer_);
+  cost.save_seconds = (now() - begin) * static_cast<double>(all_rows) / static_cast<double>(saved);
   writer_.finish();
+  client.states->remove({1, 0});
   // Forward, Hessians, factorizations and sweeps together take about three forward passes.
   constexpr double kPasses = 3;
   const model::BlockWeights weights = model::load_block(*inputs_.model, 0, backend_);
-  const std::int64_t rows = std::min(workspace_->batch_rows(), client.pruner.hidden_rows());
+  const std::int64_t passed = part(workspace_->batch_rows());
+  const backend::View trial = workspace_->stage(passed, columns);  // pruning will need as much of it
+  backend_.copy(client.pruner.hidden().row_range(0, passed), trial);
   double seconds = 0;
   for (int repetition = 0; repetition < 2; ++repetition) {  // the first one warms up
     begin = now();
-    workspace_->forward().forward(weights, client.pruner.hidden().row_range(0, rows));
+    workspace_->forward().forward(weights, trial);
     backend_.synchronize();
     seconds = now() - begin;
   }
-  for (const auto& each : clients_)
-    cost.block_seconds += kPasses * seconds * static_cast<double>(each->pruner.hidden_rows()) /
-                          static_cast<double>(std::max<std::int64_t>(1, rows));
-  client.pruner.restart(client.input->windows);
+  cost.block_seconds = kPasses * seconds * static_cast<double>(all_rows) / static_cast<double>(passed);
   return cost;
 }
 
+/// After the last block that it prunes in the round, a client's hidden states serve nobody.
+LocalClients::Way LocalClients::way_of(const RoundPlan& plan, const Client& client) const {
+  const std::uint32_t index = client.input->index;
+  const std::vector<bool>& drawn = plan.drawn[index];
+  Way way{.first = 0, .end = plan.delivers_until[index]};
+  if (client.from.round == plan.round) way.first = client.from.block;
+  if (client.from.round > plan.round) way.first = way.end;
+  while (way.end > way.first && !drawn[static_cast<std::size_t>(way.end - 1)]) --way.end;
+  return way;
+}
+
 void LocalClients::begin(const RoundPlan& plan) {
-  const store::Position position{plan.round, static_cast<std::uint32_t>(plan.first_block)};
   for (auto& client : clients_) {
-    if (plan.first_block >= plan.delivers_until[client->input->index]) continue;
-    if (plan.first_block > 0) {
-      load_state(backend_, *client->states, position, client->pruner.hidden());
-      client->saved = position;
+    const Way way = way_of(plan, *client);
+    if (way.first >= way.end) continue;
+    if (way.first > 0) {
+      load_state(backend_, *client->states, client->from, client->pruner.hidden());
+      client->saved = client->from;
     } else if (plan.round > 1) {
       client->pruner.restart(client->input->windows);
     }
@@ -206,18 +234,17 @@ void LocalClients::begin(const RoundPlan& plan) {
 void LocalClients::run_round(const RoundPlan& plan, comm::Exchange& exchange) {
   begin(plan);
   const std::int64_t blocks = inputs_.model->architecture().blocks;
-  const auto any_active = [&](std::int64_t block) {
-    return std::any_of(clients_.begin(), clients_.end(),
-                       [&](const auto& client) { return active(plan, exchange, *client, block); });
-  };
   // A rank that has nothing to do must not run ahead through the boundaries: a stop would come late for all.
-  for (std::int64_t block = plan.first_block; block < blocks && any_active(block); ++block) {
+  for (std::int64_t block = plan.exchange.first_block; block < blocks && anybody_left(plan, exchange, block);
+       ++block) {
     const store::Position position{plan.round, static_cast<std::uint32_t>(block)};
     const comm::Boundary boundary = exchange.at_boundary(position.block);
     if (boundary != comm::Boundary::go_on)
       for (auto& client : clients_)
         if (active(plan, exchange, *client, block)) save(*client, position);
     if (boundary == comm::Boundary::stop) break;
+    const auto is_active = [&](const auto& client) { return active(plan, exchange, *client, block); };
+    if (std::none_of(clients_.begin(), clients_.end(), is_active)) continue;  // they begin later
     inputs_.model->will_need_block(block + 1);
     if (hooks_.load_ahead) model::prefetch_block(*inputs_.model, block + 1, backend_);
     const Base base = base_of(plan, exchange, block);
@@ -227,7 +254,7 @@ void LocalClients::run_round(const RoundPlan& plan, comm::Exchange& exchange) {
       error += prune_block(plan, exchange, base, *client, block);
       const store::Position next{plan.round, position.block + 1};
       if (next.block < blocks && next.block % blocks_between_states_ == 0 &&
-          active(plan, exchange, *client, block))
+          active(plan, exchange, *client, block + 1))
         save(*client, next);
     }
     forget(exchange, position);
@@ -238,7 +265,16 @@ void LocalClients::run_round(const RoundPlan& plan, comm::Exchange& exchange) {
 
 bool LocalClients::active(const RoundPlan& plan, const comm::Exchange& exchange, const Client& client,
                           std::int64_t block) const {
-  return block < plan.delivers_until[client.input->index] && !exchange.is_dropped(client.input->index);
+  const Way way = way_of(plan, client);
+  return way.first <= block && block < way.end && !exchange.is_dropped(client.input->index);
+}
+
+bool LocalClients::anybody_left(const RoundPlan& plan, const comm::Exchange& exchange,
+                                std::int64_t block) const {
+  return std::any_of(clients_.begin(), clients_.end(), [&](const auto& client) {
+    const Way way = way_of(plan, *client);
+    return way.first < way.end && block < way.end && !exchange.is_dropped(client->input->index);
+  });
 }
 
 LocalClients::Base LocalClients::base_of(const RoundPlan& plan, comm::Exchange& exchange,
@@ -317,10 +353,11 @@ double LocalClients::prune_block(const RoundPlan& plan, comm::Exchange& exchange
 
 void LocalClients::deliver(const RoundPlan& plan, comm::Exchange& exchange, std::int64_t block,
                            std::size_t matrix, wire::MatrixUpdate update) {
-  if (!merges()) return;
+  const std::size_t unit = plan.unit[static_cast<std::size_t>(block)][matrix];
+  if (unit == kNoUnit) return;  // nothing is merged, or this was merged by an earlier process
   // Other clients forget their states of the blocks before this one once it is merged: ours must be on disk.
   writer_.finish();
-  exchange.submit(plan.unit[static_cast<std::size_t>(block)][matrix], std::move(update));
+  exchange.submit(unit, std::move(update));
 }
 
 /// A failure is the client's own only while it computes: what the exchange or a damaged model throws is
@@ -333,7 +370,9 @@ bool LocalClients::compute_or_drop(const RoundPlan& plan, comm::Exchange& exchan
   }
   const std::string reason = failure_of(compute);
   if (reason.empty()) return true;
-  const store::Position from{plan.round, static_cast<std::uint32_t>(block)};
+  // What was merged before counts, though it cannot be computed again.
+  const std::int64_t first = merges() ? std::max(block, plan.first_block) : block;
+  const store::Position from{plan.round, static_cast<std::uint32_t>(first)};
   dropped_.push_back({client.input->index, from, reason});
   exchange.drop(client.input->index, from.block, reason);
   return false;
@@ -347,7 +386,8 @@ void LocalClients::save(Client& client, store::Position position) {
   saving_seconds_ += now() - begin;
 }
 
-/// Two generations at least, and all that a start at the newest merged block could need.
+/// Two generations at least, and what the client itself could need: a later process begins at its newest
+/// state that is not after what it has still to deliver, and the root may know less merged than we heard.
 void LocalClients::forget(const comm::Exchange& exchange, store::Position position) {
   std::uint32_t keep = position.block >= blocks_between_states_ ? position.block - blocks_between_states_ : 0;
   if (merges()) {

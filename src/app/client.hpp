@@ -48,23 +48,26 @@ class LocalClients {
   /// The run's identity is known: from here on the clients have files. Removes those of other runs unless the
   /// run goes on.
   void open_files(std::uint64_t run_id, bool goes_on);
-  /// For dropped_weights(), where a run goes on: what the clients' own files have before `position`.
-  void count_before(store::Position position);
-  /// What lies on disk from `position` on is of another computation: it is removed, before run_round().
-  void forget_from(store::Position position);
+  /// For dropped_weights(), where a run goes on, after begin_at(): what the clients' own files have before
+  /// that.
+  void count_before();
+  /// What lies on disk after begin_at()'s positions is of another computation: it is removed.
+  void forget_what_follows();
   /// For find_start(); valid until the next call of a member.
   [[nodiscard]] std::vector<ClientFiles> files() const;
+  /// Where each begins, in the order of files().
+  void begin_at(const std::vector<store::Position>& starts);
   /// What saving the states of all clients costs, beside what pruning a block for all of them will take.
   struct Cost {
-    double save_seconds = 0;   // measured: one client's state, times the clients
+    double save_seconds = 0;   // measured on a part of one client's state
     double block_seconds = 0;  // estimated from one batch's forward pass
   };
   /// Before a round; disturbs no hidden state that counts.
   [[nodiscard]] Cost measure();
   void set_blocks_between_states(std::uint32_t blocks) { blocks_between_states_ = blocks; }
 
-  /// The round's blocks from plan.first_block on, whose states are loaded; fewer where the exchange says
-  /// stop.
+  /// The round's blocks, each client from where it begins to the last one it prunes; fewer where the exchange
+  /// says stop. Blocks before plan.first_block are merged already: nothing of them is delivered.
   void run_round(const RoundPlan& plan, comm::Exchange& exchange);
   /// Writes the linking files of clients/NAME.h5; those of dropped clients stay marked as incomplete.
   void finish(const store::Provenance& provenance, const std::vector<DroppedClient>& dropped);
@@ -90,11 +93,19 @@ class LocalClients {
     prune::PreviousMasks previous;
   };
   struct BlockResult;
+  /// Blocks that a client goes through in a round: [first, end), empty where it has nothing to do.
+  struct Way {
+    std::int64_t first = 0, end = 0;
+  };
+  [[nodiscard]] Way way_of(const RoundPlan& plan, const Client& client) const;
   void begin(const RoundPlan& plan);
   [[nodiscard]] Base base_of(const RoundPlan& plan, comm::Exchange& exchange, std::int64_t block);
   [[nodiscard]] model::BlockWeights load(const Base& base, std::int64_t block);
   [[nodiscard]] bool active(const RoundPlan& plan, const comm::Exchange& exchange, const Client& client,
                             std::int64_t block) const;
+  /// Whether anybody of this rank has something to do in `block` or after it.
+  [[nodiscard]] bool anybody_left(const RoundPlan& plan, const comm::Exchange& exchange,
+                                  std::int64_t block) const;
   double prune_block(const RoundPlan& plan, comm::Exchange& exchange, const Base& base, Client& client,
                      std::int64_t block);
   void deliver(const RoundPlan& plan, comm::Exchange& exchange, std::int64_t block, std::size_t matrix,

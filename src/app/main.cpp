@@ -197,7 +197,7 @@ int run_with_mpi(int argc, char** argv, const Chosen& chosen) {
       end_all(communicator, error, communicator.rank() == 0);
     return status;
   } catch (...) {
-    const Error error = comm::current_error();
+    const Error error = current_error();
     if (communicator.size() > 1) end_all(communicator, error, false);
     return print_error(error.what(), true, error.status());
   }
@@ -251,7 +251,7 @@ int main(int argc, char** argv) {
   } catch (const LaunchError& error) {  // every process sees it, and none knows of the others
     return print_error(error.what(), speaks(), error.status());
   } catch (...) {
-    const Error error = comm::current_error();
+    const Error error = current_error();
     return print_error(error.what(), true, error.status());
   }
 }

@@ -19,7 +19,7 @@ namespace fedspallm::app {
 
 struct RoundPlan {
   std::uint32_t round = 1;
-  std::int64_t first_block = 0;  // where this process begins; what comes before it was done by an earlier one
+  std::int64_t first_block = 0;  // what comes before it was merged by an earlier process
   prune::Settings settings;
   aggregate::MergeRules rules;
   std::vector<std::vector<bool>> drawn;      // [client][block], also of clients that were dropped since

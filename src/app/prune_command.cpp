@@ -195,7 +195,7 @@ ExitStatus run_prune(comm::Communicator& communicator, Signals& signals, const P
     watchdog.finish();
     return result;
   } catch (...) {
-    const Error error = comm::current_error();
+    const Error error = current_error();
     if (communicator.rank() == 0) status.ended(error.status(), error.what());
     watchdog.finish(error);
     throw;

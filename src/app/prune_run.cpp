@@ -163,10 +163,14 @@ comm::Exchange::OnCompleted PruneRun::on_completed(const RoundPlan& plan, BlockM
 }
 
 void PruneRun::prune_rounds() {
-  for (; position_ < end_of(shape_); position_ = {position_.round + 1, 0}) {
+  for (store::Position at = begin_.first; at < end_of(shape_); at = {at.round + 1, 0}) {
+    // Clients may begin before the first block that is merged.
+    const store::Position merging =
+        std::clamp(begin_.merging, store::Position{at.round, 0}, store::Position{at.round, shape_.blocks});
     RoundPlan plan;
     communicator_.together([&] {
-      plan = plan_round(config_, *inputs_.model, inputs_.rank_of_client, position_, identity_.dropped);
+      plan = plan_round(config_, *inputs_.model, inputs_.rank_of_client, merging, identity_.dropped);
+      plan.exchange.first_block = at.block;
     });
     if (!plan.uncovered.empty())
       log_->warn("round {}: {} blocks are pruned by no client and stay as they are", plan.round,
@@ -229,7 +233,7 @@ void PruneRun::run_clients(const RoundPlan& plan, comm::Exchange& exchange) {
   try {
     clients_->run_round(plan, exchange);
   } catch (...) {
-    exchange.fail(comm::current_error());
+    exchange.fail(current_error());
   }
   exchange.finish();
 }

@@ -134,9 +134,9 @@ class PruneRun {
   RunIdentity identity_;
   bool goes_on_ = false;
   std::optional<std::map<std::string, std::string>> forced_facts_;  // of now, where identity_ has other ones
-  store::Position position_;                                        // where this process begins
-  bool shared_folder_ = false;                                      // all ranks see the root's run directory
-  std::unique_ptr<store::ModelWriter> writer_;                      // null where nothing is merged
+  Start begin_;                                 // where this process begins; clients apart the same
+  bool shared_folder_ = false;                  // all ranks see the root's run directory
+  std::unique_ptr<store::ModelWriter> writer_;  // null where nothing is merged
   // At the root only.
   const store::RunLock* lock_ = nullptr;  // status_ keeps it
   std::optional<store::BlockStore> store_;

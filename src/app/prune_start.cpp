@@ -10,6 +10,8 @@
 #include "plan.hpp"
 #include "prune_run.hpp"
 #include "setup.hpp"
+#include <algorithm>
+#include <cstdio>
 #include <fstream>
 #include <random>
 
@@ -36,19 +38,23 @@ RunIdentity from_json(const nlohmann::json& content) {
 }  // namespace
 
 void PruneRun::open_directory() {
-  communicator_.together([&] {
-    if (!root()) return;
-    lock_ = &status_.keep(std::make_unique<store::RunLock>(paths_.dir, leave_directory));
+  const auto make_log_folder = [&] {
     std::error_code error;
     std::filesystem::create_directories(paths_.dir / "logs", error);
     check<ResourceError>(
         !error, fmt::format("{}: cannot be created: {}", (paths_.dir / "logs").string(), error.message()));
-    std::filesystem::remove(paths_.summary(), error);
+  };
+  communicator_.together([&] {
+    if (!root()) return;
+    lock_ = &status_.keep(std::make_unique<store::RunLock>(paths_.dir, leave_directory));
+    make_log_folder();
+    std::error_code ignored;
+    std::filesystem::remove(paths_.summary(), ignored);
     status_.running(phase_);
     store_.emplace(store::BlockStore::of_run(paths_));
   });
   communicator_.together([&] {
-    std::filesystem::create_directories(paths_.dir / "logs");
+    make_log_folder();
     log_ = std::make_unique<Logger>(
         communicator_.rank(),
         (paths_.dir / "logs" / fmt::format("rank_{:04}.log", communicator_.rank())).string(),
@@ -98,8 +104,8 @@ void PruneRun::decide_identity() {
   communicator_.together([&] {
     if (!root()) return;
     const std::filesystem::path file = paths_.dir / "resume.json";
-    const auto facts =
-        identity_facts(config_, inputs_.model->digest(), inputs_.token_sha256, backend_->kernel_set());
+    const std::string digest = inputs_.model->digest(threads_, [this] { watchdog_.beat(phase_); });
+    const auto facts = identity_facts(config_, digest, inputs_.token_sha256, backend_->kernel_set());
     std::optional<RunIdentity> before;
     bool forced = false;
     if (!options_.restart) before = store::read_identity(file);
@@ -140,8 +146,8 @@ void PruneRun::decide_identity() {
 void PruneRun::replace_what_differs() {
   if (!forced_facts_) return;
   communicator_.together([&] {
-    if (root() && merges()) store_->forget_from(position_.round, position_.block);
-    clients_->forget_from(position_);
+    if (root() && merges()) store_->forget_from(begin_.merging.round, begin_.merging.block);
+    clients_->forget_what_follows();
   });
   identity_.facts = *forced_facts_;
   at_root([&] { store::write_identity(paths_.dir / "resume.json", identity_); });
@@ -242,22 +248,28 @@ void PruneRun::find_position() {
     for (std::uint32_t round = 1; round <= shape_.rounds; ++round)
       (void)plan_round(config_, *inputs_.model, inputs_.rank_of_client, {round, 0}, identity_.dropped);
   });
-  const auto warn = [this](const std::string& line) { log_->warn("{}", line); };
-  store::Position merged = end_of(shape_);
+  const Watch watch{.say = [this](const std::string& line) { log_->warn("{}", line); },
+                    .beat = [this] { watchdog_.beat(phase_); },
+                    .see = [this](const store::BlockRecord& record) { warnings_.add(record); }};
+  Merged merged{.until = end_of(shape_)};
   communicator_.together([&] {
-    if (root() && merges()) merged = merged_until(*store_, shape_, identity_.dropped, warn);
+    if (root() && merges()) merged = merged_until(*store_, shape_, identity_.dropped, watch);
   });
-  position_ = find_start(communicator_, shape_, merged, clients_->files(), identity_.dropped, warn);
+  begin_ = find_start(communicator_, shape_, merged.until, clients_->files(), identity_.dropped, watch);
+  clients_->begin_at(begin_.clients);
   if (!goes_on_) return;
-  log_->info("going on with block {} of round {}", position_.block, position_.round);
+  log_->info("going on with block {} of round {}", begin_.first.block, begin_.first.round);
+  if (merges() && begin_.first < begin_.merging)
+    log_->info("... with client states from there on; what is merged before block {} of round {} stays",
+               begin_.merging.block, begin_.merging.round);
   replace_what_differs();
-  communicator_.together([&] {
-    clients_->count_before(position_);
-    if (root() && merges())
-      dropped_weights_ = ledger_->dropped_before(
-          position_, [this](const store::BlockRecord& record) { warnings_.add(record); });
-  });
-  if (root()) progress_->skip(blocks_before(shape_, position_));  // end_of() is after all of them
+  communicator_.together([&] { clients_->count_before(); });
+  dropped_weights_ = std::move(merged.dropped);
+  // Of blocks that are merged, or of the root's own clients. end_of() is after all of them.
+  store::Position shown = begin_.merging;
+  if (!merges() && !begin_.clients.empty())
+    shown = *std::min_element(begin_.clients.begin(), begin_.clients.end());
+  if (root()) progress_->skip(blocks_before(shape_, shown));
 }
 
 void PruneRun::choose_state_distance() {

@@ -35,19 +35,6 @@ std::uint32_t RootLedger::newest_round_before(std::uint32_t block, store::Positi
   return newest;
 }
 
-std::map<std::int64_t, std::int64_t> RootLedger::dropped_before(
-    store::Position start, const std::function<void(const store::BlockRecord&)>& see) const {
-  const std::scoped_lock lock(store_mutex_);
-  std::map<std::int64_t, std::int64_t> dropped;
-  for (const auto& [round, block] : store_.blocks())  // ascending
-    if (store::Position{round, block} < start && newest_round_before(block, start) == round) {
-      const store::BlockRecord record = store_.read_block(round, block, store::Votes::skip);
-      dropped[block] = dropped_weights(record);
-      if (see) see(record);
-    }
-  return dropped;
-}
-
 void RootLedger::record_dense_blocks(const model::ModelDirectory& model) {
   const model::Architecture& architecture = model.architecture();
   for (std::int64_t block = 0; block < architecture.blocks; ++block) {

@@ -12,7 +12,6 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
-#include <map>
 #include <mutex>
 #include <string>
 #include <vector>
@@ -36,9 +35,6 @@ class RootLedger {
   void record_dense_blocks(const model::ModelDirectory& model);
   /// For store::BlockFiles on any rank: what counts now. Any thread.
   [[nodiscard]] std::string list() const;
-  /// By block: the weights that are dropped in its newest record before `start`. `see` is given each of them.
-  [[nodiscard]] std::map<std::int64_t, std::int64_t> dropped_before(
-      store::Position start, const std::function<void(const store::BlockRecord&)>& see = {}) const;
   /// Exchange::Provider: the newest merged block of earlier rounds, empty when nobody has pruned it. Any
   /// thread.
   [[nodiscard]] std::vector<std::byte> provide(std::uint32_t block) const;

@@ -220,7 +220,7 @@ SimulatedResult run_exchange(comm::Communicator& communicator, const SimulatedEx
   try {
     hosts->deliver(exchange);
   } catch (...) {
-    exchange.fail(comm::current_error());
+    exchange.fail(current_error());
   }
   exchange.finish();
   result.seconds = seconds_since(start);

@@ -2,6 +2,9 @@
 #include "fedspallm/base/error.hpp"
 
 #include <algorithm>
+#include <exception>
+#include <filesystem>
+#include <new>
 #include <vector>
 
 namespace fedspallm {
@@ -38,6 +41,22 @@ std::size_t edit_distance(std::string_view a, std::string_view b, std::size_t bo
 
 Error::Error(ExitStatus status, const std::string& message, std::source_location location)
     : std::runtime_error(message), status_(status), origin_(short_origin(location)) {}
+
+Error current_error() {
+  try {
+    throw;
+  } catch (const Error& error) {
+    return error;
+  } catch (const std::bad_alloc&) {
+    return ResourceError("out of memory; try fewer clients per rank, shorter sequences, or see --dry-run");
+  } catch (const std::filesystem::filesystem_error& error) {
+    return ResourceError(fmt::format("{}: {}", error.path1().string(), error.code().message()));
+  } catch (const std::exception& error) {
+    return Error(ExitStatus::check_failed, fmt::format("unexpected: {}", error.what()));
+  } catch (...) {
+    return Error(ExitStatus::check_failed, "an exception of unknown type");
+  }
+}
 
 std::string nearest_name(std::string_view word, const std::string* known, std::size_t count) {
   std::string best;

@@ -66,9 +66,12 @@ std::string sha256(std::span<const std::byte> bytes) {
   return digest.finish();
 }
 
-std::string sha256_of_file(const std::filesystem::path& path) {
+std::string sha256_of_file(const std::filesystem::path& path, const std::function<void()>& beat) {
   Sha256 digest;
-  for_each_chunk(path, [&](std::span<const std::byte> bytes) { digest.update(bytes); });
+  for_each_chunk(path, [&](std::span<const std::byte> bytes) {
+    digest.update(bytes);
+    if (beat) beat();
+  });
   return digest.finish();
 }
 

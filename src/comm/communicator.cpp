@@ -12,7 +12,6 @@
 #include <cstring>
 #include <filesystem>
 #include <memory>
-#include <new>
 #include <thread>
 
 namespace fedspallm::comm {
@@ -70,22 +69,6 @@ std::string joined(const std::vector<std::string>& prefixes, const std::vector<s
 }
 
 }  // namespace
-
-Error current_error() {
-  try {
-    throw;
-  } catch (const Error& error) {
-    return error;
-  } catch (const std::bad_alloc&) {
-    return ResourceError("out of memory; try fewer clients per rank, shorter sequences, or see --dry-run");
-  } catch (const std::filesystem::filesystem_error& error) {
-    return ResourceError(fmt::format("{}: {}", error.path1().string(), error.code().message()));
-  } catch (const std::exception& error) {
-    return Error(ExitStatus::check_failed, fmt::format("unexpected: {}", error.what()));
-  } catch (...) {
-    return Error(ExitStatus::check_failed, "an exception of unknown type");
-  }
-}
 
 Communicator::Communicator(std::int64_t message_limit) : message_limit_(message_limit) {
   require(message_limit >= 1 && message_limit <= kMessageLimit, "1 <= message_limit <= 2^30");

@@ -7,7 +7,10 @@
 #include "tensor_loading.hpp"
 #include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <cstring>
 #include <utility>
+#include <vector>
 
 namespace fedspallm::model {
 
@@ -19,6 +22,36 @@ namespace {
 
 constexpr std::int64_t kChunkRows = 256;
 constexpr std::int64_t kChunkLogits = std::int64_t{1} << 24;  // 64 MB in fp32
+
+/// Token embeddings, brought to a backend as they are stored and widened there.
+class EmbeddingTable {
+ public:
+  EmbeddingTable(const ModelDirectory& model, Backend& backend)
+      : model_(model), backend_(backend), table_(model.tensor(model.architecture().embedding_name)) {}
+
+  /// @pre 0 <= token < vocab_size; x is tokens.size() x embedding_size
+  void look_up(std::span<const std::int32_t> tokens, View x) {
+    const Architecture& architecture = model_.architecture();
+    const auto row_bytes = static_cast<std::size_t>(architecture.embedding_size) * size_of(table_.dtype());
+    rows_.resize(tokens.size() * row_bytes);
+    for (std::size_t i = 0; i < tokens.size(); ++i) {
+      require(0 <= tokens[i] && tokens[i] < architecture.vocab_size, "0 <= token < vocab_size");
+      std::memcpy(rows_.data() + i * row_bytes,
+                  table_.bytes.data() + static_cast<std::size_t>(tokens[i]) * row_bytes, row_bytes);
+    }
+    backend_.copy_in_widened(table_.dtype(), rows_, x);
+    if (const auto bad = backend_.model().first_non_finite(x))
+      throw NumericalError(fmt::format(
+          "{}: tensor '{}': row {} holds NaN or infinity", model_.shards()[table_.shard].path().string(),
+          architecture.embedding_name, tokens[static_cast<std::size_t>(*bad / x.cols())]));
+  }
+
+ private:
+  const ModelDirectory& model_;
+  Backend& backend_;
+  TensorView table_;
+  std::vector<std::byte> rows_;
+};
 
 }  // namespace
 
@@ -38,11 +71,11 @@ void embed(const ModelDirectory& model, std::span<const std::int32_t> tokens, st
   const Tensor positions =
       architecture.learned_positions ? load_tensor(model, architecture.position_name, backend) : Tensor();
   const auto length = static_cast<std::size_t>(sequence_length);
-  std::vector<float> looked_up(length * static_cast<std::size_t>(architecture.embedding_size));
+  EmbeddingTable table(model, backend);
   for (std::int64_t first = 0; first < rows; first += sequence_length) {
     const View sequence = x.row_range(first, sequence_length);
-    embed_tokens(model, tokens.subspan(static_cast<std::size_t>(first), length), looked_up);
-    backend.copy_in(std::span<const float>(looked_up), projects ? narrow.view() : sequence);
+    table.look_up(tokens.subspan(static_cast<std::size_t>(first), length),
+                  projects ? narrow.view() : sequence);
     if (projects) backend.linear().linear(narrow, project_in, View(), sequence, false);
     if (architecture.learned_positions)
       backend.model().add(positions.view().row_range(kPositionOffset, sequence_length), sequence);

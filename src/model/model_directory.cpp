@@ -3,10 +3,10 @@
 
 #include "fedspallm/base/error.hpp"
 #include "fedspallm/base/hash.hpp"
+#include "fedspallm/base/thread_pool.hpp"
 #include "fedspallm/model/json_text.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <map>
 #include <utility>
 
@@ -272,13 +272,20 @@ void ModelDirectory::will_need_block(std::int64_t block) const noexcept {
   }
 }
 
-std::string ModelDirectory::digest() const {
+std::string ModelDirectory::digest(int threads, const std::function<void()>& beat) const {
   std::vector<std::filesystem::path> files{path_ / "config.json"};
   if (sharded_) files.push_back(path_ / kIndexFile);
   for (const SafetensorsFile& shard : shards_) files.push_back(shard.path());
+  // SHA-256 of one file is one thread's work; files are independent.
+  std::vector<std::string> digests(files.size());
+  ThreadPool pool(std::clamp(static_cast<int>(files.size()), 1, std::max(1, threads)));
+  pool.run(static_cast<std::int64_t>(files.size()), [&](std::int64_t file, int) {
+    const auto index = static_cast<std::size_t>(file);
+    digests[index] = sha256_of_file(files[index], beat);
+  });
   std::string lines;
-  for (const auto& file : files)
-    lines += fmt::format("{}  {}\n", sha256_of_file(file), file.filename().string());
+  for (std::size_t file = 0; file < files.size(); ++file)
+    lines += fmt::format("{}  {}\n", digests[file], files[file].filename().string());
   return sha256(std::as_bytes(std::span(lines)));
 }
 
@@ -286,23 +293,6 @@ std::string ModelDirectory::tokenizer_digest() const {
   std::error_code error;
   const std::filesystem::path file = path_ / "tokenizer.json";
   return std::filesystem::exists(file, error) ? sha256_of_file(file) : "";
-}
-
-void embed_tokens(const ModelDirectory& model, std::span<const std::int32_t> tokens, std::span<float> out) {
-  const Architecture& architecture = model.architecture();
-  const auto width = static_cast<std::size_t>(architecture.embedding_size);
-  require(out.size() == tokens.size() * width, "out is tokens.size() x embedding_size");
-  const TensorView table = model.tensor(architecture.embedding_name);
-  const std::size_t row_bytes = width * size_of(table.dtype());
-  for (std::size_t i = 0; i < tokens.size(); ++i) {
-    require(0 <= tokens[i] && tokens[i] < architecture.vocab_size, "0 <= token < vocab_size");
-    float* row = out.data() + i * width;
-    widen(table.dtype(), table.bytes.data() + static_cast<std::size_t>(tokens[i]) * row_bytes, row, width);
-    const bool finite = std::all_of(row, row + width, [](float value) { return std::isfinite(value); });
-    check<NumericalError>(finite, fmt::format("{}: tensor '{}': row {} holds NaN or infinity",
-                                              model.shards()[table.shard].path().string(),
-                                              architecture.embedding_name, tokens[i]));
-  }
 }
 
 }  // namespace fedspallm::model

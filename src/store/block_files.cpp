@@ -89,6 +89,14 @@ bool BlockFiles::has_block(std::uint32_t round, std::uint32_t block) const {
   return sound_manifest().find(round, block) != nullptr;
 }
 
+bool BlockFiles::has_file(std::uint32_t round, std::uint32_t block) const {
+  const BlockEntry* entry = sound_manifest().find(round, block);
+  if (entry == nullptr) return false;
+  std::error_code error;
+  const std::uintmax_t bytes = std::filesystem::file_size(folder_ / entry->stamp.file, error);
+  return !error && bytes == entry->stamp.bytes;
+}
+
 std::vector<std::pair<std::uint32_t, std::uint32_t>> BlockFiles::blocks() const {
   std::vector<std::pair<std::uint32_t, std::uint32_t>> pairs;
   for (const BlockEntry& entry : sound_manifest().entries) pairs.emplace_back(entry.round, entry.block);

@@ -122,6 +122,8 @@ std::string BlockStore::recover() {
   remove_unfinished();
   if (damage_.empty()) return "";
   *manifest_ = read_manifest(previous_manifest());
+  // At once: the next replace_manifest() would rename the damaged one over the only good one.
+  write_manifest(manifest_path_, *manifest_);
   return fmt::format("{}; going back to {}", std::exchange(damage_, {}), previous_manifest().string());
 }
 

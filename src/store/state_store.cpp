@@ -204,6 +204,10 @@ void StateStore::forget_after(Position position) {
     if (each > position) remove_path(file(each));
 }
 
+void StateStore::remove(Position position) {
+  remove_path(file(position));
+}
+
 void StateStore::clear() {
   remove_path(folder_);
 }

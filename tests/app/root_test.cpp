@@ -97,14 +97,5 @@ TEST_F(Ledger, ProvidesTheNewestRecordOfEarlierRounds) {
   EXPECT_TRUE(ledger.provide(0).empty());
 }
 
-TEST_F(Ledger, CountsWhatIsDroppedBeforeAPosition) {
-  RootLedger ledger = this->ledger(true);
-  for (const auto& [round, block] : {std::pair{1U, 0U}, {1U, 1U}, {2U, 0U}})
-    ledger.take(written(round, block));
-  EXPECT_TRUE(ledger.dropped_before({1, 0}).empty());
-  EXPECT_EQ(ledger.dropped_before({1, 1}), (std::map<std::int64_t, std::int64_t>{{0, 2}}));
-  EXPECT_EQ(ledger.dropped_before({3, 0}), (std::map<std::int64_t, std::int64_t>{{0, 2}, {1, 2}}));
-}
-
 }  // namespace
 }  // namespace fedspallm::app

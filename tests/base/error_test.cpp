@@ -5,9 +5,13 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <filesystem>
+#include <new>
 #include <random>
+#include <stdexcept>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <vector>
 
 namespace fedspallm {
@@ -35,6 +39,28 @@ TEST(Errors, EachClassStandsForItsExitStatus) {
   expect_status<PeerError>(ExitStatus::peer_lost);
   expect_status<NumericalError>(ExitStatus::numerical);
   expect_status<Stopped>(ExitStatus::stopped);
+}
+
+template <class Thrown>
+Error mapped(const Thrown& thrown) {
+  try {
+    throw thrown;
+  } catch (...) {
+    return current_error();
+  }
+}
+
+TEST(Errors, WhatTheStandardLibraryThrowsIsMemoryOrFilesOrUnexpected) {
+  EXPECT_EQ(mapped(DataError("as it is")).status(), ExitStatus::bad_input);
+  EXPECT_STREQ(mapped(DataError("as it is")).what(), "as it is");
+  EXPECT_EQ(mapped(std::bad_alloc()).status(), ExitStatus::no_resources);
+  const std::filesystem::filesystem_error denied("create", "run/logs",
+                                                 std::make_error_code(std::errc::permission_denied));
+  EXPECT_EQ(mapped(denied).status(), ExitStatus::no_resources);
+  EXPECT_STREQ(mapped(denied).what(), "run/logs: Permission denied");
+  EXPECT_EQ(mapped(std::out_of_range("odd")).status(), ExitStatus::check_failed);
+  EXPECT_STREQ(mapped(std::out_of_range("odd")).what(), "unexpected: odd");
+  EXPECT_EQ(mapped(7).status(), ExitStatus::check_failed);
 }
 
 TEST(Errors, ExitStatusesAreTheDocumentedNumbers) {

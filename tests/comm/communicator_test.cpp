@@ -8,6 +8,7 @@
 #include "comm/mpi_check.hpp"
 #include <chrono>
 #include <ctime>
+#include <filesystem>
 #include <limits>
 #include <thread>
 
@@ -177,6 +178,14 @@ TEST(Communicator, TogetherTurnsAnyExceptionOfAnyRankIntoOneErrorEverywhere) {
       },
       ExitStatus::no_resources);
   EXPECT_THAT(memory, HasSubstr("out of memory"));
+  const auto disk = thrown_by(
+      [&] {
+        comm.together([&] {
+          if (failing) std::filesystem::create_directories("/dev/null/logs");
+        });
+      },
+      ExitStatus::no_resources);
+  EXPECT_THAT(disk, HasSubstr("/dev/null/logs: Not a directory"));
   const auto other = thrown_by(
       [&] {
         comm.together([&] {

@@ -271,6 +271,24 @@ class Interrupted(ProgramTest):
             job.kill_all()
             shutil.rmtree(self.run_dir)
 
+    def test_few_blocks_wait_for_a_slow_disk(self) -> None:
+        """Clients that nothing couples are held up by their own files, rather than filling the memory with blocks."""
+        count = 4
+        clients = models.clients_of(self.folder / "slow-tokens", self.folder / "input", count)
+        config = self.written(client=clients, federation={"aggregation": "none"}, run={"checkpoint_every": 1000})
+
+        def made() -> int:
+            """Blocks of clients that are computed, as the root has told."""
+            try:
+                return count * (json.loads((self.run_dir / "status.json").read_text())["block"] + 1)
+            except (OSError, KeyError, TypeError):
+                return 0
+
+        job = self.caught(config, lambda: 3 * count <= made() < BLOCKS * count, ranks=1, env=self.slow_disk)
+        written = len(list(self.run_dir.glob("clients/*/r*.h5")))
+        job.kill_all()
+        self.assertLessEqual(made() - written, 3, "one is being written, two may wait")
+
     def test_where_nothing_can_be_locked(self) -> None:
         config = self.written()
         expected = self.undisturbed(config)

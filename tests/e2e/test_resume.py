@@ -78,13 +78,20 @@ class Resume(ProgramTest):
         return len(list((run_dir / "blocks").glob("*.h5")))
 
     def held_at(
-        self, config: Path, run_dir: Path, blocks: int, ranks: int, *options: str, env: Mapping[str, str] | None = None
+        self,
+        config: Path,
+        run_dir: Path,
+        blocks: int,
+        ranks: int,
+        *options: str,
+        last: int = BLOCKS - 6,
+        env: Mapping[str, str] | None = None,
     ) -> Job:
         """A job that stands still with so many merged blocks or more, and has some more before it."""
         return held(
             lambda: Job("prune", config, *options, ranks=ranks, env=env),
             lambda: self.merged_blocks(run_dir) >= blocks,
-            lambda: self.merged_blocks(run_dir) <= BLOCKS - 6,
+            lambda: self.merged_blocks(run_dir) <= last,
             lambda: shutil.rmtree(run_dir),
         )
 
@@ -260,6 +267,75 @@ class Resume(ProgramTest):
                     self.stop_at(config, run_dir, 8)
                 damage()
                 self.assertRegex(self.finish(config, run_dir, expected, 2), said)
+
+    def begun(self, run_dir: Path) -> dict[str, int]:
+        """By client: the first block that the last process computed."""
+        events = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+        work = [event for event in events if event["event"] == "client_block"]
+        return {str(one["client"]): min(e["block"] for e in work if e["client"] == one["client"]) for one in work}
+
+    def test_clients_that_drifted_apart_go_on_from_where_each_of_them_was(self) -> None:
+        """Nothing couples clients that are not merged; what one of them has must not be lost for the other's sake."""
+        config, run_dir = self.prepared(federation={"aggregation": "none"}, client=self.config["client"][:2])
+        expected = self.undisturbed(config, run_dir, 2)
+        own = lambda client: sorted((run_dir / "clients" / client).glob("r*.h5"))  # noqa: E731
+        job = held(
+            lambda: Job("prune", config, ranks=2),
+            lambda: all(len(own(f"client-{rank}")) > 2 for rank in (0, 1)),
+            lambda: len(own("client-1")) <= 8 and len(own("client-0")) <= 16,
+            lambda: shutil.rmtree(run_dir),
+        )
+        job.signal(signal.SIGCONT, 0)
+        self.assertTrue(job.wait_until(lambda: len(own("client-0")) >= 20))
+        job.kill_all()
+        slow = len(own("client-1"))
+        self.finish(config, run_dir, expected, 2)
+        begun = self.begun(run_dir)
+        self.assertGreaterEqual(begun.get("client-0", BLOCKS), 18)
+        self.assertGreaterEqual(begun["client-1"], slow - 2)
+
+    def test_a_client_without_blocks_of_its_own_may_lag_behind(self) -> None:
+        """While it prunes nothing, the others merge on, and forget what they themselves do not need any more."""
+        resources = [1.0, 0.15, 1.0]
+        clients = [{**one, "resources": share} for one, share in zip(self.config["client"], resources)]
+        config, run_dir = self.prepared(federation={"layer_sampling": "resources"}, client=clients)
+        expected = self.undisturbed(config, run_dir, 2)
+        drawn = {int(name.split()[1].removeprefix("b")) for name in expected["client-1.h5"]}
+
+        def place() -> tuple[int, int]:
+            """Where the lagging client is, and the block for which the others wait for it."""
+            states = [int(file.stem.split("-b")[1]) for file in run_dir.glob("state/client-1/*.state")]
+            at = max(states, default=0)
+            return at, min(block for block in [*drawn, BLOCKS] if block >= at)
+
+        def far() -> bool:
+            at, until = place()
+            return 0 < at <= until - 4 and self.merged_blocks(run_dir) < until < BLOCKS
+
+        job = held(lambda: Job("prune", config, ranks=2), far, far, lambda: shutil.rmtree(run_dir))
+        at, until = place()
+        job.signal(signal.SIGCONT, 0)
+        self.assertTrue(job.wait_until(lambda: self.merged_blocks(run_dir) >= until))
+        job.kill_all()
+        said = self.finish(config, run_dir, expected, 2)
+        self.assertRegex(said, rf"going on with block {at} of round 1")
+        begun = self.begun(run_dir)
+        self.assertGreaterEqual(min(begun["client-0"], begun["client-2"]), until - 2)
+
+    def test_a_damaged_file_of_an_earlier_round_is_made_again(self) -> None:
+        """A client's own file: the others need not repeat the round, nor is it merged again."""
+        config, run_dir = self.prepared(federation={"rounds": 2, "topology": "nodes"})
+        expected = self.undisturbed(config, run_dir, 2)
+        self.held_at(config, run_dir, BLOCKS + 4, 2, last=2 * BLOCKS - 6).kill_all()
+        merged_before = {entry["file"]: entry["xxh3"] for entry in manifest_entries(run_dir)}
+        self.flip(run_dir / "clients" / "client-1" / "r01-b0003.h5")
+        said = self.finish(config, run_dir, expected, 3)
+        self.assertRegex(said, r"going on with block 0 of round 1")
+        events = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+        again = [event for event in events if event["event"] == "client_block" and event["round"] == 1]
+        self.assertEqual({event["client"] for event in again}, {"client-1"})
+        after = {entry["file"]: entry["xxh3"] for entry in manifest_entries(run_dir)}
+        self.assertEqual({file: after[file] for file in merged_before}, merged_before)
 
     def test_signals_to_one_rank_stop_all(self) -> None:
         config, run_dir = self.prepared()

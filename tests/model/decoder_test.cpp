@@ -216,6 +216,33 @@ TEST_P(DecoderTest, ASequenceOfOneTokenPredictsNothing) {
   EXPECT_EQ(nll, (std::vector<double>{0.0, 0.0}));
 }
 
+TEST_P(DecoderTest, EmbeddingsAreLookedUpRowByRow) {
+  const auto tensors = test::tiny_tensors(kTinyLlama);
+  const ModelDirectory model = open(kTinyLlama, tensors);
+  const std::vector<float>& table = tensors.front().values;
+  ASSERT_EQ(tensors.front().name, "model.embed_tokens.weight");
+  const std::vector<std::int32_t> tokens = {10, 0, 10, 3, 10, 1};
+  const std::vector<float> out = to_host(*backend_, embedded(model, tokens, 3));
+  for (std::size_t i = 0; i < tokens.size(); ++i)
+    for (std::size_t j = 0; j < 8; ++j)
+      EXPECT_EQ(out[i * 8 + j], table[static_cast<std::size_t>(tokens[i]) * 8 + j]);
+  for (const std::int32_t bad : {-1, 11}) {
+    const std::vector<std::int32_t> outside = {0, bad, 0};
+    EXPECT_THROW(static_cast<void>(embedded(model, outside, 3)), LogicError);
+  }
+}
+
+TEST_P(DecoderTest, ANaNInAnEmbeddingThatIsUsedIsNamed) {
+  auto tensors = test::tiny_tensors(kTinyLlama);
+  named(tensors, "model.embed_tokens.weight").values[3 * 8 + 1] = std::numeric_limits<float>::quiet_NaN();
+  const ModelDirectory model = open(kTinyLlama, tensors);
+  const std::vector<std::int32_t> good = {2, 4, 2, 2};
+  EXPECT_NO_THROW(static_cast<void>(embedded(model, good, 2)));
+  const std::vector<std::int32_t> bad = {2, 4, 2, 3};
+  expect_error<NumericalError>([&] { static_cast<void>(embedded(model, bad, 2)); },
+                               {"model.safetensors", "model.embed_tokens.weight", "row 3"});
+}
+
 TEST_P(DecoderTest, WeightsThatAreNotFiniteAreNamedWithTheirElement) {
   const float values[] = {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
                           -std::numeric_limits<float>::infinity()};

@@ -2,6 +2,7 @@
 #include "fedspallm/model/model_directory.hpp"
 
 #include "fedspallm/base/error.hpp"
+#include "fedspallm/base/hash.hpp"
 
 #include <gtest/gtest.h>
 #include <nlohmann/json.hpp>
@@ -10,8 +11,14 @@
 #include "support/support.hpp"
 #include "support/tiny_model.hpp"
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <cmath>
+#include <condition_variable>
 #include <limits>
+#include <mutex>
+#include <set>
+#include <thread>
 
 namespace fedspallm::model {
 namespace {
@@ -302,44 +309,43 @@ TEST_F(ModelDirectoryTest, TheDigestDependsOnEveryFileAndOnNothingElse) {
   EXPECT_NE(ModelDirectory(path()).digest(), digest);
 }
 
+TEST_F(ModelDirectoryTest, TheDigestIsThatOfTheFilesDigestsWhateverTheThreads) {
+  write_shards(test::tiny_tensors(kTinyLlama));
+  const ModelDirectory model(path());
+  std::string lines;
+  std::vector<std::filesystem::path> files{path() / "config.json", path() / "model.safetensors.index.json"};
+  for (const SafetensorsFile& shard : model.shards()) files.push_back(shard.path());
+  for (const auto& file : files)
+    lines += fmt::format("{}  {}\n", sha256_of_file(file), file.filename().string());
+  const std::string expected = sha256(std::as_bytes(std::span(lines)));
+  for (const int threads : {1, 3, 64}) {
+    std::atomic<std::size_t> beats = 0;
+    EXPECT_EQ(model.digest(threads, [&] { ++beats; }), expected) << threads << " threads";
+    EXPECT_GE(beats, files.size()) << "one in each file at least";
+  }
+}
+
+TEST_F(ModelDirectoryTest, FilesAreHashedAtTheSameTime) {
+  write_shards(test::tiny_tensors(kTinyLlama));
+  std::mutex mutex;
+  std::condition_variable came;
+  std::set<std::thread::id> threads;
+  bool both = true;
+  (void)ModelDirectory(path()).digest(2, [&] {
+    std::unique_lock lock(mutex);
+    threads.insert(std::this_thread::get_id());
+    came.notify_all();
+    both = both && came.wait_for(lock, std::chrono::minutes(1), [&] { return threads.size() == 2; });
+  });
+  EXPECT_TRUE(both) << "one file waits for the other one";
+}
+
 TEST_F(ModelDirectoryTest, TheTokenizersDigestIsEmptyWithoutOne) {
   write(kTinyLlama, test::tiny_tensors(kTinyLlama));
   EXPECT_EQ(ModelDirectory(path()).tokenizer_digest(), "");
   test::write_file(path() / "tokenizer.json", "abc");
   EXPECT_EQ(ModelDirectory(path()).tokenizer_digest(),
             "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
-}
-
-TEST_F(ModelDirectoryTest, EmbeddingsAreLookedUpRowByRow) {
-  auto tensors = test::tiny_tensors(kTinyLlama);
-  const std::vector<float> table = named(tensors, "model.embed_tokens.weight").values;
-  write(kTinyLlama, tensors);
-  const ModelDirectory model(path());
-  embed_tokens(model, {}, {});
-  const std::vector<std::int32_t> tokens = {10, 0, 10};
-  std::vector<float> out(tokens.size() * 8);
-  embed_tokens(model, tokens, out);
-  for (std::size_t i = 0; i < tokens.size(); ++i)
-    for (std::size_t j = 0; j < 8; ++j)
-      EXPECT_EQ(out[i * 8 + j], table[static_cast<std::size_t>(tokens[i]) * 8 + j]);
-  for (const std::int32_t bad : {-1, 11}) {
-    const std::vector<std::int32_t> outside = {0, bad, 0};
-    EXPECT_THROW(embed_tokens(model, outside, out), LogicError);
-  }
-  EXPECT_THROW(embed_tokens(model, tokens, std::span<float>(out).first(8)), LogicError);
-}
-
-TEST_F(ModelDirectoryTest, ANaNInAnEmbeddingThatIsUsedIsNamed) {
-  auto tensors = test::tiny_tensors(kTinyLlama);
-  named(tensors, "model.embed_tokens.weight").values[3 * 8 + 1] = std::numeric_limits<float>::quiet_NaN();
-  write(kTinyLlama, tensors);
-  const ModelDirectory model(path());
-  std::vector<float> out(8);
-  const std::vector<std::int32_t> good = {2};
-  EXPECT_NO_THROW(embed_tokens(model, good, out));
-  const std::vector<std::int32_t> bad = {3};
-  expect_error<NumericalError>([&] { embed_tokens(model, bad, out); },
-                               {"model.embed_tokens.weight", "row 3"});
 }
 
 }  // namespace

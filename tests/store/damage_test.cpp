@@ -79,6 +79,8 @@ TEST_F(Damage, AManifestThatIsDamagedGivesWayToTheOneBefore) {
   EXPECT_THAT(damaged.recover(), testing::HasSubstr("going back to"));
   EXPECT_LE(damaged.blocks().size(), all.size());
   EXPECT_FALSE(damaged.blocks().empty());
+  EXPECT_EQ(store().blocks(), damaged.blocks()) << "a process killed from here on leaves no damaged one";
+  std::ofstream(paths.manifest()) << "{";
   std::ofstream(paths.dir / "manifest.previous.json") << "{";
   BlockStore lost = store();
   EXPECT_THROW(lost.recover(), DataError);

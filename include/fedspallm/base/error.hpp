@@ -63,6 +63,10 @@ FEDSPALLM_ERROR_CLASS(Stopped, ExitStatus::stopped)
 FEDSPALLM_ERROR_CLASS(LogicError, ExitStatus::check_failed)
 #undef FEDSPALLM_ERROR_CLASS
 
+/// The exception in flight as one of the tree. Those of the standard library that pass by are memory and file
+/// system (no_resources), anything else is unexpected (check_failed).
+[[nodiscard]] Error current_error();
+
 /// Throws E(message) unless the condition holds. The message is built either way: keep it off hot paths.
 template <class E>
 inline void check(bool condition, std::string_view message,

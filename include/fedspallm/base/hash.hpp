@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -30,8 +31,10 @@ class RunningChecksum {
 };
 /// Lower-case hexadecimal SHA-256.
 [[nodiscard]] std::string sha256(std::span<const std::byte> bytes);
+/// @param beat  called after each MiB: a large file takes minutes
 /// @throws ResourceError naming the file when it cannot be read.
-[[nodiscard]] std::string sha256_of_file(const std::filesystem::path& path);
+[[nodiscard]] std::string sha256_of_file(const std::filesystem::path& path,
+                                         const std::function<void()>& beat = {});
 [[nodiscard]] std::uint64_t checksum_of_file(const std::filesystem::path& path);
 
 }  // namespace fedspallm

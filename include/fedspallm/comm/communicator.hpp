@@ -16,10 +16,6 @@
 
 namespace fedspallm::comm {
 
-/// The exception that is being handled, as one of the error tree: of those that the library and the language
-/// throw, lack of memory and what file systems say are ResourceErrors.
-[[nodiscard]] Error current_error();
-
 /// MPI_Init_thread(MPI_THREAD_SERIALIZED) ... MPI_Finalize. One per process.
 /// @throws LaunchError when started wrongly (rulings.md 26), with the command to use; MPI is then already
 /// finalized.

@@ -10,6 +10,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <set>
 #include <span>
@@ -48,8 +49,10 @@ class ModelDirectory {
   /// Hints that this block's weights are needed soon, so that they are read while something else is computed.
   /// Nothing for a block that the model does not have.
   void will_need_block(std::int64_t block) const noexcept;
-  /// SHA-256 of the directory's identity: config.json, index and all shards. Reads everything.
-  [[nodiscard]] std::string digest() const;
+  /// SHA-256 of the directory's identity: of the lines "SHA-256  NAME" of config.json, index and all shards.
+  /// Reads everything, `threads` files at a time.
+  /// @param beat  called again and again meanwhile, on any of the threads
+  [[nodiscard]] std::string digest(int threads = 1, const std::function<void()>& beat = {}) const;
   /// SHA-256 of tokenizer.json, or "" when there is none.
   [[nodiscard]] std::string tokenizer_digest() const;
 
@@ -74,9 +77,5 @@ class ModelDirectory {
   bool sharded_ = false;
   std::vector<Location> locations_;  // sorted by name
 };
-
-/// Looks up token embeddings on the host: out (tokens.size() x embedding_size), widened; position embeddings
-/// are added for families with learned positions by embed(). @pre 0 <= token < vocab_size
-void embed_tokens(const ModelDirectory& model, std::span<const std::int32_t> tokens, std::span<float> out);
 
 }  // namespace fedspallm::model

@@ -50,6 +50,8 @@ class BlockFiles {
                                                    Votes votes = Votes::read) const;
   /// Whether the list has it; read_block() finds out whether the file is good.
   [[nodiscard]] bool has_block(std::uint32_t round, std::uint32_t block) const;
+  /// Whether its file is there with the size that the list tells, without reading it.
+  [[nodiscard]] bool has_file(std::uint32_t round, std::uint32_t block) const;
   /// (round, block) pairs in the list, ascending.
   [[nodiscard]] std::vector<std::pair<std::uint32_t, std::uint32_t>> blocks() const;
   /// The newest round in which `block` was written, nothing when it never was.

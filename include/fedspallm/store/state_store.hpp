@@ -65,6 +65,8 @@ class StateStore {
   void forget_before(Position position);
   /// Removes every state after `position`: what they hold is computed anew.
   void forget_after(Position position);
+  /// Removes the state at this position, if there is one.
+  void remove(Position position);
   /// Removes every state, whatever run it is of.
   void clear();
 
