@@ -15,6 +15,10 @@ namespace {
 /// the receiver sends itself: so one direction stood still until the other was through (docs/merging.md).
 /// Shorter messages need no leave.
 constexpr std::int64_t kCrossingBytes = 60'000;
+/// What follows each poll() looks at all that is under way, which costs more than a message: a burst of them
+/// (a round of offers from every rank) is handled together, but transfers do not wait for the end of a long
+/// one.
+constexpr int kControlAtOnce = 256;
 }  // namespace
 
 std::int64_t Link::part_bytes(Tag tag) const {
@@ -153,7 +157,8 @@ bool Link::test_requests() {
 }
 
 bool Link::poll(const Handler& handler) {
-  bool progressed = receive_control(handler);
+  bool progressed = false;
+  for (int message = 0; message < kControlAtOnce && receive_control(handler); ++message) progressed = true;
   progressed = test_requests() || progressed;
   while (!finished_.empty()) {
     const Done done = std::move(finished_.front());

@@ -213,15 +213,18 @@ void SliceMerger::advance() {
 void SliceMerger::ask(Unit& unit) {
   const auto offers = offers_.find(unit.work.index);
   if (offers == offers_.end()) return;
-  const int ranks = context_.link.size();
-  for (int step = 1; step < ranks; ++step) {
-    const int rank = (context_.link.rank() + step) % ranks;
-    const auto kept = offers->second.find(rank);
-    if (kept == offers->second.end() || !unit.remote.contains(rank)) continue;
-    check<PeerError>(kept->second.size() == unit.remote[rank].size(),
-                     "a rank offered slices of other clients than take part");
-    while (unit.asked[rank] < kept->second.size())
-      if (!ask_rank(unit, rank, kept->second)) return;
+  auto& open = offers->second;
+  while (!open.empty()) {
+    auto next = open.upper_bound(context_.link.rank());
+    if (next == open.end()) next = open.begin();
+    const auto& [rank, kept] = *next;
+    if (unit.remote.contains(rank)) {
+      check<PeerError>(kept.size() == unit.remote[rank].size(),
+                       "a rank offered slices of other clients than take part");
+      while (unit.asked[rank] < kept.size())
+        if (!ask_rank(unit, rank, kept)) return;
+    }
+    open.erase(next);  // looked at in every step else, of which there are as many as messages
   }
 }
 

@@ -94,7 +94,8 @@ class SliceMerger {
   ReceiveRing ring_;
   std::int64_t room_ = 0;   // weights of merge states, own slices only
   std::deque<Unit> units_;  // in plan order, begun and not finished
-  std::map<std::size_t, std::map<int, std::vector<std::int64_t>>> offers_;             // unit, rank -> kept
+  std::map<std::size_t, std::map<int, std::vector<std::int64_t>>>
+      offers_;  // unit, rank -> kept; not wholly asked for
   std::map<std::size_t, std::shared_ptr<const std::vector<std::int64_t>>> diagonals_;  // by diagonal unit
   bool stopped_ = false;
 

@@ -135,6 +135,15 @@ class MpiErrors : public testing::Test {
   Link link_{comm_, kMessageLimit, counters_};
 };
 
+using OneLink = MpiErrors;
+
+TEST_F(OneLink, OnePollHandlesAllControlMessagesThatAreThere) {
+  for (int message = 0; message < 10; ++message) link_.post(comm_.rank(), FinishMessage());
+  int handled = 0;
+  EXPECT_TRUE(link_.poll([&](int, Message&&) { ++handled; }));
+  EXPECT_EQ(handled, 10);
+}
+
 TEST_F(MpiErrors, AnInvalidRankIsAPeerErrorNamingTheCall) {
   EXPECT_THAT(thrown_by([&] { link_.post(comm_.size() + 5, FinishMessage()); }),
               testing::AllOf(StartsWith("6: MPI_Isend failed: "), HasSubstr("MPI_ERR_RANK")));
