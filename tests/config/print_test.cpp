@@ -135,7 +135,8 @@ TEST(Remarks, TellOfSettingsWithoutEffect) {
               ElementsAre(HasSubstr("calibration text of client 'novels' and again of 'b'")));
   EXPECT_THAT(remarks(with(set, {"prune.method=random"})), ElementsAre(HasSubstr("ties go by magnitude")));
   EXPECT_THAT(remarks(with(set, {"prune.method=random", "federation.tie=index"})), IsEmpty());
-  EXPECT_THAT(remarks(with(set, {"prune.method=magnitude"})), IsEmpty()) << "the default tie is no reason to warn";
+  EXPECT_THAT(remarks(with(set, {"prune.method=magnitude"})), IsEmpty())
+      << "the default tie is no reason to warn";
 }
 
 }  // namespace
