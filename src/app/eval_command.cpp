@@ -74,6 +74,18 @@ void print_sparse(const EvalOptions& options, const std::vector<EvaluationSet>& 
       dense.seconds, sparse.seconds, linears);
 }
 
+/// A run directory in a model's place is an easy mistake.
+void refuse_run_folder(const std::filesystem::path& folder) {
+  std::error_code error;
+  const std::filesystem::path model = store::RunPaths{folder}.model();
+  check<ConfigError>(
+      std::filesystem::exists(folder / "config.json", error) ||
+          !std::filesystem::exists(model / "config.json", error),
+      fmt::format("{}: found a run directory, expected a model directory; name {}, or a client "
+                  "with --client",
+                  folder.string(), model.string()));
+}
+
 }  // namespace
 
 ExitStatus run_eval(comm::Communicator& communicator, const EvalOptions& options) {
@@ -81,6 +93,7 @@ ExitStatus run_eval(comm::Communicator& communicator, const EvalOptions& options
   std::unique_ptr<backend::Backend> backend;
   std::shared_ptr<store::BlockStore> store;
   std::vector<EvaluationSet> sets;
+  std::vector<std::string> warnings;
   const int threads = threads_of_rank(communicator, 0);
   communicator.together([&] {
     if (options.client) {
@@ -90,14 +103,20 @@ ExitStatus run_eval(comm::Communicator& communicator, const EvalOptions& options
           store->complete(),
           fmt::format("{}: no finished run with a client '{}' (run.keep_clients = true keeps clients)",
                       options.model, *options.client));
+      store::check_client_is_of_run({options.model}, *store);
+    } else {
+      refuse_run_folder(options.model);
     }
     model = std::make_unique<model::ModelDirectory>(store ? model_of_run(*store)
                                                           : std::filesystem::path(options.model));
     backend = make_backend(backend_kind(options.backend), threads, communicator.node_rank());
     for (const std::string& tokens : options.tokens)
       sets.push_back(read_evaluation(std::filesystem::path(tokens).stem().string(), tokens, options.samples,
-                                     options.sequence_length, model->architecture()));
+                                     options.sequence_length, model->architecture(), warnings));
   });
+  if (communicator.rank() == 0)
+    for (const std::string& warning : warnings)
+      std::fprintf(stderr, "fedspallm: warning: %s\n", warning.c_str());
   report::BlockSource source = report::dense_source(*model, *backend);
   if (store) {
     source = [&, store](std::int64_t block) {

@@ -16,6 +16,11 @@ constexpr std::int64_t kProcessBytes = std::int64_t{90}
                                        << 20;  // libraries, MPI, BLAS buffers; measured on an empty run
 constexpr std::int64_t kEvaluationBudget = std::int64_t{512} << 20;  // as report::window_nll
 
+/// Of each client's hidden states: two that are kept, and the one being written ...
+constexpr std::int64_t kStateGenerations = 3;
+/// ... and, where blocks are merged, those of blocks that are on their way (ExchangeOptions::window_blocks).
+constexpr std::int64_t kStatesOnTheirWay = 2;
+
 struct Sizes {
   std::int64_t block_weights = 0, largest_matrix = 0, packed_block = 0, attended = 0, kv = 0;
 };
@@ -117,6 +122,18 @@ std::string megabytes(std::int64_t bytes) {
   return fmt::format("{:.1f}", static_cast<double>(bytes) / 1e6);
 }
 
+/// More equal rows than this that follow each other become one.
+constexpr std::size_t kEqualRows = 8;
+
+/// All of a rank's row but its number.
+std::string row_of(const RankForecast& rank) {
+  return fmt::format("{:>7} {:>11} {:>11} {:>11} {:>11} {:>11} {:>11} {:>11} {:>11}", rank.clients,
+                     megabytes(rank.weights_bytes), megabytes(rank.hidden_bytes),
+                     megabytes(rank.activation_bytes), megabytes(rank.hessian_bytes),
+                     megabytes(rank.transfer_bytes), megabytes(rank.evaluation_bytes),
+                     megabytes(rank.peak_bytes()), megabytes(rank.wire_bytes));
+}
+
 }  // namespace
 
 std::int64_t RankForecast::peak_bytes() const {
@@ -150,13 +167,15 @@ Forecast forecast(const config::Config& config, const model::ModelDirectory& mod
       result.ranks[static_cast<std::size_t>(rank)].wire_bytes +=
           comm::forecast_bytes(plan.exchange, way.options, rank, ranks);
   }
-  if (config.federation.aggregation != config::Aggregation::none) {
-    for (const auto& shard : model.shards()) result.model_disk_bytes += shard.file_bytes();
+  const bool merges = config.federation.aggregation != config::Aggregation::none;
+  if (merges) {
+    for (const auto& shard : model.shards()) result.disk.model += shard.file_bytes();
     const std::int64_t votes = config.clients.size() < 256 ? 1 : 2;
-    result.run_disk_bytes =
-        config.federation.rounds * blocks * (sizes.packed_block + votes * sizes.block_weights);
+    result.disk.run = config.federation.rounds * blocks * (sizes.packed_block + votes * sizes.block_weights);
   }
-  if (config.run.keep_clients) result.client_disk_bytes = client_blocks * sizes.packed_block;
+  if (config.run.keep_clients) result.disk.clients = client_blocks * sizes.packed_block;
+  const std::int64_t generations = std::min(kStateGenerations + (merges ? kStatesOnTheirWay : 0), blocks - 1);
+  for (const RankForecast& rank : result.ranks) result.disk.states += generations * rank.hidden_bytes;
   return result;
 }
 
@@ -164,23 +183,66 @@ std::string to_text(const Forecast& forecast) {
   std::string text = fmt::format("{:>5} {:>7} {:>11} {:>11} {:>11} {:>11} {:>11} {:>11} {:>11} {:>11}\n",
                                  "rank", "clients", "weights", "hidden", "activations", "hessian", "transfer",
                                  "evaluation", "peak MB", "wire MB");
-  for (const RankForecast& rank : forecast.ranks)
-    text += fmt::format("{:>5} {:>7} {:>11} {:>11} {:>11} {:>11} {:>11} {:>11} {:>11} {:>11}\n", rank.rank,
-                        rank.clients, megabytes(rank.weights_bytes), megabytes(rank.hidden_bytes),
-                        megabytes(rank.activation_bytes), megabytes(rank.hessian_bytes),
-                        megabytes(rank.transfer_bytes), megabytes(rank.evaluation_bytes),
-                        megabytes(rank.peak_bytes()), megabytes(rank.wire_bytes));
-  text += fmt::format("disk MB: model {}, run file {}, clients {}, together {}; transport {}, topology {}\n",
-                      megabytes(forecast.model_disk_bytes), megabytes(forecast.run_disk_bytes),
-                      megabytes(forecast.client_disk_bytes), megabytes(forecast.disk_bytes()),
-                      forecast.transport.empty() ? "none" : forecast.transport,
-                      forecast.topology.empty() ? "none" : forecast.topology);
+  for (std::size_t first = 0, end; first < forecast.ranks.size(); first = end) {
+    const std::string row = row_of(forecast.ranks[first]);
+    for (end = first + 1; end < forecast.ranks.size() && row_of(forecast.ranks[end]) == row;) ++end;
+    const bool joined = end - first > kEqualRows;
+    if (!joined) end = first + 1;
+    const std::string name = joined ? fmt::format("{}..{}", first, end - 1) : std::to_string(first);
+    text += fmt::format("{:>5} {}\n", name, row);
+  }
+  text += fmt::format(
+      "disk MB: model {}, run file {}, clients {}, states {}, together {}; transport {}, topology {}\n",
+      megabytes(forecast.disk.model), megabytes(forecast.disk.run), megabytes(forecast.disk.clients),
+      megabytes(forecast.disk.states), megabytes(forecast.disk.all()),
+      forecast.transport.empty() ? "none" : forecast.transport,
+      forecast.topology.empty() ? "none" : forecast.topology);
   for (const std::string& reason : forecast.reasons) text += reason + "\n";
   return text;
 }
 
+DiskBytes disk_in_use(const std::filesystem::path& run_dir) {
+  namespace fs = std::filesystem;
+  const auto bytes_below = [&](const char* name) {
+    std::int64_t bytes = 0;
+    std::error_code error;
+    for (fs::recursive_directory_iterator entry(run_dir / name, error), end; !error && entry != end;
+         entry.increment(error)) {
+      std::error_code gone;  // no file, or removed meanwhile
+      const std::uintmax_t size = entry->is_regular_file(gone) ? entry->file_size(gone) : 0;
+      if (!gone) bytes += static_cast<std::int64_t>(size);
+    }
+    return bytes;
+  };
+  return {.model = bytes_below("model") + bytes_below("model.part"),
+          .run = bytes_below("blocks"),
+          .clients = bytes_below("clients"),
+          .states = bytes_below("state")};
+}
+
+namespace {
+
+void check_disk_fits(const DiskBytes& needed, std::int64_t available, const DiskBytes& in_use) {
+  const auto more = [](std::int64_t need, std::int64_t have) {
+    return std::max<std::int64_t>(need - have, 0);
+  };
+  const std::int64_t missing = more(needed.model, in_use.model) + more(needed.run, in_use.run) +
+                               more(needed.clients, in_use.clients) + more(needed.states, in_use.states);
+  const bool may_save = needed.clients > 0 && needed.model > 0;  // aggregation "none" has nothing else
+  check<ResourceError>(
+      missing <= available,
+      fmt::format(
+          "disk: the run directory needs about {} MB{}, found {} MB free; choose another run.dir{}",
+          megabytes(missing),
+          in_use.all() > 0 ? fmt::format(" beside the {} MB that it holds", megabytes(in_use.all())) : "",
+          megabytes(available),
+          may_save ? " or set run.keep_clients = false (and report.standalone = false)" : ""));
+}
+
+}  // namespace
+
 void check_fits(const Forecast& forecast, std::int64_t memory_available, int ranks_on_host,
-                std::int64_t disk_available) {
+                std::int64_t disk_available, const DiskBytes& in_use) {
   std::vector<std::int64_t> peaks;
   for (const RankForecast& rank : forecast.ranks) peaks.push_back(rank.peak_bytes());
   std::sort(peaks.rbegin(), peaks.rend());
@@ -192,12 +254,7 @@ void check_fits(const Forecast& forecast, std::int64_t memory_available, int ran
       fmt::format("memory: {} ranks on a host need about {} MB, found {} MB available; use fewer clients or "
                   "ranks per host, fewer samples, or shorter sequences (see --dry-run)",
                   ranks_on_host, megabytes(need), megabytes(memory_available)));
-  check<ResourceError>(
-      forecast.disk_bytes() <= disk_available,
-      fmt::format(
-          "disk: the run directory needs about {} MB, found {} MB free; choose another run.dir or set "
-          "run.keep_clients = false",
-          megabytes(forecast.disk_bytes()), megabytes(disk_available)));
+  check_disk_fits(forecast.disk, disk_available, in_use);
 }
 
 }  // namespace fedspallm::app

@@ -5,6 +5,7 @@
 
 #include "plan.hpp"
 #include <cstdint>
+#include <filesystem>
 #include <string>
 #include <vector>
 
@@ -24,16 +25,23 @@ struct RankForecast {
   [[nodiscard]] std::int64_t peak_bytes() const;
 };
 
+/// Of a run directory.
+struct DiskBytes {
+  std::int64_t model = 0;    // and model.part
+  std::int64_t run = 0;      // blocks, votes
+  std::int64_t clients = 0;  // clients/
+  std::int64_t states = 0;   // state/: clients' hidden states, as many generations as are kept
+  [[nodiscard]] std::int64_t all() const { return model + run + clients + states; }
+};
+
+/// What a run directory holds already: a run that goes on, or starts over, needs that much less.
+[[nodiscard]] DiskBytes disk_in_use(const std::filesystem::path& run_dir);
+
 struct Forecast {
   std::vector<RankForecast> ranks;
   std::string transport, topology;
   std::vector<std::string> reasons;  // of the choice of both, in the first round
-  std::int64_t model_disk_bytes = 0;
-  std::int64_t run_disk_bytes = 0;     // blocks, votes
-  std::int64_t client_disk_bytes = 0;  // clients/NAME.h5
-  [[nodiscard]] std::int64_t disk_bytes() const {
-    return model_disk_bytes + run_disk_bytes + client_disk_bytes;
-  }
+  DiskBytes disk;
 };
 
 /// Windows of the evaluation sets are taken as `evaluation_tokens` in all; `leaders` as for choose_way().
@@ -42,8 +50,8 @@ struct Forecast {
 [[nodiscard]] std::string to_text(const Forecast& forecast);
 
 /// @throws ResourceError with numbers when `memory_available` (of the host, for `ranks_on_host` ranks) or
-/// `disk_available` is below the need
+/// `disk_available` is below the need, less what is there already
 void check_fits(const Forecast& forecast, std::int64_t memory_available, int ranks_on_host,
-                std::int64_t disk_available);
+                std::int64_t disk_available, const DiskBytes& in_use = {});
 
 }  // namespace fedspallm::app

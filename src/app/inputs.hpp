@@ -44,13 +44,18 @@ struct Inputs {
 [[nodiscard]] config::Config load_config(comm::Communicator& communicator, const std::string& file,
                                          const std::vector<std::string>& settings);
 
-/// Collective. @throws the joined errors of all ranks
-[[nodiscard]] Inputs open_inputs(comm::Communicator& communicator, const config::Config& config);
+/// Collective.
+/// @param assumed_ranks  for a forecast of so many ranks: clients' ranks are those, this run's ranks share
+/// the token files that are here, and others are remarked on; 0 = no forecast of another size
+/// @throws the joined errors of all ranks
+[[nodiscard]] Inputs open_inputs(comm::Communicator& communicator, const config::Config& config,
+                                 int assumed_ranks = 0);
 
 /// Evaluation windows of one file. @throws DataError
 [[nodiscard]] EvaluationSet read_evaluation(const std::string& name, const std::filesystem::path& tokens,
                                             std::optional<std::int64_t> samples, std::int64_t length,
-                                            const model::Architecture& architecture);
+                                            const model::Architecture& architecture,
+                                            std::vector<std::string>& warnings);
 
 /// Windows as bytes and back, for sending between ranks.
 [[nodiscard]] std::vector<EvaluationSet> share(comm::Communicator& communicator,

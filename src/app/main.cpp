@@ -45,10 +45,15 @@ void add_prune(CLI::App& app, PruneOptions& options, Chosen& chosen) {
   command->add_option("CONFIG", options.config, "configuration file (TOML)")->required();
   command->add_option("--set", options.settings, "KEY=VALUE: overrides a key, e.g. --set prune.sparsity=0.6")
       ->allow_extra_args(false);
-  command->add_flag("--dry-run", options.dry_run,
-                    "print the configuration with all defaults, memory, disk and bytes on the wire per rank; "
-                    "refuse what cannot fit");
-  command->add_option("--assume-ranks", options.assume_ranks, "with --dry-run: forecast for this many ranks");
+  CLI::Option* dry_run = command->add_flag(
+      "--dry-run", options.dry_run,
+      "print the configuration with all defaults, memory, disk and bytes on the wire per rank; "
+      "refuse what cannot fit");
+  command
+      ->add_option("--assume-ranks", options.assume_ranks,
+                   "with --dry-run: forecast for this many ranks, without the token files that are elsewhere")
+      ->needs(dry_run)
+      ->check(CLI::Range(1, 1000000));
   command->add_flag("--restart", options.restart, "start over, even when the run is finished");
   command->add_flag("--force-resume", options.force_resume,
                     "go on with an unfinished run although what decides its result has changed");
@@ -90,7 +95,8 @@ void add_eval(CLI::App& app, EvalOptions& options, Chosen& chosen) {
   command->add_option("--tokens", options.tokens, "token files (HDF5)")->required();
   command->add_option("--sequence-length", options.sequence_length, "tokens per window")
       ->capture_default_str();
-  command->add_option("--samples", options.samples, "windows per file (default: all)");
+  command->add_option("--samples", options.samples, "windows per file (default: all)")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 31));
   command->add_option("--client", options.client, "a stand-alone client of a run with run.keep_clients");
   command->add_option("--backend", options.backend, "auto, cpu, cuda or reference")->capture_default_str();
   command->add_flag(
@@ -140,7 +146,8 @@ void add_machine(CLI::App& app, BenchOptions& bench, Chosen& chosen) {
       ->add_option("--products", bench.products,
                    "f32, f16 or bf16, as run.products (not: aggregate, transport)")
       ->capture_default_str();
-  command->add_option("--threads", bench.threads, "threads (default: the cores given)");
+  command->add_option("--threads", bench.threads, "threads (default: the cores given)")
+      ->check(CLI::Range(1, 4096));
   command->add_option("--dir", bench.dir, "checkpoint: where to write (default: the temporary folder)");
   command
       ->add_option("--clients", bench.clients,

@@ -11,6 +11,7 @@
 #include "forecast.hpp"
 #include "gpu_forecast.hpp"
 #include "prune_run.hpp"
+#include "run_folder.hpp"
 #include "setup.hpp"
 #include <algorithm>
 #include <cstdio>
@@ -42,7 +43,8 @@ void check_resources(comm::Communicator& communicator, const config::Config& con
   communicator.together([&] {
     check_fits(expected, report::available_memory_bytes(), ranks_on_host,
                communicator.rank() == 0 ? report::free_disk_bytes(existing_folder(config.run.dir))
-                                        : std::numeric_limits<std::int64_t>::max());
+                                        : std::numeric_limits<std::int64_t>::max(),
+               communicator.rank() == 0 ? disk_in_use(config.run.dir) : DiskBytes{});
   });
 }
 
@@ -144,7 +146,7 @@ std::string gpu_text(const comm::Communicator& communicator, const config::Confi
 /// Opens the inputs, then forecasts or prunes.
 ExitStatus prune(comm::Communicator& communicator, Signals& signals, const PruneOptions& options,
                  const config::Config& config, comm::Watchdog* watchdog, RunStatus& status) {
-  Inputs inputs = open_inputs(communicator, config);
+  Inputs inputs = open_inputs(communicator, config, options.dry_run ? options.assume_ranks : 0);
   const Nodes nodes = nodes_of_run(communicator);
   const bool assumed = options.dry_run && options.assume_ranks > 0;  // who knows on which hosts
   Forecast expected;
@@ -160,6 +162,8 @@ ExitStatus prune(comm::Communicator& communicator, Signals& signals, const Prune
     const int ranks = static_cast<int>(expected.ranks.size());
     std::fputs(gpu_text(communicator, config, *inputs.model, ranks).c_str(), stdout);
     std::fflush(stdout);
+    for (const std::string& warning : inputs.warnings)
+      std::fprintf(stderr, "fedspallm: warning: %s\n", warning.c_str());
   }
   if (!assumed) check_resources(communicator, config, expected);
   if (options.dry_run) return ExitStatus::done;
@@ -179,6 +183,9 @@ double no_progress_seconds(double lost_seconds) {
 ExitStatus run_prune(comm::Communicator& communicator, Signals& signals, const PruneOptions& options) {
   const config::Config config = load_config(communicator, options.config, options.settings);
   config::check_prunable(config);
+  communicator.together([&] {
+    if (communicator.rank() == 0) check_run_folder(config);
+  });
   if (!options.dry_run && !options.restart && already_finished(communicator, config)) {
     if (communicator.rank() == 0) print_finished(config);
     return ExitStatus::done;

@@ -32,6 +32,9 @@ PruneRun::PruneRun(comm::Communicator& communicator, const config::Config& confi
       status_(status),
       paths_{config.run.dir} {
   threads_ = threads_of_rank(communicator, config.run.threads);
+  if (std::string warning = bound_tightly(communicator, config.run.threads, threads_);
+      !warning.empty() && root())
+    inputs_.warnings.push_back(std::move(warning));
   communicator_.together([&] {
     check<NotCompiled>(config.federation.transport != config::TransportKind::nccl || comm::nccl_built(),
                        "federation.transport = \"nccl\": this build has no NCCL; build the preset `cuda` "

@@ -178,9 +178,11 @@ void PruneRun::start_over() {
   std::error_code error;
   std::filesystem::remove(paths_.dir / "resume.json", error);
   store_->clear();
-  std::filesystem::remove_all(paths_.dir / "state", error);
-  check<ResourceError>(
-      !error, fmt::format("{}: cannot be removed: {}", (paths_.dir / "state").string(), error.message()));
+  for (const std::filesystem::path& old :
+       {paths_.dir / "state", paths_.clients(), paths_.model(), paths_.dir / "report.html"}) {
+    std::filesystem::remove_all(old, error);
+    check<ResourceError>(!error, fmt::format("{}: cannot be removed: {}", old.string(), error.message()));
+  }
   identity_ = {.run_id = random_id(), .facts = {}, .dropped = {}};
 }
 

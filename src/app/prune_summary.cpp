@@ -66,6 +66,7 @@ store::Provenance PruneRun::provenance() {
   store::Provenance result;
   result.config_toml = config::to_toml(config_);
   result.entries = facts_;
+  result.entries.emplace_back(store::kRunIdEntry, fmt::format("{:016x}", identity_.run_id));
   result.entries.emplace_back("model_sha256", identity_.facts.at("model_sha256"));
   result.entries.emplace_back("tokenizer_sha256", inputs_.model->tokenizer_digest());
   result.entries.emplace_back("transport", transport_);

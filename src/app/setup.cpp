@@ -14,6 +14,7 @@
 #include "version.hpp"
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 
 namespace fedspallm::app {
 
@@ -43,6 +44,32 @@ int threads_of_rank(comm::Communicator& communicator, int wanted) {
     same += table.compare(begin, end - begin, mine) == 0 ? 1 : 0;
   }
   return wanted > 0 ? wanted : report::threads_for_rank(report::affinity_cores(), same);
+}
+
+namespace {
+
+/// The cores that this job was given on this host: Slurm's number, or those of the process that started this
+/// one, which mpirun does not bind.
+int cores_of_host() {
+  if (const char* text = std::getenv("SLURM_CPUS_ON_NODE")) return std::atoi(text);  // NOLINT(cert-err34-c)
+  cpu_set_t set;
+  CPU_ZERO(&set);
+  return sched_getaffinity(::getppid(), sizeof set, &set) == 0 ? CPU_COUNT(&set) : 0;
+}
+
+}  // namespace
+
+std::string bound_tightly(comm::Communicator& communicator, int wanted, int threads) {
+  const int share = cores_of_host() / communicator.node_size();
+  const bool tight = wanted == 0 && threads < share && report::affinity_cores() < cores_of_host();
+  const std::int64_t lost = communicator.maximum(tight ? share - threads : 0);
+  if (lost == 0) return "";
+  return fmt::format(
+      "the launcher binds ranks to few cores: some rank has {} thread{} less than its share of its host's "
+      "cores; "
+      "start with `mpirun --bind-to none`, `mpirun --map-by slot:PE=N` or `srun --cpus-per-task=N`, or set "
+      "run.threads",
+      lost, lost == 1 ? "" : "s");
 }
 
 config::BackendKind backend_kind(const std::string& word) {

@@ -19,6 +19,10 @@ namespace fedspallm::app {
 /// that have the same cores (binding is left to the launcher).
 [[nodiscard]] int threads_of_rank(comm::Communicator& communicator, int wanted);
 
+/// Collective. What to say where the launcher has bound a rank to so few cores that it gets fewer threads
+/// than its share of the host's; "" = none is, or run.threads (`wanted`) is set.
+[[nodiscard]] std::string bound_tightly(comm::Communicator& communicator, int wanted, int threads);
+
 /// `automatic` is CUDA where the build has it and a device is visible, else the CPU. Ranks of a host take its
 /// devices in turn. @throws NotCompiled when CUDA is asked for and this build has none; ConfigError when
 /// 16-bit products are asked for that neither a device nor this CPU has

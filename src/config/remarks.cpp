@@ -45,7 +45,8 @@ std::vector<std::string> remarks(const Config& config) {
         config.report.standalone
             ? "report.standalone has no effect: there is no [[evaluation]] to compare the clients on"
             : "there is no [[evaluation]]: the summary will hold no perplexity");
-  if (!needs_hessian(config.prune.method) && config.federation.mask_expansion &&
+  // For method "magnitude" that is what one would expect of the default.
+  if (config.prune.method == Method::random && config.federation.mask_expansion &&
       config.federation.tie == Tie::score && config.federation.aggregation != Aggregation::none)
     result.push_back(fmt::format(
         "federation.tie = \"score\" needs activations, which method \"{}\" does not look at: ties go by "

@@ -8,6 +8,7 @@
 
 #include "document.hpp"
 #include <algorithm>
+#include <utility>
 
 namespace fedspallm::config {
 
@@ -40,6 +41,10 @@ std::string nearest_of(const std::string& word, std::vector<std::string> known) 
 }  // namespace
 
 std::string did_you_mean(const std::string& word, const std::vector<std::string>& known) {
+  // What people call a thing that goes by another name here, not one mistyped.
+  for (const auto& [usual, name] : {std::pair{"gpu", "cuda"}, {"nvidia", "cuda"}})
+    if (word == usual && std::find(known.begin(), known.end(), name) != known.end())
+      return fmt::format("; did you mean '{}'?", name);
   const std::string nearest = nearest_of(word, known);
   return nearest.empty() ? "" : fmt::format("; did you mean '{}'?", nearest);
 }

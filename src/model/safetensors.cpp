@@ -152,6 +152,14 @@ std::uint64_t header_length(std::span<const std::byte> bytes, const std::string&
   check<ModelError>(
       bytes.size() >= kLengthBytes,
       fmt::format("{}: has {} bytes, expected a safetensors file, which has at least 8", file, bytes.size()));
+  constexpr std::string_view kPointer = "version https://git-lfs.github.com/";
+  const std::string_view begin(reinterpret_cast<const char*>(bytes.data()),
+                               std::min(bytes.size(), kPointer.size()));
+  check<ModelError>(
+      begin != kPointer,
+      fmt::format("{}: found a git-lfs pointer of {} bytes, expected the weights that it stands "
+                  "for; run 'git lfs pull' in its folder",
+                  file, bytes.size()));
   std::uint64_t length = 0;
   for (std::size_t i = 0; i < kLengthBytes; ++i)  // little-endian
     length |= static_cast<std::uint64_t>(bytes[i]) << (8 * i);

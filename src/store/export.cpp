@@ -81,6 +81,7 @@ BlockStore open_store(const RunPaths& paths, const Provenance& provenance,
   check<DataError>(store.complete(),
                    fmt::format("{}: is missing or unfinished; a run keeps it with run.keep_clients = true",
                                store.link_file().string()));
+  check_client_is_of_run(paths, store);
   return store;
 }
 
@@ -141,16 +142,38 @@ ExportResult export_bitmask(const model::ModelDirectory& model, const fs::path& 
 
 }  // namespace
 
+namespace {
+
+/// Refuses a run that is not finished, with what it has: run.h5 comes last.
+void require_finished(const RunPaths& paths, const BlockStore& run) {
+  std::error_code error;
+  const bool has_links = fs::exists(paths.run_file(), error);
+  if (has_links ? run.complete() : !fs::exists(paths.manifest(), error)) return;  // the latter is no run
+  std::string expected;
+  try {
+    const std::string text =
+        has_links ? run.read_provenance().config_toml : read_small_file(paths.config(), 1 << 24);
+    const toml::table table = toml::parse(std::string_view(text));
+    const model::ModelDirectory model(fs::path(table["model"]["path"].value_or(std::string())));
+    expected = fmt::format(
+        " of {}", table["federation"]["rounds"].value_or(std::int64_t{1}) * model.architecture().blocks);
+  } catch (const toml::parse_error&) {  // the number is a courtesy
+  } catch (const Error&) {
+  }
+  throw DataError(
+      fmt::format("{}: the run is unfinished: {}{} blocks are merged; run the same `fedspallm prune` "
+                  "again first",
+                  paths.dir.string(), run.blocks().size(), expected));
+}
+
+}  // namespace
+
 ExportResult export_run(const fs::path& run_dir, const fs::path& out, ExportFormat format,
                         const std::optional<std::string>& client, const std::optional<fs::path>& model_path) {
   const RunPaths paths{run_dir};
   const BlockStore run = BlockStore::of_run(paths);
+  if (!client) require_finished(paths, run);  // a client's own result is there as soon as that client is done
   const Provenance provenance = run.read_provenance();
-  // A client's own result is there as soon as that client is done.
-  check<DataError>(
-      client || run.complete(),
-      fmt::format("{}: the run is not complete ({} block files); run the same `fedspallm prune` again first",
-                  paths.run_file().string(), run.blocks().size()));
   require_new_folder(out);
   const BlockStore store = open_store(paths, provenance, client);
   const RunConfig config = read_run_config(provenance, paths.run_file());

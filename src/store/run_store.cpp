@@ -2,7 +2,9 @@
 #include "fedspallm/store/run_store.hpp"
 
 #include "fedspallm/base/error.hpp"
+#include "fedspallm/store/resume_file.hpp"
 
+#include "checksum_hex.hpp"
 #include "file_io.hpp"
 #include "link_file.hpp"
 #include "manifest.hpp"
@@ -213,6 +215,18 @@ bool BlockStore::complete() const {
   if (!is_there(link_file_)) return false;
   verify_link_file();
   return read_link_file(link_file_).complete;
+}
+
+void check_client_is_of_run(const RunPaths& paths, const BlockStore& client) {
+  const std::filesystem::path file = paths.dir / "resume.json";
+  const std::optional<RunIdentity> identity = read_identity(file);
+  if (!identity) return;  // a copy without it
+  for (const auto& [name, value] : client.read_provenance().entries)
+    check<DataError>(
+        name != kRunIdEntry || value == to_hex(identity->run_id),
+        fmt::format("{}: is of run {}, but {} is of run {}: an earlier run left it here; run this "
+                    "one with run.keep_clients = true, or delete the file",
+                    client.link_file().string(), value, file.string(), to_hex(identity->run_id)));
 }
 
 }  // namespace fedspallm::store

@@ -7,6 +7,7 @@
 
 #include "app_support.hpp"
 #include <algorithm>
+#include <fstream>
 
 namespace fedspallm::app {
 namespace {
@@ -90,10 +91,53 @@ TEST(Forecast, refuses_what_does_not_fit_with_both_numbers) {
   const model::ModelDirectory model(config.model.path);
   const Forecast expected = forecast(config, model, 2, 1000);
   const std::int64_t need = expected.ranks[0].peak_bytes() + expected.ranks[1].peak_bytes();
-  EXPECT_NO_THROW(check_fits(expected, need, 2, expected.disk_bytes()));
-  EXPECT_THROW(check_fits(expected, need - 1, 2, expected.disk_bytes()), ResourceError);
-  EXPECT_NO_THROW(check_fits(expected, need - 1, 1, expected.disk_bytes()));  // one rank a host
-  EXPECT_THROW(check_fits(expected, need, 2, expected.disk_bytes() - 1), ResourceError);
+  EXPECT_NO_THROW(check_fits(expected, need, 2, expected.disk.all()));
+  EXPECT_THROW(check_fits(expected, need - 1, 2, expected.disk.all()), ResourceError);
+  EXPECT_NO_THROW(check_fits(expected, need - 1, 1, expected.disk.all()));  // one rank a host
+  EXPECT_THROW(check_fits(expected, need, 2, expected.disk.all() - 1), ResourceError);
+}
+
+TEST(Forecast, disk_counts_saved_states_and_leaves_out_what_is_there_already) {
+  config::Config config = config_for(kModel, 2);
+  const model::ModelDirectory model(config.model.path);
+  const Forecast expected = forecast(config, model, 2, 0);
+  ASSERT_EQ(model.architecture().blocks, 2);  // so one state a client: before the second block
+  EXPECT_EQ(expected.disk.states, expected.ranks[0].hidden_bytes + expected.ranks[1].hidden_bytes);
+  EXPECT_NE(to_text(expected).find(", states "), std::string::npos);
+  const std::int64_t memory = std::int64_t{1} << 50;
+  DiskBytes in_use = {.model = 0, .run = expected.disk.run, .clients = 1 << 30, .states = 0};
+  const std::int64_t rest = expected.disk.model + expected.disk.states;
+  EXPECT_NO_THROW(check_fits(expected, memory, 1, rest, in_use));
+  EXPECT_THROW(check_fits(expected, memory, 1, rest - 1, in_use), ResourceError);
+}
+
+TEST(Forecast, advises_not_to_keep_clients_only_where_they_are_kept) {
+  config::Config config = config_for(kModel, 2);
+  const model::ModelDirectory model(config.model.path);
+  const auto advice = [&] {
+    try {
+      check_fits(forecast(config, model, 1, 0), std::int64_t{1} << 50, 1, 0);
+    } catch (const ResourceError& error) {
+      return std::string(error.what());
+    }
+    return std::string("no error");
+  };
+  EXPECT_EQ(advice().find("keep_clients"), std::string::npos) << advice();
+  config.run.keep_clients = true;
+  EXPECT_NE(advice().find("run.keep_clients = false"), std::string::npos) << advice();
+}
+
+TEST(Forecast, disk_in_use_is_what_lies_in_the_folders_of_a_run) {
+  const test::TemporaryFolder folder;
+  EXPECT_EQ(disk_in_use(folder.path() / "nowhere").all(), 0);
+  std::filesystem::create_directories(folder.path() / "state" / "client");
+  std::ofstream(folder.path() / "state" / "client" / "r01-b0001.state") << "12345";
+  std::filesystem::create_directories(folder.path() / "model.part");
+  std::ofstream(folder.path() / "model.part" / "config.json") << "123";
+  const DiskBytes found = disk_in_use(folder.path());
+  EXPECT_EQ(found.states, 5);
+  EXPECT_EQ(found.model, 3);
+  EXPECT_EQ(found.all(), 8);
 }
 
 TEST(Forecast, text_has_a_line_per_rank) {

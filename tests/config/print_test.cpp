@@ -133,8 +133,10 @@ TEST(Remarks, TellOfSettingsWithoutEffect) {
               IsEmpty());
   EXPECT_THAT(remarks(with("[[client]]\nname = \"b\"\ntokens = \"novels.h5\"\n" + set)),
               ElementsAre(HasSubstr("calibration text of client 'novels' and again of 'b'")));
-  EXPECT_THAT(remarks(with(set, {"prune.method=magnitude"})), ElementsAre(HasSubstr("ties go by magnitude")));
-  EXPECT_THAT(remarks(with(set, {"prune.method=magnitude", "federation.tie=index"})), IsEmpty());
+  EXPECT_THAT(remarks(with(set, {"prune.method=random"})), ElementsAre(HasSubstr("ties go by magnitude")));
+  EXPECT_THAT(remarks(with(set, {"prune.method=random", "federation.tie=index"})), IsEmpty());
+  EXPECT_THAT(remarks(with(set, {"prune.method=magnitude"})), IsEmpty())
+      << "the default tie is no reason to warn";
 }
 
 }  // namespace

@@ -66,6 +66,7 @@ TEST(Rules, EveryChoiceListsItsValues) {
       {"[federation]\ncoverage = \"x\"\n", {"\"required\", \"warn\""}},
       {"[federation]\ncoverage = 1\n", {"found 1", "\"required\", \"warn\""}},
   });
+  EXPECT_THAT(refusal(kSmallest, {"run.backend=gpu"}), HasSubstr("did you mean 'cuda'?"));
   EXPECT_THAT(refusal(kSmallest, {"run.backend=x"}), HasSubstr("\"auto\", \"cpu\", \"cuda\", \"reference\""));
   EXPECT_THAT(refusal(kSmallest, {"model.dtype=bfloat16"}), HasSubstr("\"stored\", \"float32\""));
 }

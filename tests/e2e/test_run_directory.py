@@ -7,11 +7,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
 from harness import (
+    BAD_INPUT,
     CHECK_FAILED,
     MPIEXEC,
     PROGRAM,
@@ -283,6 +285,53 @@ class RunDirectory(ProgramTest):
             ["r01-b0000.h5", "r01-b0001.h5"],
         )
         self.done("inspect", place)
+
+    def test_restart_leaves_no_client_and_no_model_behind(self) -> None:
+        place = self.folder / "without-clients"
+        plain = {"run": {"dir": str(place), "keep_clients": True}, "evaluation": [], "report": {"standalone": False}}
+        config = merged(self.config, plain)
+        self.prune(config)
+        old = self.folder / "old-clients"
+        shutil.copytree(place / "clients", old)
+        (place / "report.html").write_text("of the run before")
+        self.prune(merged(config, {"run": {"keep_clients": False, "seed": 8}}), "--restart", ranks=2)
+        for name in ("clients", "report.html"):
+            self.assertFalse((place / name).exists(), name)
+        self.assertEqual([file for file in (place / "state").rglob("*") if file.is_file()], [])
+        shutil.copytree(old, place / "clients")  # as an earlier version left it
+        said = ["client-1.h5: is of run [0-9a-f]{16}, but .*resume.json is of run"]
+        tokens = self.config["evaluation"][0]["tokens"]
+        self.refused(BAD_INPUT, said, "eval", place, "--client", "client-1", "--tokens", tokens, "--sequence-length", 40)
+        self.refused(BAD_INPUT, said, "export", place, "--client", "client-1", "--out", self.folder / "exported")
+        self.prune(merged(config, {"federation": {"aggregation": "none"}}), "--restart")
+        self.assertFalse((place / "model").exists())
+        self.done("export", place, "--client", "client-1", "--out", self.folder / "exported")
+
+    def test_files_that_no_run_made_are_left_alone(self) -> None:
+        plain = {"evaluation": [], "report": {"standalone": False}, "run": {"dir": "."}}
+        place = self.folder / "mine"
+        place.mkdir()
+        config = merged(self.config, plain)
+        file = self.write_config(config, "mine/config.toml")
+        text = file.read_text()
+        self.refused(BAD_INPUT, ["run.dir: found .*mine/?, the folder of .*config.toml"], "prune", file, ranks=2)
+        (self.folder / "elsewhere-kept").mkdir()
+        for name in ("model", "state", "clients", "blocks"):
+            with self.subTest(folder=name):
+                (place / name).mkdir()
+                (place / name / "precious").write_text("")
+                other = self.write_config(config, "mine/other.toml")
+                said = [f"which holds {name}/ but no run"]
+                for extra in ([], ["--restart"], ["--dry-run"]):
+                    self.refused(BAD_INPUT, said, "prune", other, *extra)
+                shutil.move(place / name, self.folder / "elsewhere-kept" / name)
+        self.assertEqual(sorted(path.name for path in place.iterdir()), ["config.toml", "other.toml"])
+        self.assertEqual(file.read_text(), text)
+        inside = self.run_dir / "model"
+        config = merged(self.config, {"model": {"path": str(inside / ".." / "model")}, **plain})
+        config["run"] = {**config["run"], "dir": str(self.run_dir)}
+        self.refused(BAD_INPUT, ["run.dir: found .*model"], "prune", self.write_config(config, "loop.toml"), "--restart")
+        self.assertTrue((inside / "model.safetensors").exists())
 
     # ------------------------------------------------------------ dry runs
 

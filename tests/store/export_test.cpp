@@ -131,7 +131,7 @@ TEST_F(Export, RefusesAnUnfinishedRun) {
   copy_golden("goldens/llama-transformers4");
   write_run();
   BlockStore::of_run(paths).write_links(provenance_of(ModelDirectory(input)), false);
-  expect_error<DataError>([&] { run_export(); }, {"run.h5", "not complete"});
+  expect_error<DataError>([&] { run_export(); }, {"the run is unfinished: ", " blocks are merged"});
 }
 
 TEST_F(Export, RefusesAnOutputDirectoryInUse) {

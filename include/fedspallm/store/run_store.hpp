@@ -78,4 +78,10 @@ class BlockStore : public BlockFiles {
   std::filesystem::path link_file_, manifest_path_;
 };
 
+/// The entry of a provenance that tells the run: resume.json's run_id.
+inline constexpr const char* kRunIdEntry = "run_id";
+
+/// @throws DataError when a client's file records another run than the directory it lies in
+void check_client_is_of_run(const RunPaths& paths, const BlockStore& client);
+
 }  // namespace fedspallm::store
