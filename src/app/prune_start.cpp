@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <fstream>
+#include <iterator>
 #include <random>
 
 namespace fedspallm::app {
@@ -27,6 +28,17 @@ std::uint64_t random_id() {
 nlohmann::json to_json(const RunIdentity& identity) {
   return {
       {"run_id", identity.run_id}, {"facts", identity.facts}, {"dropped", store::to_json(identity.dropped)}};
+}
+
+/// Whether blocks come out otherwise by other facts. Where no more than a client's text is gone, they do only
+/// for want of that client: blocks that still had it cannot be made again and stay (BlockMerger).
+bool computes_otherwise(std::map<std::string, std::string> before, std::map<std::string, std::string> now) {
+  for (auto fact = now.begin(); fact != now.end();) {
+    const bool text_gone = fact->first.ends_with(".tokens_sha256") && fact->second.empty();
+    if (text_gone) before.erase(fact->first);
+    fact = text_gone ? now.erase(fact) : std::next(fact);
+  }
+  return before != now;
 }
 
 RunIdentity from_json(const nlohmann::json& content) {
@@ -117,7 +129,7 @@ void PruneRun::decide_identity() {
                       "--restart to start over, or --force-resume to go on all the same",
                       paths_.dir.string(), fmt::join(differing, "\n  ")));
       for (const std::string& line : differing) log_->warn("--force-resume: {}", line);
-      forced = !differing.empty();
+      forced = computes_otherwise(before->facts, facts);
       for (const DroppedClient& one : before->dropped)
         check<DataError>(
             one.client < config_.clients.size(),
