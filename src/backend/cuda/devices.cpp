@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "fedspallm/backend/cuda.hpp"
 
+#include <fmt/format.h>
+
 #include "cuda_check.hpp"
 #include <array>
 #include <cstring>
