@@ -79,13 +79,18 @@ store::Position start_of(const ClientFiles& files, const RunShape& shape,
 
 /// The first position whose merged block is not there, as far as names and sizes tell.
 store::Position there_until(const store::BlockFiles& merged, const RunShape& shape,
-                            const std::vector<DroppedClient>& dropped) {
+                            const std::vector<DroppedClient>& dropped, const Watch& watch) {
   store::Position until = end_of(shape);
   for_each_position(shape, [&](store::Position position) {
     bool covered = false;
     for (std::uint32_t client = 0; client < shape.drawn[position.round - 1].size(); ++client)
       covered |= prunes(shape, dropped, client, position);
     if (!covered || merged.has_file(position.round, position.block)) return true;
+    if (merged.has_block(position.round, position.block))
+      watch.say(
+          fmt::format("{}: missing, or not of the size that its manifest tells; falling back to the "
+                      "block before it",
+                      merged.block_file(position.round, position.block).string()));
     until = position;
     return false;
   });
@@ -157,7 +162,7 @@ std::int64_t blocks_before(const RunShape& shape, store::Position position) {
 
 Merged merged_until(const store::BlockFiles& merged, const RunShape& shape,
                     const std::vector<DroppedClient>& dropped, const Watch& watch) {
-  Merged result{.until = there_until(merged, shape, dropped)};
+  Merged result{.until = there_until(merged, shape, dropped, watch)};
   std::map<store::Position, std::int64_t> sound;
   while (const auto bad = first_damaged(merged, shape, result.until, sound, watch)) result.until = *bad;
   for (std::uint32_t block = 0; block < shape.blocks; ++block)

@@ -11,7 +11,9 @@
 #include <array>
 #include <cerrno>
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
+#include <ctime>
 #include <mutex>
 
 namespace fedspallm::report {
@@ -22,6 +24,17 @@ constexpr std::array<const char*, 3> kReserved = {"event", "time", "monotonic"};
 
 std::string compact(const nlohmann::json& json) {
   return json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+/// "2026-03-04T05:06:07.890Z" -> seconds since 1970; -1 when it is no such text.
+double seconds_of_date(const std::string& text) {
+  std::tm fields{};
+  const char* rest = strptime(text.c_str(), "%Y-%m-%dT%H:%M:%S", &fields);
+  if (rest == nullptr) return -1;
+  char* end = nullptr;
+  const double fraction = *rest == '.' ? std::strtod(rest, &end) : 0;
+  if (std::string_view(end == nullptr ? rest : end) != "Z") return -1;
+  return static_cast<double>(timegm(&fields)) + fraction;
 }
 
 }  // namespace
@@ -45,6 +58,22 @@ std::string to_json(const Event& event) {
   else
     line += "}";
   return line;
+}
+
+Event parse_event(const std::string& line) {
+  nlohmann::json json = nlohmann::json::parse(line, nullptr, /*allow_exceptions=*/false);
+  const auto is = [&](const char* name, auto test) { return json.contains(name) && (json[name].*test)(); };
+  const bool valid = json.is_object() && is("event", &nlohmann::json::is_string) &&
+                     is("time", &nlohmann::json::is_string) && is("monotonic", &nlohmann::json::is_number) &&
+                     !json["event"].get<std::string>().empty();
+  const double time = valid ? seconds_of_date(json["time"].get<std::string>()) : -1;
+  check<DataError>(valid && time >= 0,
+                   fmt::format("found {}, expected an event: a JSON object with event, time and monotonic",
+                               line.substr(0, 80)));
+  Event event{.name = json["event"], .fields = {}, .stamp = Stamp{time, json["monotonic"]}};
+  for (const char* name : kReserved) json.erase(name);
+  event.fields = std::move(json);
+  return event;
 }
 
 struct MetricsWriter::Impl {

@@ -77,6 +77,8 @@ TEST_F(MergedUntil, does_not_read_older_rounds_but_misses_their_files) {
   EXPECT_EQ(found().until, (store::Position{3, 2}));
   std::filesystem::remove(store_.block_file(1, 1));
   EXPECT_EQ(found().until, (store::Position{1, 1}));
+  ASSERT_EQ(said_.size(), 1U);
+  EXPECT_NE(said_.front().find("r01-b0001.h5: missing"), std::string::npos) << said_.front();
 }
 
 TEST_F(MergedUntil, falls_back_before_what_is_damaged) {
@@ -91,6 +93,9 @@ TEST_F(MergedUntil, falls_back_before_what_is_damaged) {
   merged = found();
   EXPECT_EQ(merged.until, (store::Position{2, 0}));
   EXPECT_EQ(merged.dropped, (Dropped{{0, 1}, {1, 1}, {2, 1}, {3, 1}}));
+  std::filesystem::resize_file(store_.block_file(1, 2), 10);
+  EXPECT_EQ(found().until, (store::Position{1, 2}));
+  EXPECT_EQ(said_.size(), 1U);
 }
 
 TEST_F(MergedUntil, passes_over_blocks_that_nobody_prunes) {

@@ -83,6 +83,27 @@ TEST(Event, RefusesReservedNamesAndOtherShapes) {
     EXPECT_THROW((void)to_json({"x", {{name, 1}}}), LogicError) << name;
 }
 
+TEST(Event, ParsesBackToWhatItWas) {
+  const Event event{"block", {{"bytes", std::int64_t{1} << 40}, {"error", 0.1}}, Stamp{1700000000.125, 3.25}};
+  const Event again = parse_event(to_json(event));
+  EXPECT_EQ(again.name, event.name);
+  EXPECT_EQ(again.fields, event.fields);
+  ASSERT_TRUE(again.stamp.has_value());
+  EXPECT_EQ(again.stamp->time, event.stamp->time);
+  EXPECT_EQ(again.stamp->monotonic, event.stamp->monotonic);
+}
+
+TEST(Event, ParsingRefusesWhatIsNoEvent) {
+  for (const char* text : {"", "x", "[]", "3", "{}", "{\"event\":\"x\"}",
+                           "{\"event\":3,\"time\":\"2001-09-09T01:46:40Z\",\"monotonic\":1}",
+                           "{\"event\":\"\",\"time\":\"2001-09-09T01:46:40Z\",\"monotonic\":1}",
+                           "{\"event\":\"x\",\"time\":\"yesterday\",\"monotonic\":1}",
+                           "{\"event\":\"x\",\"time\":\"2001-09-09T01:46:40\",\"monotonic\":1}",
+                           "{\"event\":\"x\",\"time\":\"2001-09-09T01:46:40Z\",\"monotonic\":\"1\"}",
+                           "{\"event\":\"x\",\"time\":\"2001-09-09T01:46:40.250Z\",\"monotonic\":12.5"})
+    EXPECT_THROW((void)parse_event(text), DataError) << text;
+}
+
 TEST(MetricsWriter, AppendsALinePerEventThatCanBeReadAtOnce) {
   const test::TemporaryFolder folder;
   const auto file = folder.path() / "metrics.jsonl";

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Purpose: metrics.jsonl, one JSON object a line, written by rank 0 as things happen: appended and handed to
 // the kernel line by line, never cut, also by a run that starts again. Other ranks' events travel as text
-// (to_json). Non-goal: who sends which event when (app/).
+// (to_json, parse_event). Non-goal: who sends which event when (app/).
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -30,6 +30,8 @@ struct Event {
 /// One line without its end. Texts that are not UTF-8 get replacement characters.
 /// @pre name not empty, fields an object without "event", "time" and "monotonic"
 [[nodiscard]] std::string to_json(const Event& event);
+/// The inverse. @throws DataError when the text is no event
+[[nodiscard]] Event parse_event(const std::string& line);
 
 class MetricsWriter {
  public:
