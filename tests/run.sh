@@ -16,7 +16,8 @@ compiler is installed, the program and the GPU tests are built with it (preset `
 the job files on a Slurm of their own, exchanges between network namespaces with limited bandwidth (as root),
 a minute of fuzzing, and the tests again with the address and undefined-behaviour sanitizers (preset `asan`).
   --quick   only the preset release
-  --long    also the tests labelled `long`
+  --long    also the tests labelled `long` (soak, the reference run's table, valgrind: each is skipped where it lacks what
+            it needs), the thread sanitizer (preset `tsan`) and 100,000 executions of each fuzz target: hours
   --slurm   build the preset release and run the job files on a Slurm of its own, nothing else (part of a plain run, too)
 A test that cannot run here (no GPU, no Python environment) is shown as skipped. The last lines say for each step how
 many tests passed, failed and were skipped.
@@ -116,11 +117,11 @@ build_ahead() {
     tests/fuzz/run.sh --build
 }
 
-# A few seconds of each fuzz target; the long runs are by hand (docs/fuzzing.md).
+# A few seconds of each fuzz target, or as many executions as the arguments say (docs/fuzzing.md).
 fuzz() {
     printf '\n== fuzz\n'
     local status=0 log="build/tests-fuzz.log"
-    tests/fuzz/run.sh 2>&1 | tee "$log" || status=$?
+    tests/fuzz/run.sh "$@" 2>&1 | tee "$log" || status=$?
     if ((status == 77)); then # its own line says why
         note_skipped fuzz
         return
@@ -175,8 +176,9 @@ else
     script_suite network
     wait "$ahead" || :
     cuda
-    fuzz
+    if $long; then fuzz --runs 100000; else fuzz; fi
     test_preset asan "$((cores + 1))" # nothing else runs now, and ranks wait for each other
+    if $long; then test_preset tsan "$cores"; fi
 fi
 
 printf '\n== summary\n'

@@ -4,6 +4,7 @@
 #include "fedspallm/base/error.hpp"
 
 #include <algorithm>
+#include <set>
 #include <sstream>
 
 namespace fedspallm::app {
@@ -104,6 +105,12 @@ bool is_dropped(const std::vector<DroppedClient>& dropped, std::uint32_t client)
 bool is_dropped(const std::vector<DroppedClient>& dropped, std::uint32_t client, store::Position position) {
   return std::any_of(dropped.begin(), dropped.end(),
                      [&](const DroppedClient& one) { return one.client == client && one.from <= position; });
+}
+
+std::string joined_kernel_sets(const std::vector<std::string>& of_ranks) {
+  std::set<std::string> sets(of_ranks.begin(), of_ranks.end());
+  sets.erase("");
+  return fmt::format("{}", fmt::join(sets, kKernelSetsJoin));
 }
 
 }  // namespace fedspallm::app

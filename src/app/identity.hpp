@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <map>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace fedspallm::app {
@@ -27,6 +28,12 @@ using store::RunIdentity;
                                                                 const std::string& model_sha256,
                                                                 const std::vector<std::string>& token_sha256,
                                                                 const std::string& kernel_set);
+
+/// What stands between the kernel sets of ranks that have different ones.
+constexpr std::string_view kKernelSetsJoin = " + ";
+/// The kernel sets of the ranks that prune, each once, as the fact `kernel_set`. @param of_ranks  "" = has no
+/// client
+[[nodiscard]] std::string joined_kernel_sets(const std::vector<std::string>& of_ranks);
 
 /// One line per fact that differs: "prune.sparsity: 0.5 in the run directory, 0.6 now".
 [[nodiscard]] std::vector<std::string> differences(const std::map<std::string, std::string>& recorded,

@@ -49,6 +49,11 @@ PruneRun::PruneRun(comm::Communicator& communicator, const config::Config& confi
   facts_ = facts(communicator_, *backend_, threads_);
 }
 
+void PruneRun::warn(const std::string& text) {
+  log_->warn("{}", text);
+  if (root()) warnings_.add(text);
+}
+
 double PruneRun::now() const {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
 }
@@ -123,8 +128,7 @@ void PruneRun::evaluate_dense() {
           "dense perplexity on '{}' is above the vocabulary size: worse than guessing; are the tokens for "
           "this model?",
           name);
-      log_->warn("{}", text);
-      if (root()) warnings_.add(text);
+      warn(text);
     }
   }
 }

@@ -66,6 +66,8 @@ class PruneRun {
   void choose_state_distance();
 
   void enter(const char* phase);
+  /// To the log and, at the root, to what the run is remembered by.
+  void warn(const std::string& text);
   void evaluate_dense();
   void prune_rounds();
   void one_round(const RoundPlan& plan);

@@ -113,11 +113,13 @@ void PruneRun::open_directory() {
 /// Whether the directory holds an unfinished run of the same model, texts and configuration.
 void PruneRun::decide_identity() {
   nlohmann::json decision;
+  const std::string kernels = joined_kernel_sets(
+      communicator_.gather(inputs_.clients.empty() ? std::string() : backend_->kernel_set()));
   communicator_.together([&] {
     if (!root()) return;
     const std::filesystem::path file = paths_.dir / "resume.json";
     const std::string digest = inputs_.model->digest(threads_, [this] { watchdog_.beat(phase_); });
-    const auto facts = identity_facts(config_, digest, inputs_.token_sha256, backend_->kernel_set());
+    const auto facts = identity_facts(config_, digest, inputs_.token_sha256, kernels);
     std::optional<RunIdentity> before;
     bool forced = false;
     if (!options_.restart) before = store::read_identity(file);
@@ -128,7 +130,7 @@ void PruneRun::decide_identity() {
           fmt::format("{} holds an unfinished run that differs from this one:\n  {}\nUse another run.dir, "
                       "--restart to start over, or --force-resume to go on all the same",
                       paths_.dir.string(), fmt::join(differing, "\n  ")));
-      for (const std::string& line : differing) log_->warn("--force-resume: {}", line);
+      for (const std::string& line : differing) warn("--force-resume: " + line);
       forced = computes_otherwise(before->facts, facts);
       for (const DroppedClient& one : before->dropped)
         check<DataError>(
@@ -142,6 +144,11 @@ void PruneRun::decide_identity() {
     }
     if (!forced) identity_.facts = facts;  // else when nothing is left that the old ones decided
     store::write_identity(file, identity_);
+    if (kernels.find(kKernelSetsJoin) != std::string::npos)
+      warn(fmt::format(
+          "ranks prune with different kernels ({}): a client's bits depend on the rank that works "
+          "for it; FEDSPALLM_ISA chooses one set for all CPUs",
+          kernels));
     decision = to_json(identity_);
     decision["goes_on"] = before.has_value();
     if (forced) decision["forced_facts"] = facts;

@@ -47,8 +47,8 @@ void RunWarnings::add(const store::BlockRecord& record) {
   summary.round = record.round;
   summary.block = record.block;
   summary.damping_steps = damping_steps(record);
-  summary.above_target = std::any_of(
-      record.matrices.begin(), record.matrices.end(), [](const store::MatrixRecord& matrix) {
+  summary.above_target =
+      std::any_of(record.matrices.begin(), record.matrices.end(), [](const store::MatrixRecord& matrix) {
         return matrix.pruned && matrix.target >= 0 && matrix.common_zeros + matrix.expanded > matrix.target;
       });
   add(summary);
@@ -70,7 +70,8 @@ std::vector<std::string> RunWarnings::texts() const {
   };
   say(uncovered_, [](std::uint32_t) { return std::string("pruned by no client; what they were stays"); });
   say(above_target_, [](std::uint32_t) {
-    return std::string("the clients agree on more zeros than the target asks for; nothing was expanded there");
+    return std::string(
+        "the clients agree on more zeros than the target asks for; nothing was expanded there");
   });
   say(damped_, [&](std::uint32_t round) {
     return fmt::format("a Hessian needed its damping raised (by 10^{} at most)", damping_steps_.at(round));

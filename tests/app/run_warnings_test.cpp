@@ -24,15 +24,17 @@ TEST(RunWarnings, AreOneSentenceForEachKindAndRound) {
   warnings.add("first");
   warnings.add_uncovered(1, {});
   warnings.add_uncovered(2, {7});
-  for (const std::int64_t number : {5, 0, 2, 1, 3}) warnings.add(block(1, number, number == 3 ? 2 : 0, number != 3));
+  for (const std::int64_t number : {5, 0, 2, 1, 3})
+    warnings.add(block(1, number, number == 3 ? 2 : 0, number != 3));
   warnings.add(block(2, 3, 1, false));
   EXPECT_THAT(
       warnings.texts(),
-      ElementsAre("first", "round 2, block 7: pruned by no client; what they were stays",
-                  "round 1, blocks 0-2, 5: the clients agree on more zeros than the target asks for; nothing was "
-                  "expanded there",
-                  "round 1, block 3: a Hessian needed its damping raised (by 10^2 at most)",
-                  "round 2, block 3: a Hessian needed its damping raised (by 10^1 at most)"));
+      ElementsAre(
+          "first", "round 2, block 7: pruned by no client; what they were stays",
+          "round 1, blocks 0-2, 5: the clients agree on more zeros than the target asks for; nothing was "
+          "expanded there",
+          "round 1, block 3: a Hessian needed its damping raised (by 10^2 at most)",
+          "round 2, block 3: a Hessian needed its damping raised (by 10^1 at most)"));
 }
 
 TEST(RunWarnings, OfAnEarlierProcessComeFromTheRecord) {
@@ -47,8 +49,8 @@ TEST(RunWarnings, OfAnEarlierProcessComeFromTheRecord) {
   matrix.clients.push_back({.client = 0, .kept = 0, .report = {}});
   matrix.clients.back().report.damping_steps = 3;
   warnings.add(store::BlockRecord{.round = 1, .block = 1, .matrices = {matrix}});
-  EXPECT_THAT(warnings.texts(),
-              ElementsAre(testing::StartsWith("round 1, block 1: the clients agree"), testing::HasSubstr("10^3")));
+  EXPECT_THAT(warnings.texts(), ElementsAre(testing::StartsWith("round 1, block 1: the clients agree"),
+                                            testing::HasSubstr("10^3")));
 }
 
 }  // namespace

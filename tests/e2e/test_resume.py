@@ -268,10 +268,15 @@ class Resume(ProgramTest):
                 damage()
                 self.assertRegex(self.finish(config, run_dir, expected, 2), said)
 
+    def last_work(self, run_dir: Path) -> list[dict[str, Any]]:
+        """The client_block events of the last process."""
+        events = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+        start = max(place for place, event in enumerate(events) if event["event"] == "run_resumed")
+        return [event for event in events[start:] if event["event"] == "client_block"]
+
     def begun(self, run_dir: Path) -> dict[str, int]:
         """By client: the first block that the last process computed."""
-        events = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-        work = [event for event in events if event["event"] == "client_block"]
+        work = self.last_work(run_dir)
         return {str(one["client"]): min(e["block"] for e in work if e["client"] == one["client"]) for one in work}
 
     def test_clients_that_drifted_apart_go_on_from_where_each_of_them_was(self) -> None:
@@ -333,8 +338,7 @@ class Resume(ProgramTest):
         self.flip(run_dir / "clients" / "client-1" / "r01-b0003.h5")
         said = self.finish(config, run_dir, expected, 3)
         self.assertRegex(said, r"going on with block 0 of round 1")
-        events = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-        again = [event for event in events if event["event"] == "client_block" and event["round"] == 1]
+        again = [event for event in self.last_work(run_dir) if event["round"] == 1]
         self.assertEqual({event["client"] for event in again}, {"client-1"})
         after = {entry["file"]: entry["xxh3"] for entry in manifest_entries(run_dir)}
         self.assertEqual({file: after[file] for file in merged_before}, merged_before)
