@@ -229,8 +229,13 @@ void round_to_dtype(const Backend* owner, const View& w) {
   any(owner, "round_to_dtype", "w", w);
 }
 
-void sum_of_squares(const Backend* owner, const View& x) {
-  any(owner, "sum_of_squares", "x", x);
+void add_squares(const Backend* owner, const View& x) {
+  any(owner, "add_squares", "x", x);
+}
+
+double started_squares(const std::optional<double>& sum) {
+  require(sum.has_value(), "squares: start_squares() was called");
+  return *sum;
 }
 
 void pack(const Backend* owner, const View& w, const View& mask, std::span<const std::uint64_t> bits) {

@@ -48,7 +48,9 @@ void obs_block_n_of_m(const Backend* owner, const View& w, const View& u, int ke
 void select_n_of_m(const Backend* owner, const View& score, int keep, int m, const View& mask);
 void apply_mask(const Backend* owner, const View& mask, const View& w);
 void round_to_dtype(const Backend* owner, const View& w);
-void sum_of_squares(const Backend* owner, const View& x);
+void add_squares(const Backend* owner, const View& x);
+/// The sum of a backend on the host. @throws LogicError where it was not started
+[[nodiscard]] double started_squares(const std::optional<double>& sum);
 
 // SparseOps
 void pack(const Backend* owner, const View& w, const View& mask, std::span<const std::uint64_t> bits);

@@ -113,7 +113,7 @@ double MatrixPruner::sparsegpt(backend::View w, const Factor& factor, backend::V
   const std::vector<std::int64_t> counts =
       counts_by_region(settings_.sparsity, sizes, dropped_before(previous_mask, rows, step));
 
-  double error_sum = 0;
+  prune.start_squares();
   for (std::int64_t c = 0; c < cols; c += step) {
     const std::int64_t width = std::min(step, cols - c);
     const backend::View w_block = w.column_range(c, width), mask_block = mask.column_range(c, width);
@@ -136,12 +136,12 @@ double MatrixPruner::sparsegpt(backend::View w, const Factor& factor, backend::V
       }
       prune.obs_block(w_block, u_rows.column_range(c, width), mask_block, error);
     }
-    error_sum += prune.sum_of_squares(error);
+    prune.add_squares(error);
     const std::int64_t rest = cols - c - width;
     if (rest > 0)
       linear.subtract_product(error, u_rows.column_range(c + width, rest), w.column_range(c + width, rest));
   }
-  return error_sum;
+  return prune.squares();
 }
 
 void MatrixPruner::select(backend::View score, backend::View previous_mask, bool per_row,
@@ -169,11 +169,16 @@ void MatrixPruner::select(backend::View score, backend::View previous_mask, bool
 double MatrixPruner::drop(backend::View w, backend::View score, backend::View previous_mask, bool per_row,
                           backend::View mask) {
   auto& prune = backend_.prune();
-  const double all = prune.sum_of_squares(score);
+  const auto squares_of_scores = [&] {
+    prune.start_squares();
+    prune.add_squares(score);
+    return prune.squares();
+  };
+  const double all = squares_of_scores();
   select(score, previous_mask, per_row, mask);
   prune.apply_mask(mask, score);
   prune.apply_mask(mask, w);
-  return std::max(0.0, all - prune.sum_of_squares(score));
+  return std::max(0.0, all - squares_of_scores());
 }
 
 double MatrixPruner::wanda(backend::View w, std::span<const float> hessian_diagonal,

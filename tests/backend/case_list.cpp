@@ -68,9 +68,9 @@ void append_prune(std::vector<Case>& cases) {
   const Sizes rectangles{{0, 4}, {1, 1}, {3, 5}, {17, 31}, {65, 128}, {40, 1000}};
   append(cases,
          {"saliency", "weighted_magnitude", "prefer_dropped", "apply_mask", "round_to_dtype:bf16",
-          "round_to_dtype:f16", "round_to_dtype:f32", "sum_of_squares", "copies"},
+          "round_to_dtype:f16", "round_to_dtype:f32", "squares", "copies"},
          rectangles);
-  append(cases, {"sum_of_squares", "copies"}, {{3, 20001}});
+  append(cases, {"squares", "copies"}, {{3, 20001}});
   append(cases, {"select_smallest", "select_smallest:ties"},
          {{0, 4, 0},
           {1, 1, 0},

@@ -364,8 +364,15 @@ void run_round(Runner& run, DType dtype) {
   run.output.bytes.assign(first, first + run.output.values.size() * sizeof(float));
 }
 
-void run_sum_of_squares(Runner& run) {
-  run.output.doubles.push_back((*run).prune().sum_of_squares(run.random(run.size(0), run.size(1))));
+void run_squares(Runner& run) {
+  auto& prune = (*run).prune();
+  prune.start_squares();
+  prune.add_squares(run.random(run.size(0), run.size(1)));
+  run.output.doubles.push_back(prune.squares());
+  prune.add_squares(run.random(run.size(0), run.size(1)));
+  run.output.doubles.push_back(prune.squares());
+  prune.start_squares();
+  run.output.doubles.push_back(prune.squares());
 }
 
 // Sizes: r, c, kept per hundred. Packs, and unpacks what was packed.
@@ -444,7 +451,7 @@ const std::map<std::string, Op>& ops() {
       {"round_to_dtype:bf16", [](Runner& run) { run_round(run, DType::bf16); }},
       {"round_to_dtype:f16", [](Runner& run) { run_round(run, DType::f16); }},
       {"round_to_dtype:f32", [](Runner& run) { run_round(run, DType::f32); }},
-      {"sum_of_squares", run_sum_of_squares},
+      {"squares", run_squares},
       {"pack:f32", [](Runner& run) { run_pack(run, DType::f32); }},
       {"pack:f16", [](Runner& run) { run_pack(run, DType::f16); }},
       {"pack:bf16", [](Runner& run) { run_pack(run, DType::bf16); }},

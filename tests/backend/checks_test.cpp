@@ -147,7 +147,9 @@ TEST_P(Checks, SweepAndMaskOpsRefuseWrongShapes) {
                  "previous_mask");
   EXPECT_REFUSED(ops.apply_mask(mask(2, 3), floats(3, 2)), "mask");
   EXPECT_REFUSED(ops.round_to_dtype(DType::bf16, mask(2, 3)), "w");
-  EXPECT_REFUSED(static_cast<void>(ops.sum_of_squares(View())), "no tensor");
+  EXPECT_REFUSED(static_cast<void>(ops.squares()), "start_squares() was called");
+  ops.start_squares();
+  EXPECT_REFUSED(ops.add_squares(View()), "no tensor");
 }
 
 TEST_P(Checks, SparseOpsRefuseWrongSizesAndPaddingBits) {

@@ -276,7 +276,9 @@ TEST_P(HandMade, ApplyMaskRoundAndSumOfSquares) {
   EXPECT_THAT(values(w), ElementsAre(1.00390625F, 0, 3));
   backend_->prune().round_to_dtype(DType::bf16, w);
   EXPECT_THAT(values(w), ElementsAre(1, 0, 3));
-  EXPECT_EQ(backend_->prune().sum_of_squares(w), 10.0);
+  backend_->prune().start_squares();
+  backend_->prune().add_squares(w);
+  EXPECT_EQ(backend_->prune().squares(), 10.0);
 }
 
 TEST_P(HandMade, PackKeepsMaskBitsAndKeptValuesEvenWhereTheyAreZero) {

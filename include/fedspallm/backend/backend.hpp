@@ -129,8 +129,12 @@ class PruneOps {
   virtual void apply_mask(View mask, View w) = 0;
   /// w = round_to(dtype, w).
   virtual void round_to_dtype(DType dtype, View w) = 0;
-  /// Sum of squares in double, in an order fixed by shape.
-  [[nodiscard]] virtual double sum_of_squares(View x) = 0;
+  /// A sum of squares in double that the backend keeps, each view's squares in an order fixed by its shape.
+  /// To start and to add is only queued; squares() waits for the sum.
+  virtual void start_squares() = 0;
+  virtual void add_squares(View x) = 0;
+  /// @pre start_squares() was called
+  [[nodiscard]] virtual double squares() = 0;
 };
 
 /// Dense <-> packed (mask bits + kept values), on the edge between device and host.

@@ -59,7 +59,9 @@ class CpuPrune final : public PruneOps {
   void select_n_of_m(View score, int keep, int m, View mask) override;
   void apply_mask(View mask, View w) override;
   void round_to_dtype(DType dtype, View w) override;
-  [[nodiscard]] double sum_of_squares(View x) override;
+  void start_squares() override;
+  void add_squares(View x) override;
+  [[nodiscard]] double squares() override;
 
  private:
   void sweep(const View& w, const View& u, const View& mask, const View& previous, const View& error,
@@ -67,6 +69,7 @@ class CpuPrune final : public PruneOps {
 
   const Backend* owner_;
   Engine& engine_;
+  std::optional<double> squares_;
 };
 
 class CpuSparse final : public SparseOps {

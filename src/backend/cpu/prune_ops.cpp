@@ -150,10 +150,19 @@ void CpuPrune::round_to_dtype(DType dtype, View w) {
                     });
 }
 
-double CpuPrune::sum_of_squares(View x) {
-  checks::sum_of_squares(owner_, x);
+void CpuPrune::start_squares() {
+  squares_ = 0.0;
+}
+
+double CpuPrune::squares() {
+  return checks::started_squares(squares_);
+}
+
+void CpuPrune::add_squares(View x) {
+  checks::add_squares(owner_, x);
+  const double before = squares();
   const auto values = floats(x);
-  if (values.size() == 0) return 0.0;
+  if (values.size() == 0) return;
   // One sum per row (or per piece of a contiguous view), joined in order.
   const bool flat = values.contiguous();
   const std::int64_t rows = flat ? 1 : values.rows;
@@ -167,7 +176,7 @@ double CpuPrune::sum_of_squares(View x) {
   });
   double total = 0.0;
   for (std::int64_t unit = 0; unit < rows * pieces.count(); ++unit) total += sums[unit];
-  return total;
+  squares_ = before + total;
 }
 
 }  // namespace fedspallm::backend::cpu

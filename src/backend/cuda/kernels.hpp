@@ -71,8 +71,8 @@ void prefer_dropped(cudaStream_t stream, ConstMasks previous, Floats score);
 void keep_n_of_m(cudaStream_t stream, ConstFloats score, int keep, int m, Masks mask);
 void apply_mask(cudaStream_t stream, ConstMasks mask, Floats w);
 void round_elements(cudaStream_t stream, DType type, Floats w);
-/// partial: one double for each unit of sum_units(x.size()).
-void sum_of_squares(cudaStream_t stream, ConstFloats x, double* partial, double* sum);
+/// *sum += the squares. partial: one double for each unit of sum_units(x.size()).
+void add_squares(cudaStream_t stream, ConstFloats x, double* partial, double* sum);
 
 // sweep.cu
 struct SweepGroups {

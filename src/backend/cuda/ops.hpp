@@ -46,7 +46,8 @@ class CudaModel final : public ModelOps {
 
 class CudaPrune final : public PruneOps {
  public:
-  CudaPrune(const Backend* owner, Engine& engine) : owner_(owner), engine_(engine) {}
+  CudaPrune(const Backend* owner, Engine& engine)
+      : owner_(owner), engine_(engine), squares_memory_(engine.memory) {}
   void saliency(View w, View diag, View score) override;
   void weighted_magnitude(View w, View factor, View score) override;
   void prefer_dropped(View previous_mask, View score) override;
@@ -59,7 +60,9 @@ class CudaPrune final : public PruneOps {
   void select_n_of_m(View score, int keep, int m, View mask) override;
   void apply_mask(View mask, View w) override;
   void round_to_dtype(DType dtype, View w) override;
-  [[nodiscard]] double sum_of_squares(View x) override;
+  void start_squares() override;
+  void add_squares(View x) override;
+  [[nodiscard]] double squares() override;
 
  private:
   void select_index(const View& score, std::int64_t index, bool published, const View& mask);
@@ -68,6 +71,8 @@ class CudaPrune final : public PruneOps {
 
   const Backend* owner_;
   Engine& engine_;
+  Workspace squares_memory_;
+  double* squares_ = nullptr;  // in it, once they were started
 };
 
 class CudaSparse final : public SparseOps {

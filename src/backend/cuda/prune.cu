@@ -77,12 +77,12 @@ __global__ void __launch_bounds__(block_threads)
 }
 
 __global__ void __launch_bounds__(block_threads)
-    sum_kernel(const double* values, std::int64_t count, double* total) {
+    add_sum_kernel(const double* values, std::int64_t count, double* total) {
   __shared__ double shared[block_warps];
   double sum = 0.0;
   for (std::int64_t i = threadIdx.x; i < count; i += blockDim.x) sum += values[i];
   sum = block_reduce(sum, Sum{}, shared);
-  if (threadIdx.x == 0) *total = sum;
+  if (threadIdx.x == 0) *total += sum;
 }
 
 }  // namespace
@@ -114,10 +114,10 @@ void round_elements(cudaStream_t stream, DType type, Floats w) {
   for_each_element(stream, w.rows, w.cols, Round{type, w});
 }
 
-void sum_of_squares(cudaStream_t stream, ConstFloats x, double* partial, double* sum) {
+void add_squares(cudaStream_t stream, ConstFloats x, double* partial, double* sum) {
   const Units units = sum_units(x.size());
   launch(stream, units.geometry(), squares_of_unit_kernel, x, units, partial);
-  launch(stream, block_geometry(1), sum_kernel, partial, units.count(), sum);
+  launch(stream, block_geometry(1), add_sum_kernel, partial, units.count(), sum);
 }
 
 }  // namespace fedspallm::backend::cuda

@@ -105,17 +105,22 @@ void CudaPrune::round_to_dtype(DType dtype, View w) {
   if (dtype != DType::f32) round_elements(engine_.stream(), dtype, device_floats(w));
 }
 
-double CudaPrune::sum_of_squares(View x) {
-  checks::sum_of_squares(owner_, x);
-  if (x.empty()) return 0.0;
-  Layout layout;
-  const std::size_t partial_part = layout.add<double>(sum_units(x.size()).count());
-  const std::size_t sum_part = layout.add<double>(1);
-  std::byte* memory = engine_.scratch.bytes(layout.bytes());
-  auto* sum = reinterpret_cast<double*>(memory + sum_part);
-  cuda::sum_of_squares(engine_.stream(), device_floats(x), reinterpret_cast<double*>(memory + partial_part),
-                       sum);
-  return engine_.read(sum);
+void CudaPrune::start_squares() {
+  squares_ = squares_memory_.elements<double>(1);
+  check_cuda(cudaMemsetAsync(squares_, 0, sizeof *squares_, engine_.stream()), "cudaMemsetAsync");
+}
+
+void CudaPrune::add_squares(View x) {
+  checks::add_squares(owner_, x);
+  require(squares_ != nullptr, "squares: start_squares() was called");
+  if (x.empty()) return;
+  auto* partial = engine_.scratch.elements<double>(sum_units(x.size()).count());
+  cuda::add_squares(engine_.stream(), device_floats(x), partial, squares_);
+}
+
+double CudaPrune::squares() {
+  require(squares_ != nullptr, "squares: start_squares() was called");
+  return engine_.read(squares_);
 }
 
 }  // namespace fedspallm::backend::cuda

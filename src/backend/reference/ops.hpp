@@ -65,10 +65,13 @@ class ReferencePrune final : public PruneOps {
   void select_n_of_m(View score, int keep, int m, View mask) override;
   void apply_mask(View mask, View w) override;
   void round_to_dtype(DType dtype, View w) override;
-  [[nodiscard]] double sum_of_squares(View x) override;
+  void start_squares() override;
+  void add_squares(View x) override;
+  [[nodiscard]] double squares() override;
 
  private:
   const Backend* owner_;
+  std::optional<double> squares_;
 };
 
 class ReferenceSparse final : public SparseOps {

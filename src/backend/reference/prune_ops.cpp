@@ -196,8 +196,16 @@ void ReferencePrune::round_to_dtype(DType dtype, View w) {
       weights.at(row, col) = round_to(dtype, weights.at(row, col));
 }
 
-double ReferencePrune::sum_of_squares(View x) {
-  checks::sum_of_squares(owner_, x);
+void ReferencePrune::start_squares() {
+  squares_ = 0.0;
+}
+
+double ReferencePrune::squares() {
+  return checks::started_squares(squares_);
+}
+
+void ReferencePrune::add_squares(View x) {
+  checks::add_squares(owner_, x);
   const auto values = floats(x);
   double sum = 0.0;
   for (std::int64_t row = 0; row < values.rows; ++row)
@@ -205,7 +213,7 @@ double ReferencePrune::sum_of_squares(View x) {
       const auto value = static_cast<double>(values.at(row, col));
       sum += value * value;
     }
-  return sum;
+  squares_ = squares() + sum;
 }
 
 }  // namespace fedspallm::backend::reference
