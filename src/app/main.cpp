@@ -59,10 +59,9 @@ void add_prune(CLI::App& app, PruneOptions& options, Chosen& chosen) {
                     "go on with an unfinished run although what decides its result has changed");
   command
       ->add_option("--watchdog", options.watchdog,
-                   "seconds without a sign of life after which a rank counts as lost (default 30); 600 s "
-                   "without progress "
-                   "count as stuck (four times as long as a shorter limit than 30, or one above 150); 0 = "
-                   "never, for debuggers")
+                   "seconds without a sign of life after which a rank counts as lost (default 30; 0 = never, "
+                   "for debuggers). One that lives but gets nowhere counts as stuck after 600 s; after four "
+                   "times this where it is below 30 or above 150")
       ->check(&bad_seconds);
   command->add_flag("--quiet", options.quiet, "warnings and the final table only");
   command->callback([&] {
