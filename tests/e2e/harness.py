@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -195,6 +196,17 @@ class ProgramTest(unittest.TestCase):
         self.assertEqual(outcome.status, DONE, str(outcome))
         self.assertNotRegex(outcome.stderr, ABORTS, str(outcome))
         return outcome
+
+    @classmethod
+    def preloaded(cls, source: Path) -> str:
+        """A library for LD_PRELOAD, made of one C file."""
+        if "FEDSPALLM_SANITIZED" in os.environ:
+            raise unittest.SkipTest("a sanitizer must be the first library")
+        if shutil.which("cc") is None:
+            raise unittest.SkipTest("no C compiler `cc` for what is preloaded")
+        library = cls.folder / f"{source.stem}.so"
+        subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
+        return str(library)
 
     def refused(self, status: int, expected: Sequence[str], *arguments: object, **how: Any) -> Outcome:
         """Runs a command that must fail alike on all ranks, with one message that has all patterns."""

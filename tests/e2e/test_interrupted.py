@@ -10,8 +10,6 @@ import os
 import re
 import shutil
 import signal
-import subprocess
-import unittest
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,8 +28,6 @@ PEER_LOST, STOPPED = 6, 75
 SLOW = "60"  # milliseconds that each fsync takes
 
 
-@unittest.skipIf(shutil.which("cc") is None, "needs a C compiler for what is preloaded")
-@unittest.skipIf("FEDSPALLM_SANITIZED" in os.environ, "a sanitizer must be the first library")
 class Interrupted(ProgramTest):
     config: dict[str, Any]
     evaluation: list[dict[str, Any]]
@@ -50,12 +46,6 @@ class Interrupted(ProgramTest):
         cls.evaluation = [{"name": "unseen", "tokens": str(unseen), "sequence_length": 40}]
         disk = cls.preloaded(ROOT / "tests" / "slurm" / "slow_disk.c")
         cls.slow_disk = {"LD_PRELOAD": disk, "SLOW_DISK_MS": SLOW}
-
-    @classmethod
-    def preloaded(cls, source: Path) -> str:
-        library = cls.folder / f"{source.stem}.so"
-        subprocess.run(["cc", "-shared", "-fPIC", "-o", library, source], check=True)
-        return str(library)
 
     def setUp(self) -> None:
         self.run_dir = self.folder / self._testMethodName / "run"

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from harness import BAD_INPUT, NO_RESOURCES, ProgramTest, enter_venv, file_digests, main, merged
+from harness import BAD_INPUT, NO_RESOURCES, ROOT, ProgramTest, enter_venv, file_digests, main, merged
 
 if __name__ == "__main__":
     enter_venv()
@@ -46,21 +46,22 @@ class Robustness(ProgramTest):
         for transport in ("reduce", "gather"):
             config = self.config(transport, federation={"transport": transport, "rounds": 2})
             self.run_dir(transport).mkdir(parents=True)
+            (self.run_dir(transport) / "status.json").write_text("{}")  # a run was here
             (self.run_dir(transport) / "blocks").write_text("a file where a folder should be")
             path = self.write_config(config)
             self.refused(NO_RESOURCES, ["blocks"], "prune", path, ranks=3)
 
+    def no_room_for(self, part: str) -> dict[str, str]:
+        """A file system that takes no new files of such names."""
+        return {"LD_PRELOAD": self.preloaded(ROOT / "tests" / "e2e" / "no_room.c"), "NO_ROOM_FOR": part}
+
     def test_failure_of_one_clients_files_stops_all_ranks_with_one_message(self) -> None:
-        config = self.config(run={"keep_clients": True})
-        (self.run_dir() / "clients").mkdir(parents=True)
-        (self.run_dir() / "clients" / "client-1").write_text("a file where a folder should be")
-        self.refused(NO_RESOURCES, ["client-1"], "prune", self.write_config(config), ranks=3)
+        config = self.write_config(self.config(run={"keep_clients": True}))
+        self.refused(NO_RESOURCES, ["client-1"], "prune", config, ranks=3, env=self.no_room_for("clients/client-1/"))
 
     def test_nobody_waits_when_one_client_fails_in_a_later_block(self) -> None:
-        config = self.config(federation={"aggregation": "none"})
-        inner = self.run_dir() / "clients" / "client-2" / "r01-b0001.h5" / "not empty"
-        inner.mkdir(parents=True)
-        self.refused(NO_RESOURCES, ["r01-b0001"], "prune", self.write_config(config), ranks=2)
+        config = self.write_config(self.config(federation={"aggregation": "none"}))
+        self.refused(NO_RESOURCES, ["r01-b0001"], "prune", config, ranks=2, env=self.no_room_for("clients/client-2/r01-b0001"))
 
     # ------------------------------------------------------------ remains
 
