@@ -131,6 +131,9 @@ TEST(WatchdogThread, LeavingSaysGoodbyeAndWaitsForNobody) {
 }
 
 TEST(WatchdogThread, AHubWithoutDescriptorsSaysSoAndServesWhoWaitsLater) {
+#ifdef __SANITIZE_ADDRESS__
+  GTEST_SKIP() << "the sanitizers look at memory through a pipe, for which there would be no descriptor";
+#endif
   Hub hub(job_of(0, 2, {0}, 1));
   rlimit before{};
   ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
