@@ -2,6 +2,7 @@
 #include "run_folder.hpp"
 
 #include "fedspallm/base/error.hpp"
+#include "fedspallm/base/paths.hpp"
 
 #include <algorithm>
 #include <array>
@@ -21,21 +22,13 @@ namespace {
 /// The folders of a run directory whose content is a run's own: made, replaced and removed by it.
 constexpr std::array kOwnFolders = {"model", "state", "clients", "blocks"};
 
-bool is_inside(const std::filesystem::path& path, const std::filesystem::path& folder) {
-  std::error_code error;
-  const auto outer = std::filesystem::weakly_canonical(folder, error);
-  const auto inner = std::filesystem::weakly_canonical(path, error);
-  if (outer.empty() || inner.empty()) return false;  // a loop of links, say: other checks tell of it
-  return std::mismatch(outer.begin(), outer.end(), inner.begin(), inner.end()).first == outer.end();
-}
-
 }  // namespace
 
 void check_run_folder(const config::Config& config) {
   const std::filesystem::path& dir = config.run.dir;
   for (const char* name : kOwnFolders)
     check<ConfigError>(
-        !is_inside(config.model.path, dir / name),
+        !is_inside(config.model.path, dir / name).value_or(false),
         fmt::format("run.dir: found {}, whose {}/ holds model.path {}: the run would replace it; "
                     "expected another folder",
                     dir.string(), name, config.model.path.string()));

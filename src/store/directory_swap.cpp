@@ -2,12 +2,12 @@
 #include "directory_swap.hpp"
 
 #include "fedspallm/base/error.hpp"
+#include "fedspallm/base/paths.hpp"
 
 #include <fcntl.h>
 #include <stdio.h>
 
 #include "file_io.hpp"
-#include <algorithm>
 #include <system_error>
 
 namespace fedspallm::store {
@@ -18,13 +18,6 @@ namespace {
 std::filesystem::path without_trailing_slash(const std::filesystem::path& path) {
   const std::filesystem::path normal = path.lexically_normal();
   return normal.has_filename() ? normal : normal.parent_path();
-}
-
-bool holds(const std::filesystem::path& folder, const std::filesystem::path& path) {
-  std::error_code error;
-  const auto outer = std::filesystem::weakly_canonical(folder, error);
-  const auto inner = std::filesystem::weakly_canonical(path, error);
-  return std::mismatch(outer.begin(), outer.end(), inner.begin(), inner.end()).first == outer.end();
 }
 
 void rename_or_throw(const std::filesystem::path& from, const std::filesystem::path& to) {
@@ -51,8 +44,9 @@ DirectorySwap::~DirectorySwap() {
 
 void DirectorySwap::refuse_to_replace(const std::filesystem::path& input) const {
   for (const std::filesystem::path& folder : {directory_, part_})
-    check<ConfigError>(!holds(folder, input), fmt::format("{}: writing there would replace the input {}",
-                                                          folder.string(), input.string()));
+    check<ConfigError>(
+        !is_inside(input, folder).value_or(true),
+        fmt::format("{}: writing there would replace the input {}", folder.string(), input.string()));
 }
 
 void DirectorySwap::start(std::int64_t needed) {
