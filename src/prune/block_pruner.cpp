@@ -4,6 +4,7 @@
 #include "fedspallm/base/error.hpp"
 #include "fedspallm/wire/device.hpp"
 
+#include <algorithm>
 #include <array>
 #include <chrono>
 #include <cmath>
@@ -234,15 +235,16 @@ void BlockPruner::prune_group(Job& job, InputGroup group, const Hessian* hessian
       const PhaseTimer timer(backend_, job.seconds.factorize);
       const std::string name = model_.matrix_name(job.weights.block, matrix);
       diagonal = hessian->diagonal();
-      for (std::size_t column = 0; column < diagonal.size(); ++column)
-        check<NumericalError>(
-            std::isfinite(diagonal[column]),
-            fmt::format("client '{}', {}: the activations entering this matrix hold NaN or infinity (first "
-                        "in column {}); {}",
-                        identity_.name, name, column,
-                        backend_.products() == backend::Products::f16
-                            ? "run.products = \"f16\" has no numbers beyond 65504: \"bf16\" has"
-                            : "look at the client's tokens and at the model's weights"));
+      const auto bad = std::find_if_not(diagonal.begin(), diagonal.end(),
+                                        [](float value) { return std::isfinite(value); });
+      check<NumericalError>(
+          bad == diagonal.end(),
+          fmt::format("client '{}', {}: the activations entering this matrix hold NaN or infinity (first "
+                      "in column {}); {}",
+                      identity_.name, name, bad - diagonal.begin(),
+                      backend_.products() == backend::Products::f16
+                          ? "run.products = \"f16\" has no numbers beyond 65504: \"bf16\" has"
+                          : "look at the client's tokens and at the model's weights"));
       if (job.settings.method == config::Method::sparsegpt) {
         factor = factorize(backend_, *hessian, job.settings.damping, job.settings.count);
         check<NumericalError>(
