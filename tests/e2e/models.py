@@ -14,7 +14,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from harness import FIXTURES, GOLDENS
+from harness import FIXTURES, GOLDENS, ProgramTest
 
 LLAMA = FIXTURES / "llama-gqa-tied"  # bfloat16, 2 blocks, 320 tokens, q and k,v of different heights
 OPT = FIXTURES / "opt"  # float32, 1 block, biases
@@ -170,3 +170,17 @@ def run_config(model: Path, run_dir: Path, clients: list[dict[str, Any]]) -> dic
         "federation": {"rounds": 1, "aggregation": "l0"},
         "client": clients,
     }
+
+
+class ModelTest(ProgramTest):
+    """A test class with a small model of its own and some clients' texts for it."""
+
+    CLIENTS = 3
+    model: Path
+    clients: list[dict[str, Any]]
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        super().setUpClass()
+        cls.model = copy_model(LLAMA, cls.folder / "input")
+        cls.clients = clients_of(cls.folder / "tokens", cls.model, cls.CLIENTS)

@@ -20,7 +20,6 @@ from harness import (
     NO_RESOURCES,
     PROGRAM,
     TIMEOUT,
-    ProgramTest,
     enter_venv,
     environment,
     main,
@@ -37,17 +36,10 @@ import models  # noqa: E402
 NAN, INFINITY = float("nan"), float("inf")
 
 
-class BadInput(ProgramTest):
+class BadInput(models.ModelTest):
     """A sound model, two clients, and a configuration of them."""
 
-    model: Path
-    clients: list[dict[str, Any]]
-
-    @classmethod
-    def setUpClass(cls) -> None:
-        super().setUpClass()
-        cls.model = models.copy_model(models.LLAMA, cls.folder / "input")
-        cls.clients = models.clients_of(cls.folder / "tokens", cls.model, 2)
+    CLIENTS = 2
 
     def setUp(self) -> None:
         self.run_dir = self.folder / "runs" / self._testMethodName

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from harness import BAD_INPUT, NO_RESOURCES, NUMERICAL, ProgramTest, enter_venv, file_digests, main, merged
+from harness import BAD_INPUT, NO_RESOURCES, NUMERICAL, enter_venv, file_digests, main, merged
 
 if __name__ == "__main__":
     enter_venv()
@@ -20,19 +20,15 @@ import numpy as np  # noqa: E402
 import models  # noqa: E402
 
 
-class Errors(ProgramTest):
+class Errors(models.ModelTest):
     """Every case changes one thing of a configuration that runs."""
 
-    model: Path
     vocab: int
-    clients: list[dict[str, Any]]
 
     @classmethod
     def setUpClass(cls) -> None:
         super().setUpClass()
-        cls.model = models.copy_model(models.LLAMA, cls.folder / "input")
         cls.vocab = models.vocabulary(cls.model)
-        cls.clients = models.clients_of(cls.folder / "tokens", cls.model, 3)
 
     def config(self, **changes: Any) -> dict[str, Any]:
         return merged(

@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from harness import BAD_INPUT, NO_RESOURCES, ROOT, ProgramTest, enter_venv, file_digests, main, merged
+from harness import BAD_INPUT, NO_RESOURCES, ROOT, enter_venv, file_digests, main, merged
 
 if __name__ == "__main__":
     enter_venv()
@@ -19,16 +19,7 @@ import models  # noqa: E402
 import numpy as np  # noqa: E402
 
 
-class Robustness(ProgramTest):
-    model: Path
-    clients: list[dict[str, Any]]
-
-    @classmethod
-    def setUpClass(cls) -> None:
-        super().setUpClass()
-        cls.model = models.copy_model(models.LLAMA, cls.folder / "input")
-        cls.clients = models.clients_of(cls.folder / "tokens", cls.model, 3)
-
+class Robustness(models.ModelTest):
     def config(self, place: str = "run", **changes: Any) -> dict[str, Any]:
         run_dir = self.folder / self._testMethodName / place
         return merged(models.run_config(self.model, run_dir, self.clients), changes)

@@ -18,7 +18,6 @@ from harness import (
     MPIEXEC,
     NO_RESOURCES,
     PROGRAM,
-    ProgramTest,
     enter_venv,
     environment,
     main,
@@ -33,16 +32,7 @@ import numpy as np  # noqa: E402
 import models  # noqa: E402
 
 
-class Warned(ProgramTest):
-    model: Path
-    clients: list[dict[str, Any]]
-
-    @classmethod
-    def setUpClass(cls) -> None:
-        super().setUpClass()
-        cls.model = models.copy_model(models.LLAMA, cls.folder / "input")
-        cls.clients = models.clients_of(cls.folder / "tokens", cls.model, 3)
-
+class Warned(models.ModelTest):
     def config(self, **changes: Any) -> Path:
         base = models.run_config(self.model, self.folder / self._testMethodName, self.clients)
         return self.write_config(merged(base, changes))
