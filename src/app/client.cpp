@@ -3,6 +3,7 @@
 
 #include "fedspallm/base/error.hpp"
 
+#include "block_merger.hpp"
 #include "overlay.hpp"
 #include <algorithm>
 #include <map>
@@ -134,10 +135,8 @@ void LocalClients::count_before() {
     try {
       for (const auto& [round, block] : client->own->blocks()) {  // ascending
         if (store::Position{round, block} >= client->from) continue;
-        std::int64_t dropped = 0;
-        for (const auto& matrix : client->own->read_block(round, block, store::Votes::skip).matrices)
-          dropped += matrix.matrix.dropped();
-        client->dropped[block] = dropped;
+        client->dropped[block] =
+            app::dropped_weights(client->own->read_block(round, block, store::Votes::skip));
       }
     } catch (const DataError&) {  // a damaged block of a client that was left out: nobody needs it
       client->counted = false;

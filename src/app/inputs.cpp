@@ -81,6 +81,10 @@ std::string problem_of(const std::function<void()>& open) {
   return "";
 }
 
+void add_problem(std::string& problems, const std::string& problem) {
+  problems += (problems.empty() || problem.empty() ? "" : "\n") + problem;
+}
+
 LocalClient read_client(const config::Config& config, std::size_t index, const model::ModelDirectory& model,
                         const std::string& tokenizer, std::vector<std::string>& warnings) {
   const config::Client& client = config.clients[index];
@@ -91,14 +95,13 @@ LocalClient read_client(const config::Config& config, std::size_t index, const m
       .index = static_cast<std::uint32_t>(index), .name = client.name, .windows = {}, .token_sha256 = {}};
   std::string problems;  // of all its files
   for (const auto& path : client.tokens) {
-    const std::string problem = problem_of([&] {
-      files.push_back(data::read_token_file(path, model.architecture().vocab_size));
-      compare_tokenizer(files.back(), tokenizer, warnings);
-      compare_vocabulary(files.back(), model.architecture().vocab_size, warnings);
-      const std::string digest = sha256_of_file(path);
-      result.token_sha256 += (result.token_sha256.empty() ? "" : "+") + digest;
-    });
-    problems += (problems.empty() || problem.empty() ? "" : "\n") + problem;
+    add_problem(problems, problem_of([&] {
+                  files.push_back(data::read_token_file(path, model.architecture().vocab_size));
+                  compare_tokenizer(files.back(), tokenizer, warnings);
+                  compare_vocabulary(files.back(), model.architecture().vocab_size, warnings);
+                  const std::string digest = sha256_of_file(path);
+                  result.token_sha256 += (result.token_sha256.empty() ? "" : "+") + digest;
+                }));
   }
   check<DataError>(problems.empty(), problems);
   const data::TokenFile all = data::concatenate(std::move(files));
@@ -252,9 +255,7 @@ Inputs open_inputs(comm::Communicator& communicator, const config::Config& confi
   communicator.together([&] {
     // Every client and evaluation set of this rank is tried, so that one message tells of all that is wrong.
     std::string problems;
-    const auto note = [&](const std::string& problem) {
-      problems += (problems.empty() || problem.empty() ? "" : "\n") + problem;
-    };
+    const auto note = [&](const std::string& problem) { add_problem(problems, problem); };
     const std::string of_ranks = problem_of([&] { inputs.rank_of_client = ranks_of_clients(config, ranks); });
     if (communicator.rank() == 0) {  // the same on all
       note(of_ranks);

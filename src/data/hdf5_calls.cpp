@@ -34,10 +34,6 @@ herr_t collect(unsigned /*depth*/, const H5E_error2_t* error, void* data) noexce
   return 0;
 }
 
-}  // namespace
-
-namespace {
-
 std::recursive_mutex& library_mutex() {
   static std::recursive_mutex mutex;
   return mutex;
