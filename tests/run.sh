@@ -156,6 +156,7 @@ script_suite() {
 printf '== dependencies\n'
 mkdir -p build
 tools/install-dependencies.sh --python
+if $long; then export FEDSPALLM_KILLS=10; fi
 if $slurm_only; then
     build_preset release --target fedspallm
     script_suite slurm
