@@ -2,6 +2,8 @@
 // Set-up and tear-down functions, on any number of ranks, with data of any size.
 #include "fedspallm/comm/communicator.hpp"
 
+#include "fedspallm/comm/watchdog.hpp"
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
@@ -226,6 +228,25 @@ TEST(Communicator, PreconditionsAreChecked) {
   EXPECT_THROW((void)comm.gather(std::span<const std::byte>(bytes), comm.size()), LogicError);
   EXPECT_THROW(Communicator(0), LogicError);
   EXPECT_THROW(Communicator((std::int64_t{1} << 30) + 1), LogicError);
+}
+
+TEST(Watchdog, PreconditionsAreChecked) {
+  Communicator comm;
+  const WatchdogOptions off{.phases = {"setup", "pruning"}, .lost_seconds = 0};
+  const auto refused = [&](auto change) {
+    WatchdogOptions options = off;
+    change(options);
+    EXPECT_THROW(Watchdog(comm, options, {}), LogicError);
+  };
+  refused([](WatchdogOptions& options) { options.phases.clear(); });
+  refused([](WatchdogOptions& options) { options.phases.resize(65536); });
+  refused([](WatchdogOptions& options) { options.lost_seconds = -1; });
+  refused([](WatchdogOptions& options) { options.lost_seconds = options.stuck_seconds + 1; });
+  refused([](WatchdogOptions& options) { options.connect_seconds = 0; });
+  Watchdog watchdog(comm, off, {});
+  watchdog.beat("pruning", 3);
+  EXPECT_THROW(watchdog.beat("no phase"), LogicError);
+  watchdog.finish();
 }
 
 TEST(CheckedCount, RefusesWhatMpisIntCannotHold) {

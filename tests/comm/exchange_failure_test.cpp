@@ -310,6 +310,30 @@ TEST(Beginning, FailsOnEveryRankWhereOneRanksArgumentsAreWrong) {
   EXPECT_THAT(thrown, HasSubstr("window_blocks >= 1"));
 }
 
+TEST(Beginning, RefusesOptionsThatCannotBe) {
+  Communicator comm;
+  const auto planned = make_plan({.clients = 4, .ranks = comm.size(), .shapes = {{5, 13, DType::bf16}}});
+  const auto refusal = [&](auto change, Exchange::OnCompleted on_completed) {
+    ExchangeOptions options;
+    change(options);
+    return thrown_by([&] { Exchange(comm, planned, options, std::move(on_completed)); });
+  };
+  const auto refused = [&](auto change) { return refusal(change, [](const CompletedUnit&) {}); };
+  EXPECT_THAT(refused([](auto& options) { options.chunk_bytes = 0; }), HasSubstr("chunk_bytes >= 1"));
+  EXPECT_THAT(refused([](auto& options) { options.message_limit = 0; }), HasSubstr("message_limit"));
+  EXPECT_THAT(refused([](auto& options) { options.message_limit = (std::int64_t{1} << 30) + 1; }),
+              HasSubstr("message_limit"));
+  EXPECT_THAT(refused([](auto& options) { options.transport = Transport::nccl; }),
+              HasSubstr("a device port and link"));
+  EXPECT_THAT(refused([](auto& options) {
+                options.topology = Topology::owners;
+                options.transport = Transport::reduce;
+              }),
+              HasSubstr("owners needs the transport gather"));
+  EXPECT_THAT(refused([](auto& options) { options.spread_writing = true; }), HasSubstr("only owners"));
+  EXPECT_THAT(refusal([](auto&) {}, nullptr), HasSubstr("has a callback"));
+}
+
 TEST(Decoding, ACorruptedUpdateIsABadInputOnEveryRankNamingTheUnit) {
   Communicator comm;
   if (comm.size() == 1) GTEST_SKIP() << "nothing travels";

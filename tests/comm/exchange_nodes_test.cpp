@@ -197,6 +197,17 @@ TEST_F(Nodes, MemoryIsOneForAllRanksOfANode) {
   }
 }
 
+TEST_F(Nodes, PreconditionsAreChecked) {
+  EXPECT_THROW((void)even_nodes(0, 1), LogicError);
+  EXPECT_THROW((void)even_nodes(1, 0), LogicError);
+  const std::vector<int> leaders = even_nodes(comm_.size(), 2);
+  EXPECT_THROW(NodeMemory(comm_, leaders, -1), LogicError);
+  EXPECT_THROW(NodeMemory(comm_, std::vector<int>(leaders.size() + 1), 64), LogicError);
+  const NodeMemory memory(comm_, leaders, 64);
+  EXPECT_THROW((void)memory.state(-1), LogicError);
+  EXPECT_THROW((void)memory.state(NodeMemory::kStates), LogicError);
+}
+
 TEST_F(Nodes, MemoryThatCannotBeHadIsAnErrorOnEveryRank) {
   const auto too_much = [&] { NodeMemory(comm_, even_nodes(comm_.size(), 2), std::int64_t{1} << 50); };
   EXPECT_THAT(thrown_by(too_much), HasSubstr("4: rank 0 on "));

@@ -93,6 +93,38 @@ TEST_P(PublishedFixture, masks_and_weights_agree_with_the_published_code) {
   EXPECT_LE(static_cast<double>(differing), 0.001 * static_cast<double>(compared));
 }
 
+class Preconditions : public OnBothBackends {};
+INSTANTIATE_TEST_SUITE_P(Backends, Preconditions, testing::ValuesIn(test::backend_names()));
+
+TEST_P(Preconditions, of_settings_are_checked) {
+  for (const double sparsity : {-0.1, 1.1, std::nan("")})
+    EXPECT_THROW(MatrixPruner(*backend_, {.sparsity = sparsity}), LogicError);
+  EXPECT_THROW(MatrixPruner(*backend_, {.block_size = 0}), LogicError);
+}
+
+TEST_P(Preconditions, of_a_blocks_pruner_are_checked) {
+  const auto folder = test::data_path("fixtures/opt");
+  const model::ModelDirectory model(folder);
+  const data::Windows windows = tokens(model::SafetensorsFile(folder / "expected.safetensors"), 0);
+  const std::size_t count = model.architecture().matrices.size();
+  Workspace workspace(*backend_, model.architecture(), windows.length);
+  const BlockPruner::Identity identity{.client = 0, .name = "fixture"};
+  Workspace longer(*backend_, model.architecture(), windows.length + 1);
+  EXPECT_THROW(BlockPruner(*backend_, model, longer, windows, identity), LogicError);
+  EXPECT_THROW(BlockPruner(*backend_, model, workspace, {0, windows.length, {}}, identity), LogicError);
+
+  BlockPruner pruner(*backend_, model, workspace, windows, identity);
+  data::Windows fewer = windows;
+  fewer.tokens.resize(static_cast<std::size_t>(--fewer.samples * fewer.length));
+  EXPECT_THROW(pruner.restart(fewer), LogicError);
+  model::BlockWeights weights = model::load_block(model, 0, *backend_);
+  const auto prune = [&](const std::vector<DType>& dtypes, const PreviousMasks& previous) {
+    pruner.prune_block({}, 1, weights, dtypes, previous, [](std::size_t, const wire::MatrixUpdate&) {});
+  };
+  EXPECT_THROW(prune(std::vector<DType>(count - 1, DType::f32), {}), LogicError);
+  EXPECT_THROW(prune(std::vector<DType>(count, DType::f32), PreviousMasks(count + 1)), LogicError);
+}
+
 constexpr std::int64_t kLlama = 3 * 136 * 72 + 2 * 72 * 72 + 2 * 24 * 72, kOpt = 2 * 256 * 64 + 4 * 64 * 64;
 INSTANTIATE_TEST_SUITE_P(
     All, PublishedFixture,

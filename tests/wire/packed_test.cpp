@@ -149,6 +149,13 @@ TEST(Packed, BrokenPreconditionsAreNamed) {
   const std::vector<std::uint8_t> flags(14);
   EXPECT_THROW((void)pack(3, 5, DType::f32, dense, flags), LogicError);
   EXPECT_THROW((void)pack(-3, -5, DType::f32, dense, flags), LogicError);
+  std::int64_t value = 0;
+  const PackedMatrix longer = test::random_packed(1, 3, 50, 0.5, DType::f32);
+  EXPECT_THROW((void)slice(longer, 1, 100, value), LogicError) << "in the middle of a mask word";
+  EXPECT_THROW((void)slice(longer, 64, 151, value), LogicError);
+  EXPECT_THROW((void)slice(longer, 128, 64, value), LogicError);
+  EXPECT_THROW((void)slice(longer, -64, 64, value), LogicError);
+  EXPECT_EQ(slice(longer, 150, 150, value).kept, 0);
 }
 
 }  // namespace

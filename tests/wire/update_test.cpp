@@ -4,11 +4,13 @@
 #include "fedspallm/base/error.hpp"
 #include "fedspallm/base/hash.hpp"
 #include "fedspallm/base/random.hpp"
+#include "fedspallm/wire/device.hpp"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include "random_matrix.hpp"
+#include <array>
 #include <cstring>
 #include <limits>
 #include <numeric>
@@ -264,6 +266,34 @@ TEST(Update, EncodeRefusesContentsThatDisagree) {
     u.matrix.values.resize(static_cast<std::size_t>(u.matrix.kept) * 4);
   });
   EXPECT_THROW((void)decode({}, Expected{.rows = -1}), LogicError);
+}
+
+TEST(DeviceUpdate, LayoutHasRoomForEachPartAtItsAlignment) {
+  for (const std::int64_t kept : {0, 1, 64, 65})
+    for (const DType dtype : {DType::f32, DType::f16, DType::bf16})
+      for (const bool with_diagonal : {false, true}) {
+        const DeviceLayout layout = device_layout(5, 13, kept, dtype, with_diagonal);
+        EXPECT_GE(layout.bits, std::ssize(std::array<std::byte, kHeaderBytes>()));
+        EXPECT_GE(layout.values, layout.bits + 2 * 8);  // 65 mask bits in words
+        EXPECT_GE(layout.diagonal, layout.values + kept * static_cast<std::int64_t>(size_of(dtype)));
+        EXPECT_GE(layout.bytes, layout.diagonal + (with_diagonal ? 13 * 4 : 0));
+        for (const std::int64_t place : {layout.bits, layout.values, layout.diagonal})
+          EXPECT_EQ(place % static_cast<std::int64_t>(sizeof(std::uint64_t)), 0);
+      }
+}
+
+TEST(DeviceUpdate, RefusesWhatCannotBe) {
+  EXPECT_THROW((void)device_layout(-1, 1, 0, DType::f32, false), LogicError);
+  EXPECT_THROW((void)device_layout(5, 13, -1, DType::f32, false), LogicError);
+  EXPECT_THROW((void)device_layout(5, 13, 66, DType::f32, false), LogicError);
+  const auto refused = [](auto change) {
+    MatrixUpdate update = make_update(5, 13, 0.5, DType::f32, true);
+    change(update);
+    EXPECT_THROW((void)device_image(update), LogicError);
+  };
+  refused([](MatrixUpdate& u) { u.matrix.bits.pop_back(); });
+  refused([](MatrixUpdate& u) { u.matrix.values.pop_back(); });
+  refused([](MatrixUpdate& u) { u.hessian_diagonal.pop_back(); });
 }
 
 TEST(Update, SizeOfABlockIsWithinTwoPercentOfMaskAndValues) {
