@@ -3,7 +3,7 @@
 
 #include "fedspallm/wire/device.hpp"
 
-#include "slice_plan.hpp"
+#include "owners/slice_plan.hpp"
 #include <algorithm>
 #include <iterator>
 #include <set>

@@ -5,7 +5,7 @@
 
 #include "coordinator.hpp"
 #include "member.hpp"
-#include "owners.hpp"
+#include "owners/owners.hpp"
 #include <atomic>
 #include <memory>
 #include <mutex>

@@ -5,7 +5,7 @@
 
 #include "chain.hpp"
 #include "node_merge.hpp"
-#include "owners.hpp"
+#include "owners/owners.hpp"
 #include <deque>
 #include <map>
 #include <memory>

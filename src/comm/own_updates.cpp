@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "own_updates.hpp"
 
-#include "slice_plan.hpp"
+#include "owners/slice_plan.hpp"
 #include <algorithm>
 #include <numeric>
 

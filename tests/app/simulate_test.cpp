@@ -6,9 +6,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include "simulate_clock.hpp"
-#include "simulate_forecast.hpp"
-#include "simulate_updates.hpp"
+#include "simulate/simulate_clock.hpp"
+#include "simulate/simulate_forecast.hpp"
+#include "simulate/simulate_updates.hpp"
 #include <bit>
 #include <cmath>
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Watchdog messages go there and back; what is no message is refused.
-#include "comm/watchdog_frames.hpp"
+#include "comm/watchdog/watchdog_frames.hpp"
 
 #include <gtest/gtest.h>
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Connections of the watchdog: the right hub is found among addresses, and who cannot be reached is told why.
-#include "comm/watchdog_links.hpp"
+#include "comm/watchdog/watchdog_links.hpp"
 
 #include <arpa/inet.h>
 #include <gtest/gtest.h>

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The watchdog's judgement, by tables of what was heard when. Limits: lost 10 s, stuck 100 s, succession 2 s.
-#include "comm/watchdog_monitor.hpp"
+#include "comm/watchdog/watchdog_monitor.hpp"
 
 #include <gtest/gtest.h>
 

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Who is a hub, who speaks, and what a person is told.
-#include "comm/watchdog_roster.hpp"
+#include "comm/watchdog/watchdog_roster.hpp"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>

@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // One rank's watchdog thread with the test in the place of all other ranks: strangers, a thousand ranks, and
 // who speaks when hubs are lost. The process that ends is a child of the test.
-#include "comm/watchdog_thread.hpp"
+#include "comm/watchdog/watchdog_thread.hpp"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -262,6 +262,8 @@ TEST(WatchdogThread, WithoutAnAnswerAStopReturns) {
   Pair rank0;
   rank3.adopt(0, std::move(*rank0.theirs));
   rank3.stop("enough");
+  const auto why = await(*rank0.own, Kind::failure);
+  EXPECT_TRUE(why && why->body == "enough") << "the hub was told, though it says nothing";
   rank3.leave();
 }
 

@@ -6,7 +6,7 @@
 
 #include <mpi.h>
 
-#include "comm/nccl_api.hpp"
+#include "comm/nccl/nccl_api.hpp"
 #include "emulated_nccl.hpp"
 #include <cstring>
 #include <deque>

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// Purpose: stands in for NCCL's header of this name, so that src/comm/nccl_link.cpp runs in ordinary MPI
+// Purpose: stands in for NCCL's header of this name, so that src/comm/nccl/nccl_link.cpp runs in ordinary MPI
 // tests: what is sent goes over MPI, from host memory. It is as strict as NCCL about groups, and everything
 // is "in progress" for a while. Only what the product calls is here.
 #pragma once

@@ -4,9 +4,9 @@
 
 #include "fedspallm/base/rounding.hpp"
 
+#include "../messages.hpp"
+#include "../plan_index.hpp"
 #include "forecast_parts.hpp"
-#include "messages.hpp"
-#include "plan_index.hpp"
 #include <algorithm>
 #include <iterator>
 #include <map>

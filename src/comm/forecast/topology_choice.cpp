@@ -2,8 +2,8 @@
 // The choice of a topology. Formulas stand in exchange.hpp beside choose_topology().
 #include "fedspallm/comm/cost_model.hpp"
 
+#include "../owners/slice_plan.hpp"
 #include "forecast_parts.hpp"
-#include "slice_plan.hpp"
 #include <algorithm>
 #include <bit>
 

@@ -8,7 +8,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "commands.hpp"
+#include "../commands.hpp"
 #include <string>
 
 namespace fedspallm::app {

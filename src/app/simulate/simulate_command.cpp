@@ -7,9 +7,9 @@
 #include "fedspallm/comm/bench.hpp"
 #include "fedspallm/report/system.hpp"
 
-#include "commands.hpp"
-#include "inputs.hpp"
-#include "merge_way.hpp"
+#include "../commands.hpp"
+#include "../inputs.hpp"
+#include "../merge_way.hpp"
 #include "simulate_report.hpp"
 #include <algorithm>
 #include <chrono>

@@ -7,8 +7,8 @@
 #include "fedspallm/store/run_lock.hpp"
 #include "fedspallm/store/run_store.hpp"
 
-#include "block_merger.hpp"
-#include "setup.hpp"
+#include "../block_merger.hpp"
+#include "../setup.hpp"
 #include "simulate_updates.hpp"
 #include <algorithm>
 #include <chrono>

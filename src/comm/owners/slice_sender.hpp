@@ -4,8 +4,8 @@
 // making on a worker, the rest on the communication thread.
 #pragma once
 
-#include "own_updates.hpp"
-#include "rank_context.hpp"
+#include "../own_updates.hpp"
+#include "../rank_context.hpp"
 #include "slice_plan.hpp"
 #include <atomic>
 #include <deque>

@@ -5,9 +5,9 @@
 // three of the largest. Communication thread, except where said.
 #pragma once
 
-#include "receive_ring.hpp"
+#include "../receive_ring.hpp"
+#include "../tree_sum.hpp"
 #include "slice_sender.hpp"
-#include "tree_sum.hpp"
 #include <atomic>
 #include <condition_variable>
 #include <deque>

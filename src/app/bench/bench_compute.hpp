@@ -4,7 +4,7 @@
 
 #include "fedspallm/backend/bench.hpp"
 
-#include "commands.hpp"
+#include "../commands.hpp"
 
 namespace fedspallm::app {
 

@@ -3,8 +3,8 @@
 // exchange.hpp beside choose_topology().
 #include "fedspallm/comm/cost_model.hpp"
 
+#include "../messages.hpp"
 #include "forecast_parts.hpp"
-#include "messages.hpp"
 #include <algorithm>
 #include <set>
 

@@ -7,7 +7,7 @@
 #include "fedspallm/config/config.hpp"
 #include "fedspallm/model/architecture.hpp"
 
-#include "plan.hpp"
+#include "../plan.hpp"
 #include <string>
 
 namespace fedspallm::app {

@@ -3,7 +3,7 @@
 // nodes_forecast.cpp, topology_choice.cpp). Formulas stand in exchange.hpp.
 #pragma once
 
-#include "plan_index.hpp"
+#include "../plan_index.hpp"
 #include <cstdint>
 #include <map>
 

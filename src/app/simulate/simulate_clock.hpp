@@ -12,7 +12,7 @@
 
 #include "fedspallm/comm/exchange.hpp"
 
-#include "plan.hpp"
+#include "../plan.hpp"
 #include "simulate_laws.hpp"
 #include "simulate_model.hpp"
 #include <functional>

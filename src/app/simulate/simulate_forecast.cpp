@@ -5,7 +5,7 @@
 #include "fedspallm/base/rounding.hpp"
 #include "fedspallm/comm/bench.hpp"
 
-#include "merge_way.hpp"
+#include "../merge_way.hpp"
 #include <algorithm>
 #include <cmath>
 #include <functional>

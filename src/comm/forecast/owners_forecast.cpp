@@ -5,10 +5,10 @@
 #include "fedspallm/base/rounding.hpp"
 #include "fedspallm/comm/cost_model.hpp"
 
+#include "../messages.hpp"
+#include "../owners/slice_plan.hpp"
+#include "../tree_sum.hpp"
 #include "forecast_parts.hpp"
-#include "messages.hpp"
-#include "slice_plan.hpp"
-#include "tree_sum.hpp"
 #include <cmath>
 
 namespace fedspallm::comm {

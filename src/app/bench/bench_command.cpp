@@ -4,8 +4,8 @@
 #include "fedspallm/report/system.hpp"
 #include "fedspallm/report/table.hpp"
 
+#include "../setup.hpp"
 #include "bench_rows.hpp"
-#include "setup.hpp"
 #include <algorithm>
 #include <array>
 #include <cstdio>

@@ -6,7 +6,7 @@
 
 #include <mpi.h>
 
-#include "mpi_check.hpp"
+#include "../mpi_check.hpp"
 #include <algorithm>
 #include <cstring>
 

@@ -9,9 +9,9 @@
 
 #include <mpi.h>
 
+#include "../mpi_check.hpp"
+#include "../mpi_handles.hpp"
 #include "bench_parts.hpp"
-#include "mpi_check.hpp"
-#include "mpi_handles.hpp"
 #include <algorithm>
 #include <functional>
 #include <map>

@@ -6,7 +6,7 @@
 
 #include "fedspallm/comm/communicator.hpp"
 
-#include "plan.hpp"
+#include "../plan.hpp"
 #include <cstdint>
 #include <filesystem>
 #include <map>
