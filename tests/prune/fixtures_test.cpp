@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The published SparseGPT on tiny models (tests/data/README.md): masks and surviving weights (rulings.md 31).
+#include "fedspallm/base/error.hpp"
 #include "fedspallm/prune/block_pruner.hpp"
 
 #include "prune_support.hpp"
