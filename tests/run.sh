@@ -17,7 +17,7 @@ the job files on a Slurm of their own, exchanges between network namespaces with
 a minute of fuzzing, and the tests again with the address and undefined-behaviour sanitizers (preset `asan`).
   --quick   only the preset release
   --long    also the tests labelled `long` (soak, the reference run's table, valgrind: each is skipped where it lacks what
-            it needs), the thread sanitizer (preset `tsan`) and 100,000 executions of each fuzz target: hours
+            it needs), more kills in e2e.resume, the thread sanitizer (preset `tsan`) and 100,000 executions of each fuzz target: hours
   --slurm   build the preset release and run the job files on a Slurm of its own, nothing else (part of a plain run, too)
 A test that cannot run here (no GPU, no Python environment) is shown as skipped. The last lines say for each step how
 many tests passed, failed and were skipped.

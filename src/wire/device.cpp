@@ -45,12 +45,8 @@ void write_device_header(const MatrixUpdate& update, std::span<std::byte, kHeade
 }
 
 std::vector<std::byte> device_image(const MatrixUpdate& update) {
+  require_consistent(update);
   const PackedMatrix& matrix = update.matrix;
-  require(update.device == nullptr, "device_image: the update is in host memory");
-  require(std::ssize(matrix.bits) == mask_words(matrix.size()) &&
-              std::ssize(matrix.values) == matrix.kept * static_cast<std::int64_t>(size_of(matrix.dtype)) &&
-              (update.hessian_diagonal.empty() || std::ssize(update.hessian_diagonal) == matrix.cols),
-          "device_image: mask, values and diagonal agree with shape and count");
   const DeviceLayout layout =
       device_layout(matrix.rows, matrix.cols, matrix.kept, matrix.dtype, !update.hessian_diagonal.empty());
   std::vector<std::byte> image(static_cast<std::size_t>(layout.bytes));

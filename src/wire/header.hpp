@@ -36,6 +36,9 @@ struct Header {
   std::uint64_t payload_checksum = 0;
 };
 
+/// What encode() and device_image() ask of an update. @throws LogicError
+void require_consistent(const MatrixUpdate& update);
+
 /// All fields but those of the payload.
 [[nodiscard]] Header header_of(const MatrixUpdate& update);
 

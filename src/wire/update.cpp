@@ -37,19 +37,23 @@ bool padding_is_zero(const PackedMatrix& matrix) {
   return used == 0 || (matrix.bits.back() >> used) == 0;
 }
 
+}  // namespace
+
 void require_consistent(const MatrixUpdate& update) {
   const PackedMatrix& matrix = update.matrix;
-  require(update.device == nullptr, "encode: the update is in host memory");
-  require(matrix.rows >= 0 && matrix.cols >= 0, "encode: rows, cols >= 0");
+  require(update.device == nullptr, "update: it is in host memory");
+  require(matrix.rows >= 0 && matrix.cols >= 0, "update: rows, cols >= 0");
   require(std::ssize(matrix.bits) == mask_words(matrix.size()),
-          "encode: one mask bit per weight, in 64-bit words");
+          "update: one mask bit per weight, in 64-bit words");
   require(std::ssize(matrix.values) == matrix.kept * static_cast<std::int64_t>(size_of(matrix.dtype)),
-          "encode: one value per kept weight");
-  require(count_mask_bits(matrix.bits) == matrix.kept, "encode: as many set mask bits as kept weights");
-  require(padding_is_zero(matrix), "encode: padding bits of the mask are zero");
+          "update: one value per kept weight");
+  require(count_mask_bits(matrix.bits) == matrix.kept, "update: as many set mask bits as kept weights");
+  require(padding_is_zero(matrix), "update: padding bits of the mask are zero");
   require(update.hessian_diagonal.empty() || std::ssize(update.hessian_diagonal) == matrix.cols,
-          "encode: a diagonal of 0 or cols values");
+          "update: a diagonal of 0 or cols values");
 }
+
+namespace {
 
 /// The checks of decode(), each with the name of the update in front of its message.
 class Decoder {

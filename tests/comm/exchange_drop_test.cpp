@@ -168,7 +168,11 @@ TEST_P(Dropping, TheCallbackMayRefuseAUnitThatNobodyCovers) {
 }
 
 TEST_P(Dropping, AtTheWrongMomentOrRankIsRefused) {
-  const auto planned = plan();
+  const auto ranks = static_cast<std::uint32_t>(comm_.size());
+  const auto planned = make_plan({.clients = ranks,
+                                  .ranks = comm_.size(),
+                                  .blocks = kBlocks,
+                                  .shapes = {{5, 40, DType::bf16}, {3, 40, DType::f32}}});
   Exchange exchange(comm_, planned, options(), [](const CompletedUnit&) {});
   const auto own = static_cast<std::uint32_t>(comm_.rank());
   EXPECT_THROW(exchange.drop(99, 0, "unknown"), LogicError);
@@ -178,18 +182,14 @@ TEST_P(Dropping, AtTheWrongMomentOrRankIsRefused) {
     EXPECT_THROW((void)exchange.is_dropped(other), LogicError);
   }
   EXPECT_THROW(exchange.drop(own, 1, "too late a block"), LogicError);
-  exchange.submit(0, make_update(planned, 0, own));
-  EXPECT_THROW(exchange.drop(own, 0, "in the middle of the block"), LogicError);
-  EXPECT_THROW(exchange.drop(own, 1, "in the middle of the block"), LogicError);
-  EXPECT_FALSE(exchange.is_dropped(own));
   // To a good end: a rank that failed here would have the others' calls throw, too, wherever they are.
-  for (std::size_t index = 0; index < planned.units.size(); ++index) {
-    for (const std::uint32_t client : planned.units[index].clients) {
-      const bool own_client = planned.rank_of_client[client] == comm_.rank();
-      if (own_client && !(index == 0 && client == own))
-        exchange.submit(index, make_update(planned, index, client));
-    }
-  }
+  (void)walk(exchange, planned, comm_.rank(),
+             {.blocks = kBlocks, .before_last_submit = [&](std::uint32_t block) {
+                if (block > 0) return;
+                EXPECT_THROW(exchange.drop(own, 0, "in the middle of the block"), LogicError);
+                EXPECT_THROW(exchange.drop(own, 1, "in the middle of the block"), LogicError);
+                EXPECT_FALSE(exchange.is_dropped(own));
+              }});
   exchange.finish();
   EXPECT_THAT(exchange.dropped(), IsEmpty());
 }

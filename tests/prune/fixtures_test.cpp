@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The published SparseGPT on tiny models (tests/data/README.md): masks and surviving weights (rulings.md 31).
+// The published SparseGPT on tiny models (tests/data/README.md): masks and surviving weights (rulings.md 31);
+// and what a pruner of such a model refuses.
 #include "fedspallm/base/error.hpp"
 #include "fedspallm/prune/block_pruner.hpp"
 
@@ -96,12 +97,6 @@ TEST_P(PublishedFixture, masks_and_weights_agree_with_the_published_code) {
 
 class Preconditions : public OnBothBackends {};
 INSTANTIATE_TEST_SUITE_P(Backends, Preconditions, testing::ValuesIn(test::backend_names()));
-
-TEST_P(Preconditions, of_settings_are_checked) {
-  for (const double sparsity : {-0.1, 1.1, std::nan("")})
-    EXPECT_THROW(MatrixPruner(*backend_, {.sparsity = sparsity}), LogicError);
-  EXPECT_THROW(MatrixPruner(*backend_, {.block_size = 0}), LogicError);
-}
 
 TEST_P(Preconditions, of_a_blocks_pruner_are_checked) {
   const auto folder = test::data_path("fixtures/opt");

@@ -2,6 +2,7 @@
 #include "fedspallm/prune/methods.hpp"
 
 #include "fedspallm/base/counts.hpp"
+#include "fedspallm/base/error.hpp"
 
 #include "prune_support.hpp"
 #include <algorithm>
@@ -196,6 +197,12 @@ TEST_P(MethodsTest, published_count_drops_at_least_the_threshold_rank_plus_one_p
   MatrixPruner(*backend_, {.sparsity = 0.5, .block_size = 10, .count = config::Count::published})
       .sparsegpt(w, factor, {}, mask);
   EXPECT_EQ(dropped(mask), 2 * 51);
+}
+
+TEST_P(MethodsTest, settings_that_cannot_be_are_refused) {
+  for (const double sparsity : {-0.1, 1.1, std::nan("")})
+    EXPECT_THROW(MatrixPruner(*backend_, {.sparsity = sparsity}), LogicError);
+  EXPECT_THROW(MatrixPruner(*backend_, {.block_size = 0}), LogicError);
 }
 
 TEST_P(MethodsTest, random_depends_on_its_key_only) {

@@ -10,7 +10,6 @@
 #include <gtest/gtest.h>
 
 #include "random_matrix.hpp"
-#include <array>
 #include <cstring>
 #include <limits>
 #include <numeric>
@@ -246,11 +245,12 @@ TEST_F(HostileUpdate, ValuesThatAreNotFiniteAreRefused) {
   EXPECT_THAT(refusal_after(diagonal + 8, 0xbf800000, 4), HasSubstr("diag(H) of column 2 is -1"));
 }
 
-TEST(Update, EncodeRefusesContentsThatDisagree) {
+TEST(Update, ContentsThatDisagreeAreRefused) {
   const auto refused = [](auto change) {
     MatrixUpdate update = make_update(5, 13, 0.5, DType::f32, true);
     change(update);
     EXPECT_THROW((void)encode(update), LogicError);
+    EXPECT_THROW((void)device_image(update), LogicError);
   };
   refused([](MatrixUpdate& u) { u.matrix.kept += 1; });
   refused([](MatrixUpdate& u) { u.matrix.rows = -5; });
@@ -273,7 +273,7 @@ TEST(DeviceUpdate, LayoutHasRoomForEachPartAtItsAlignment) {
     for (const DType dtype : {DType::f32, DType::f16, DType::bf16})
       for (const bool with_diagonal : {false, true}) {
         const DeviceLayout layout = device_layout(5, 13, kept, dtype, with_diagonal);
-        EXPECT_GE(layout.bits, std::ssize(std::array<std::byte, kHeaderBytes>()));
+        EXPECT_GE(layout.bits, static_cast<std::int64_t>(kHeaderBytes));
         EXPECT_GE(layout.values, layout.bits + 2 * 8);  // 65 mask bits in words
         EXPECT_GE(layout.diagonal, layout.values + kept * static_cast<std::int64_t>(size_of(dtype)));
         EXPECT_GE(layout.bytes, layout.diagonal + (with_diagonal ? 13 * 4 : 0));
@@ -282,18 +282,10 @@ TEST(DeviceUpdate, LayoutHasRoomForEachPartAtItsAlignment) {
       }
 }
 
-TEST(DeviceUpdate, RefusesWhatCannotBe) {
+TEST(DeviceUpdate, LayoutOfWhatCannotBeIsRefused) {
   EXPECT_THROW((void)device_layout(-1, 1, 0, DType::f32, false), LogicError);
   EXPECT_THROW((void)device_layout(5, 13, -1, DType::f32, false), LogicError);
   EXPECT_THROW((void)device_layout(5, 13, 66, DType::f32, false), LogicError);
-  const auto refused = [](auto change) {
-    MatrixUpdate update = make_update(5, 13, 0.5, DType::f32, true);
-    change(update);
-    EXPECT_THROW((void)device_image(update), LogicError);
-  };
-  refused([](MatrixUpdate& u) { u.matrix.bits.pop_back(); });
-  refused([](MatrixUpdate& u) { u.matrix.values.pop_back(); });
-  refused([](MatrixUpdate& u) { u.hessian_diagonal.pop_back(); });
 }
 
 TEST(Update, SizeOfABlockIsWithinTwoPercentOfMaskAndValues) {
